@@ -1,1 +1,21 @@
-//! placeholder
+//! What a Kubernetes object is: kinds, schemas, names, selectors, quantities, Status and discovery.
+//!
+//! Everything here is data and pure functions: no I/O, no clock, no async runtime. Facts about the
+//! API (`facts/`) are embedded and parsed once, at first use.
+
+pub mod discovery;
+mod facts;
+mod kind;
+pub mod meta;
+pub mod names;
+pub mod quantity;
+mod schema;
+pub mod selector;
+mod status;
+pub mod time;
+
+pub use facts::{default_columns, kind, kind_by_gvk, kinds, kinds_of_group, schema, schemas};
+pub use kind::{Column, Kind, Subresource};
+pub use quantity::Quantity;
+pub use schema::{Field, ListType, Schema, SchemaRef, Shape};
+pub use status::{ErrorKind, FieldError, Status, StatusCause, StatusDetails};
