@@ -1,0 +1,274 @@
+//! One cached object: the server's bytes and the fields that indexes and handlers need.
+
+use std::sync::Arc;
+
+use crate::Selector;
+use bytes::Bytes;
+use serde::{Deserialize, de::DeserializeOwned};
+
+use crate::{Error, Key};
+
+/// One entry of an object's `metadata.ownerReferences`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Owner {
+    /// Group and version of the owner's kind.
+    #[serde(default)]
+    pub api_version: String,
+    /// The owner's kind.
+    #[serde(default)]
+    pub kind: String,
+    /// The owner's name, in the namespace of the owned or cluster-scoped.
+    #[serde(default)]
+    pub name: String,
+    /// The owner's uid.
+    #[serde(default)]
+    pub uid: String,
+    /// Whether it is the managing controller.
+    #[serde(default, deserialize_with = "or_default")]
+    pub controller: bool,
+    /// Whether the owner's foreground deletion waits for this object.
+    #[serde(default, deserialize_with = "or_default")]
+    pub block_owner_deletion: bool,
+}
+
+/// A cached object.
+#[derive(Debug)]
+pub struct Entry {
+    /// Namespace and name.
+    pub key: Key,
+    /// `metadata.uid`.
+    pub uid: Box<str>,
+    /// `metadata.resourceVersion`; 0 where it is no number.
+    pub revision: u64,
+    /// `metadata.labels`, by key.
+    pub labels: Box<[(Box<str>, Box<str>)]>,
+    /// `metadata.ownerReferences`.
+    pub owners: Box<[Owner]>,
+    /// `metadata.finalizers`.
+    pub finalizers: Box<[Box<str>]>,
+    /// Whether `metadata.deletionTimestamp` is set.
+    pub deleting: bool,
+    /// `spec.nodeName`, where the kind has it.
+    pub node: Option<Arc<str>>,
+    bytes: Bytes,
+}
+
+impl Entry {
+    /// Reads an object of the server. Fields other than the few above stay bytes; with
+    /// `metadata_only` the bytes are dropped.
+    pub(super) fn parse(bytes: &[u8], metadata_only: bool) -> Result<Self, serde_json::Error> {
+        let head: Head = serde_json::from_slice(bytes)?;
+        let meta = head.metadata;
+        let mut labels: Vec<_> = meta.labels.unwrap_or_default().0;
+        labels.sort();
+        Ok(Self {
+            key: Key::new(meta.namespace.unwrap_or_default(), meta.name),
+            uid: meta.uid.unwrap_or_default(),
+            revision: meta
+                .resource_version
+                .and_then(|r| r.parse().ok())
+                .unwrap_or(0),
+            labels: labels.into(),
+            owners: meta.owner_references.unwrap_or_default().into(),
+            finalizers: meta.finalizers.unwrap_or_default().into(),
+            deleting: meta.deletion_timestamp.is_some(),
+            node: head
+                .spec
+                .and_then(|s| s.node_name)
+                .filter(|n| !n.is_empty()),
+            bytes: if metadata_only {
+                Bytes::new()
+            } else {
+                Bytes::copy_from_slice(bytes)
+            },
+        })
+    }
+
+    /// The object as a `K`.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] when the bytes are not a `K`, or only the metadata is cached.
+    pub fn decode<K: DeserializeOwned>(&self) -> Result<K, Error> {
+        serde_json::from_slice(&self.bytes).map_err(|source| Error::Decode {
+            key: self.key.clone(),
+            source,
+        })
+    }
+
+    /// The object as JSON; empty when only the metadata is cached.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The value of a label.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        let at = self.labels.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
+        Some(&self.labels[at].1)
+    }
+
+    /// Whether the labels match.
+    pub fn matches(&self, selector: &Selector) -> bool {
+        selector.matches_with(|key| self.label(key))
+    }
+
+    /// The owner that manages this object.
+    pub fn controller(&self) -> Option<&Owner> {
+        self.owners.iter().find(|o| o.controller)
+    }
+}
+
+#[derive(Deserialize)]
+struct Head {
+    metadata: Meta,
+    #[serde(default)]
+    spec: Option<Spec>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Meta {
+    #[serde(default)]
+    name: Box<str>,
+    namespace: Option<Box<str>>,
+    uid: Option<Box<str>>,
+    resource_version: Option<String>,
+    labels: Option<Labels>,
+    owner_references: Option<Vec<Owner>>,
+    finalizers: Option<Vec<Box<str>>>,
+    deletion_timestamp: Option<serde::de::IgnoredAny>,
+}
+
+/// Other kinds may have a `spec` or `spec.nodeName` of any shape: only a string counts.
+struct Spec {
+    node_name: Option<Arc<str>>,
+}
+
+impl<'de> Deserialize<'de> for Spec {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Spec;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("anything")
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Spec, A::Error> {
+                let mut node_name = None;
+                while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+                    if key == "nodeName" {
+                        node_name = map.next_value::<StringOrOther>()?.0;
+                    } else {
+                        map.next_value::<serde::de::IgnoredAny>()?;
+                    }
+                }
+                Ok(Spec { node_name })
+            }
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Spec, A::Error> {
+                while seq.next_element::<serde::de::IgnoredAny>()?.is_some() {}
+                Ok(Spec { node_name: None })
+            }
+            fn visit_str<E>(self, _: &str) -> Result<Spec, E> {
+                Ok(Spec { node_name: None })
+            }
+            fn visit_bool<E>(self, _: bool) -> Result<Spec, E> {
+                Ok(Spec { node_name: None })
+            }
+            fn visit_i64<E>(self, _: i64) -> Result<Spec, E> {
+                Ok(Spec { node_name: None })
+            }
+            fn visit_u64<E>(self, _: u64) -> Result<Spec, E> {
+                Ok(Spec { node_name: None })
+            }
+            fn visit_f64<E>(self, _: f64) -> Result<Spec, E> {
+                Ok(Spec { node_name: None })
+            }
+            fn visit_unit<E>(self) -> Result<Spec, E> {
+                Ok(Spec { node_name: None })
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+struct StringOrOther(Option<Arc<str>>);
+
+impl<'de> Deserialize<'de> for StringOrOther {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = <&serde_json::value::RawValue>::deserialize(deserializer)?;
+        Ok(Self(
+            serde_json::from_str::<String>(raw.get())
+                .ok()
+                .map(Arc::from),
+        ))
+    }
+}
+
+#[derive(Default)]
+struct Labels(Vec<(Box<str>, Box<str>)>);
+
+impl<'de> Deserialize<'de> for Labels {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Labels;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a map of strings")
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<Labels, A::Error> {
+                let mut labels = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    labels.push(pair);
+                }
+                Ok(Labels(labels))
+            }
+        }
+        deserializer.deserialize_map(Visitor)
+    }
+}
+
+fn or_default<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Ok(Option::<bool>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_few_fields_and_keeps_the_bytes() {
+        let json = br#"{"kind":"Pod","metadata":{"name":"a","namespace":"n","uid":"u",
+            "resourceVersion":"7","labels":{"z":"1","app":"x"},"deletionTimestamp":"2026-01-01T00:00:00Z",
+            "ownerReferences":[{"apiVersion":"apps/v1","kind":"ReplicaSet","name":"r","uid":"o","controller":true}]},
+            "spec":{"containers":[],"nodeName":"m"}}"#;
+        let entry = Entry::parse(json, false).unwrap();
+        assert_eq!(entry.key, Key::new("n", "a"));
+        assert_eq!((entry.revision, entry.deleting), (7, true));
+        assert_eq!(
+            (entry.label("app"), entry.label("z"), entry.label("q")),
+            (Some("x"), Some("1"), None)
+        );
+        assert_eq!(entry.controller().map(|o| o.uid.as_str()), Some("o"));
+        assert_eq!(entry.node.as_deref(), Some("m"));
+        assert_eq!(entry.bytes().as_ref(), json);
+    }
+
+    #[test]
+    fn tolerates_kinds_without_a_usual_spec() {
+        for spec in [
+            "null",
+            "3",
+            "\"x\"",
+            "[1,{}]",
+            "{\"nodeName\":{\"a\":[1]}}",
+            "{\"nodeName\":\"\"}",
+        ] {
+            let json = format!(r#"{{"metadata":{{"name":"a"}},"spec":{spec}}}"#);
+            let entry = Entry::parse(json.as_bytes(), true).unwrap();
+            assert_eq!(entry.node, None, "{spec}");
+            assert!(entry.bytes().is_empty());
+        }
+    }
+}

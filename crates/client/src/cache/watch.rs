@@ -1,0 +1,381 @@
+//! The task that keeps one cache equal to the server: list once, then follow the watch.
+//!
+//! ```text
+//!           ┌────────── 410 Gone, or a broken answer ──────────┐
+//!           v                                                  │
+//!   list (paged) ──> watch from the list's revision ──> end of stream: watch again
+//!     ^  failed: wait, longer each time                from the last revision seen
+//! ```
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::header::ACCEPT;
+use http_body_util::BodyExt;
+use tokio::sync::watch::Sender;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Change, Entry, Progress, index::Index, wire};
+use crate::{Client, Jitter, Key};
+
+/// Objects per page of a list.
+const PAGE: u32 = 500;
+/// First wait after a failure; doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(100);
+/// Longest wait after failures.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// A watch is asked to end after this many seconds, or up to twice as many.
+const WATCH_SECONDS: u32 = 300;
+/// A watch that ended sooner than this counts as a failure.
+const WATCH_TOO_SHORT: Duration = Duration::from_secs(1);
+/// Longest line of a watch: several times the largest object a server stores.
+const LINE_MAX: usize = 16 << 20;
+/// Largest page of a list.
+const PAGE_MAX: usize = 512 << 20;
+
+/// What to list and watch.
+pub(super) struct Query {
+    pub(super) path: String,
+    pub(super) labels: String,
+    pub(super) fields: String,
+    pub(super) metadata_only: bool,
+}
+
+type Handler = Box<dyn Fn(&Change) + Send + Sync>;
+
+/// A cache as shared by its users and its task.
+pub(super) struct Shared {
+    pub(super) query: Arc<Query>,
+    pub(super) progress: Arc<Sender<Progress>>,
+    content: Arc<Content>,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// Locks are taken in this order: `handlers`, then `index`.
+#[derive(Default)]
+struct Content {
+    index: RwLock<Index>,
+    handlers: Mutex<Vec<Handler>>,
+}
+
+impl Shared {
+    pub(super) fn start(client: Client, query: Query, jitter: Jitter) -> Arc<Self> {
+        let query = Arc::new(query);
+        let progress = Arc::new(Sender::new(Progress::default()));
+        let content = Arc::new(Content::default());
+        let task = Task {
+            client,
+            query: Arc::clone(&query),
+            content: Arc::clone(&content),
+            progress: Arc::clone(&progress),
+            jitter,
+        };
+        let handle = tokio::spawn(task.run());
+        Arc::new(Self {
+            query,
+            progress,
+            content,
+            _task: AbortOnDropHandle::new(handle),
+        })
+    }
+
+    pub(super) fn read<T>(&self, look: impl FnOnce(&Index) -> T) -> T {
+        look(
+            &self
+                .content
+                .index
+                .read()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    pub(super) fn entry(&self, key: &Key) -> Option<Arc<Entry>> {
+        self.read(|i| i.get(key).cloned())
+    }
+
+    pub(super) fn add_handler(&self, handler: Handler) {
+        let mut handlers = self
+            .content
+            .handlers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for entry in self.read(|i| i.all().cloned().collect::<Vec<_>>()) {
+            handler(&Change {
+                key: entry.key.clone(),
+                old: None,
+                new: Some(entry),
+            });
+        }
+        handlers.push(handler);
+    }
+}
+
+impl Content {
+    fn apply(&self, entry: Entry) {
+        let entry = Arc::new(entry);
+        let handlers = self.handlers.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = {
+            let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+            if index.get(&entry.key).is_some_and(|old| {
+                old.revision == entry.revision && old.revision != 0 && old.uid == entry.uid
+            }) {
+                return;
+            }
+            index.insert(Arc::clone(&entry))
+        };
+        let change = Change {
+            key: entry.key.clone(),
+            old,
+            new: Some(entry),
+        };
+        handlers.iter().for_each(|handler| handler(&change));
+    }
+
+    fn remove(&self, key: &Key, last: Option<Entry>) {
+        let handlers = self.handlers.lock().unwrap_or_else(PoisonError::into_inner);
+        let removed = self
+            .index
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(key);
+        let Some(old) = removed else { return };
+        let old = last.map_or(old, Arc::new);
+        let change = Change {
+            key: key.clone(),
+            old: Some(old),
+            new: None,
+        };
+        handlers.iter().for_each(|handler| handler(&change));
+    }
+}
+
+/// Why a list or watch ended.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    #[error("unreadable answer: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("the answer is larger than {0} bytes")]
+    TooLarge(usize),
+    #[error("the revision is too old")]
+    Gone,
+}
+
+impl Failure {
+    fn of_status(status: kube::core::Status) -> Self {
+        if status.code == 410 {
+            Self::Gone
+        } else {
+            Self::Api(kube::Error::Api(status.boxed()))
+        }
+    }
+}
+
+struct Task {
+    client: Client,
+    query: Arc<Query>,
+    content: Arc<Content>,
+    progress: Arc<Sender<Progress>>,
+    jitter: Jitter,
+}
+
+impl Task {
+    async fn run(self) {
+        let mut revision = None;
+        let mut wait = RETRY_MIN;
+        loop {
+            let started = tokio::time::Instant::now();
+            let outcome = match revision.take() {
+                None => match self.list().await {
+                    Ok(listed) => {
+                        revision = Some(listed);
+                        continue;
+                    }
+                    Err(failure) => Err((None, failure)),
+                },
+                Some(from) => self.watch(from).await,
+            };
+            revision = outcome.unwrap_or_else(|(next, failure)| {
+                tracing::debug!(path = %self.query.path, %failure, "list or watch failed");
+                next
+            });
+            if started.elapsed() < WATCH_TOO_SHORT {
+                tokio::time::sleep(self.jitter.stretch(wait, 1.0)).await;
+                wait = (wait * 2).min(RETRY_MAX);
+            } else {
+                wait = RETRY_MIN;
+            }
+        }
+    }
+
+    fn advance(&self, change: impl FnOnce(&mut Progress)) {
+        self.progress.send_modify(|p| {
+            change(p);
+            p.changes += 1;
+        });
+    }
+
+    /// Makes the cache equal to the server's list; answers the list's revision.
+    async fn list(&self) -> Result<String, Failure> {
+        let mut seen = BTreeSet::new();
+        let mut token = None;
+        let revision = loop {
+            let body = self.page(token.as_deref()).await?;
+            let page: wire::List<'_> = serde_json::from_slice(&body)?;
+            for item in page.items.unwrap_or_default() {
+                let entry = Entry::parse(item.get().as_bytes(), self.query.metadata_only)?;
+                seen.insert(entry.key.clone());
+                self.content.apply(entry);
+            }
+            match page.metadata.token.filter(|t| !t.is_empty()) {
+                Some(next) => token = Some(next),
+                None => break page.metadata.resource_version,
+            }
+        };
+        let gone = self
+            .content
+            .index
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .missing_from(&seen);
+        gone.iter().for_each(|key| self.content.remove(key, None));
+        self.advance(|p| {
+            p.synced = true;
+            p.revision = revision.parse().unwrap_or(p.revision);
+        });
+        Ok(revision)
+    }
+
+    async fn page(&self, token: Option<&str>) -> Result<Bytes, Failure> {
+        let limit = PAGE.to_string();
+        let mut pairs = vec![("limit", limit.as_str())];
+        pairs.extend(token.map(|t| ("continue", t)));
+        let mut body = self.ask(self.query_string(&pairs)).await?;
+        let mut page = BytesMut::new();
+        while let Some(chunk) = next_data(&mut body).await? {
+            if page.len() + chunk.len() > PAGE_MAX {
+                return Err(Failure::TooLarge(PAGE_MAX));
+            }
+            page.extend_from_slice(&chunk);
+        }
+        Ok(page.freeze())
+    }
+
+    /// Follows the watch until it ends; answers the revision to go on from (`None`: list again).
+    async fn watch(&self, from: String) -> Result<Option<String>, (Option<String>, Failure)> {
+        let mut revision = from;
+        match self.follow(&mut revision).await {
+            Ok(()) => Ok(Some(revision)),
+            Err(Failure::Gone) => Ok(None),
+            Err(failure @ Failure::Api(_)) => Err((Some(revision), failure)),
+            Err(failure) => Err((None, failure)),
+        }
+    }
+
+    async fn follow(&self, revision: &mut String) -> Result<(), Failure> {
+        let seconds = WATCH_SECONDS + (self.jitter.next() * f64::from(WATCH_SECONDS)) as u32;
+        let seconds = seconds.to_string();
+        let query = self.query_string(&[
+            ("watch", "true"),
+            ("allowWatchBookmarks", "true"),
+            ("timeoutSeconds", &seconds),
+            ("resourceVersion", revision),
+        ]);
+        let mut body = self.ask(query).await?;
+        let mut buffer = BytesMut::new();
+        while let Some(chunk) = next_data(&mut body).await? {
+            buffer.extend_from_slice(&chunk);
+            while let Some(end) = buffer.iter().position(|b| *b == b'\n') {
+                let line = buffer.split_to(end).freeze();
+                buffer.advance(1);
+                if !line.trim_ascii().is_empty() {
+                    self.event(&line, revision)?;
+                }
+            }
+            if buffer.len() > LINE_MAX {
+                return Err(Failure::TooLarge(LINE_MAX));
+            }
+        }
+        Ok(())
+    }
+
+    fn event(&self, line: &[u8], revision: &mut String) -> Result<(), Failure> {
+        let event: wire::Event<'_> = serde_json::from_slice(line)?;
+        let object = event.object.get().as_bytes();
+        let seen = match &*event.kind {
+            "ADDED" | "MODIFIED" => {
+                let entry = Entry::parse(object, self.query.metadata_only)?;
+                let seen = entry.revision;
+                self.content.apply(entry);
+                seen
+            }
+            "DELETED" => {
+                let entry = Entry::parse(object, self.query.metadata_only)?;
+                let (key, seen) = (entry.key.clone(), entry.revision);
+                self.content.remove(&key, Some(entry));
+                seen
+            }
+            "BOOKMARK" => {
+                let bookmark: wire::Bookmark = serde_json::from_slice(object)?;
+                bookmark.metadata.resource_version.parse().unwrap_or(0)
+            }
+            _ => return Err(Failure::of_status(serde_json::from_slice(object)?)),
+        };
+        if seen > 0 {
+            *revision = seen.to_string();
+            self.advance(|p| p.revision = p.revision.max(seen));
+        }
+        Ok(())
+    }
+
+    fn query_string(&self, pairs: &[(&str, &str)]) -> String {
+        let selectors = [
+            ("labelSelector", &*self.query.labels),
+            ("fieldSelector", &*self.query.fields),
+        ];
+        form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(selectors.into_iter().filter(|(_, value)| !value.is_empty()))
+            .extend_pairs(pairs)
+            .finish()
+    }
+
+    async fn ask(&self, query: String) -> Result<kube::client::Body, Failure> {
+        const META: &str =
+            "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
+        const META_LIST: &str =
+            "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
+        let accept = match (self.query.metadata_only, query.contains("watch=true")) {
+            (false, _) => "application/json",
+            (true, true) => META,
+            (true, false) => META_LIST,
+        };
+        let request = http::Request::get(format!("{}?{query}", self.query.path))
+            .header(ACCEPT, accept)
+            .body(kube::client::Body::empty())
+            .map_err(kube::Error::HttpError)?;
+        let response = self.client.send(request).await?;
+        if response.status().is_success() {
+            return Ok(response.into_body());
+        }
+        let code = response.status().as_u16();
+        let body = response.into_body().collect().await?.to_bytes();
+        let status = serde_json::from_slice(&body).unwrap_or_else(|_| {
+            kube::core::Status::failure(&String::from_utf8_lossy(&body), "Unknown").with_code(code)
+        });
+        Err(Failure::of_status(status))
+    }
+}
+
+async fn next_data(body: &mut kube::client::Body) -> Result<Option<Bytes>, Failure> {
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            return Ok(Some(data));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,140 @@
+//! Writing to the API server, tolerant of what is normal: objects that have gone meanwhile,
+//! and somebody else who was faster.
+
+use std::{fmt::Debug, future::Future, time::Duration};
+
+use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
+use kube::{
+    Api, Resource,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{Client, error};
+
+/// Tries of [`retry_on_conflict`].
+const CONFLICT_TRIES: u32 = 5;
+/// Wait between them.
+const CONFLICT_WAIT: Duration = Duration::from_millis(10);
+
+/// The collection of a namespaced kind.
+pub fn namespaced<K>(client: &Client, namespace: &str) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    Api::namespaced(client.clone(), namespace)
+}
+
+/// The collection of a cluster-scoped kind.
+pub fn cluster<K>(client: &Client) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = ClusterResourceScope>,
+{
+    Api::all(client.clone())
+}
+
+/// `Ok(None)` where the object is gone.
+///
+/// # Errors
+/// Any other failure.
+pub fn tolerate_missing<T>(result: kube::Result<T>) -> kube::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if error::is_not_found(&e) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// `Ok(None)` where the object exists already.
+///
+/// # Errors
+/// Any other failure.
+pub fn tolerate_existing<T>(result: kube::Result<T>) -> kube::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if error::is_exists(&e) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Merges `patch` (a JSON merge patch) into the status of `name`; `None` if the object is gone.
+///
+/// # Errors
+/// Any failure other than that.
+pub async fn patch_status<K, P>(api: &Api<K>, name: &str, patch: &P) -> kube::Result<Option<K>>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+    P: Serialize + Debug,
+{
+    tolerate_missing(
+        api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await,
+    )
+}
+
+/// Merges `patch` (a JSON merge patch) into `name`; `None` if the object is gone.
+///
+/// # Errors
+/// Any failure other than that.
+pub async fn patch<K, P>(api: &Api<K>, name: &str, patch: &P) -> kube::Result<Option<K>>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+    P: Serialize + Debug,
+{
+    tolerate_missing(
+        api.patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await,
+    )
+}
+
+/// Deletes `name` if it still is the object of this uid; fine if it is gone or another one.
+///
+/// # Errors
+/// Any failure other than those.
+pub async fn delete<K>(api: &Api<K>, name: &str, uid: Option<&str>) -> kube::Result<()>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    let params = DeleteParams {
+        preconditions: uid.map(|uid| Preconditions {
+            uid: Some(uid.into()),
+            resource_version: None,
+        }),
+        ..DeleteParams::default()
+    };
+    match api.delete(name, &params).await {
+        Ok(_) => Ok(()),
+        Err(e) if error::is_not_found(&e) => Ok(()),
+        Err(e) if uid.is_some() && error::is_conflict(&e) => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Runs `attempt` (read, change, write) until it ends otherwise than with a conflict, five
+/// times at most.
+///
+/// # Errors
+/// The last failure.
+pub async fn retry_on_conflict<T, F, A>(mut attempt: A) -> kube::Result<T>
+where
+    A: FnMut() -> F,
+    F: Future<Output = kube::Result<T>>,
+{
+    for _ in 1..CONFLICT_TRIES {
+        match attempt().await {
+            Err(e) if error::is_conflict(&e) => tokio::time::sleep(CONFLICT_WAIT).await,
+            other => return other,
+        }
+    }
+    attempt().await
+}
+
+/// The resource version of an object as a revision; 0 where it has none.
+pub fn revision_of<K: Resource>(object: &K) -> u64 {
+    object
+        .meta()
+        .resource_version
+        .as_deref()
+        .and_then(|r| r.parse().ok())
+        .unwrap_or(0)
+}
