@@ -8,8 +8,17 @@
 //! - a watch gives every event of its prefix exactly once and in order, or ends with
 //!   [`ReadError::Compacted`]; it never skips silently.
 
+mod committer;
+mod durable;
+mod embedded;
+mod fjall_engine;
+mod history;
+mod tree;
 mod types;
+mod watch;
 
+pub use embedded::{Embedded, MAX_COMMIT_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES, Options};
+pub use history::HistoryLimits;
 pub use types::{
     Batch, Commit, CommitError, Event, EventKind, Expect, KeyValue, Mutation, OpenError, Progress,
     RangeRequest, RangeResult, ReadError, Revision, Store, Watch, prefix_end,
