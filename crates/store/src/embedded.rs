@@ -9,6 +9,7 @@
 //!
 //! Reads never touch the disk, so a full or failing disk stops commits only.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -159,9 +160,11 @@ impl Embedded {
             let state = self.shared.read();
             let (start, end) = (&request.start, &request.end);
             let revision = check_revision(&state, start, end, request.at)?;
-            let undone = (revision < state.revision)
-                .then(|| state.history.undo(start, end, revision))
-                .unwrap_or_default();
+            let undone = if revision < state.revision {
+                state.history.undo(start, end, revision)
+            } else {
+                HashMap::new()
+            };
             (state.tree.clone(), undone, revision)
         };
         let mut page = Page::new(request.limit);
