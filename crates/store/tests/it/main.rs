@@ -2,7 +2,6 @@
 
 mod behaviour;
 mod crash;
-mod disk;
 mod model;
 
 use bytes::Bytes;

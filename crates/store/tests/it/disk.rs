@@ -1,1 +1,0 @@
-//! Torn and damaged files, and a full disk.
