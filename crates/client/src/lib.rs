@@ -27,7 +27,7 @@ pub use events::{EventType, Recorder};
 pub use key::Key;
 pub use kube::Client;
 pub use queue::{Backoff, Queue};
-pub use selector::{InvalidOperator, Selector};
+pub use selector::Selector;
 
 use http::{Request, Response};
 

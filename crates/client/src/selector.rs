@@ -1,25 +1,13 @@
-//! Label selectors, compiled once and matched against borrowed labels.
+//! Label selectors of typed objects, matched against borrowed labels.
 
 use std::collections::BTreeMap;
 
+use api::selector::SelectorError;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Requirement {
-    In(String, Vec<String>),
-    NotIn(String, Vec<String>),
-    Exists(String),
-    DoesNotExist(String),
-}
 
 /// Which labels an object must carry: all requirements must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selector(Vec<Requirement>);
-
-/// An operator that selectors do not have.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{0:?} is not a valid label selector operator")]
-pub struct InvalidOperator(pub String);
+pub struct Selector(api::selector::LabelSelector);
 
 impl Selector {
     /// Matches every object.
@@ -29,50 +17,27 @@ impl Selector {
 
     /// Matches objects that carry all of these labels.
     pub fn of_labels(labels: &BTreeMap<String, String>) -> Self {
-        Self(
-            labels
-                .iter()
-                .map(|(k, v)| Requirement::In(k.clone(), vec![v.clone()]))
-                .collect(),
-        )
+        let pairs = labels.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+        Self(api::selector::LabelSelector::from_map(pairs))
     }
 
     /// The meaning of a selector as written in objects; an empty one matches everything.
     ///
     /// # Errors
-    /// [`InvalidOperator`] for an operator other than In, NotIn, Exists and DoesNotExist.
-    pub fn of(selector: &LabelSelector) -> Result<Self, InvalidOperator> {
-        let mut all = Self::of_labels(selector.match_labels.as_ref().unwrap_or(&BTreeMap::new()));
-        for e in selector.match_expressions.iter().flatten() {
-            let values = e.values.clone().unwrap_or_default();
-            all.0.push(match e.operator.as_str() {
-                "In" => Requirement::In(e.key.clone(), values),
-                "NotIn" => Requirement::NotIn(e.key.clone(), values),
-                "Exists" => Requirement::Exists(e.key.clone()),
-                "DoesNotExist" => Requirement::DoesNotExist(e.key.clone()),
-                other => return Err(InvalidOperator(other.to_owned())),
-            });
-        }
-        Ok(all)
+    /// An operator other than In, NotIn, Exists and DoesNotExist.
+    pub fn of(selector: &LabelSelector) -> Result<Self, SelectorError> {
+        let value = serde_json::to_value(selector).map_err(|e| SelectorError(e.to_string()))?;
+        api::selector::LabelSelector::from_value(&value).map(Self)
     }
 
     /// Whether there is no requirement.
     pub fn is_everything(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_everything()
     }
 
     /// Whether labels, looked up by key, match.
     pub fn matches_with<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
-        self.0.iter().all(|requirement| match requirement {
-            Requirement::In(key, values) => {
-                label(key).is_some_and(|v| values.iter().any(|x| x == v))
-            }
-            Requirement::NotIn(key, values) => {
-                label(key).is_none_or(|v| values.iter().all(|x| x != v))
-            }
-            Requirement::Exists(key) => label(key).is_some(),
-            Requirement::DoesNotExist(key) => label(key).is_none(),
-        })
+        self.0.matches_with(label)
     }
 
     /// Whether a map of labels matches.
