@@ -1,1 +1,21 @@
-//! placeholder
+//! The rules of each kind: what is filled in, what is checked, what a table row shows.
+//!
+//! The API server calls the functions of this module; they wrap the kind's [`Strategy`] in what
+//! holds for every kind (metadata rules, generation, who may write status). Nothing here does I/O.
+//!
+//! Order on create: `codec::default` → [`default`] → [`prepare_create`] → admission → [`validate_create`].
+//! On update: `codec::default` → [`default`] → [`prepare_update`] → admission → [`validate_update`].
+
+mod generic;
+mod metadata;
+mod registry;
+mod strategy;
+
+pub use generic::{
+    convert, default, delete_grace, field_labels, field_value, prepare_create,
+    prepare_status_update, prepare_update, row, validate_create, validate_status_update,
+    validate_update, warnings,
+};
+pub use metadata::{validate_metadata, validate_metadata_update};
+pub use registry::{ALL, strategy};
+pub use strategy::{Ctx, Entry, Generic, Strategy};

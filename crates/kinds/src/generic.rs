@@ -1,0 +1,191 @@
+//! What holds for every kind, around the strategy of each.
+
+use api::time::{self, Timestamp};
+use api::{FieldError, Kind, meta};
+use serde_json::Value;
+
+use crate::metadata::{validate_metadata, validate_metadata_update};
+use crate::registry::strategy;
+use crate::strategy::Ctx;
+
+/// Fills in what depends on other fields; call after `codec::default`.
+pub fn default(kind: &Kind, obj: &mut Value) {
+    strategy(kind).default(obj);
+}
+
+/// Makes a new object fit to be stored: no status of the client's, generation 1.
+pub fn prepare_create(obj: &mut Value, ctx: &Ctx<'_>) {
+    let rules = strategy(ctx.kind);
+    if ctx.kind.has_status() && !rules.keeps_status_on_create() {
+        meta::remove(obj, &["status"]);
+    }
+    if rules.has_generation() {
+        meta::set(obj, &["metadata", "generation"], 1.into());
+    }
+    rules.prepare_create(obj, ctx);
+    if ctx.kind.has_status() && obj.get("status").is_none() {
+        meta::set(obj, &["status"], Value::Object(serde_json::Map::new()));
+    }
+}
+
+/// Makes an update fit to be stored: the old status stays, the generation counts real changes.
+pub fn prepare_update(new: &mut Value, old: &Value, ctx: &Ctx<'_>) {
+    let rules = strategy(ctx.kind);
+    if ctx.kind.has_status() {
+        put_back(new, old, "status");
+    }
+    keep_system_metadata(new, old);
+    rules.prepare_update(new, old, ctx);
+    if rules.has_generation() {
+        let generation = meta::int_at(old, &["metadata", "generation"]).unwrap_or(0);
+        let next = if content_differs(new, old) {
+            generation + 1
+        } else {
+            generation
+        };
+        meta::set(new, &["metadata", "generation"], next.into());
+    }
+}
+
+/// Makes a write of the status subresource fit to be stored: only status and managed fields change.
+pub fn prepare_status_update(new: &mut Value, old: &Value, ctx: &Ctx<'_>) {
+    let mut kept = old.clone();
+    put_back(&mut kept, new, "status");
+    let sent = new.get("metadata").cloned().unwrap_or_default();
+    // Upstream keeps labels and annotations sent with a status for most kinds; finalizers and owners stay.
+    for field in ["labels", "annotations", "managedFields", "resourceVersion"] {
+        put_back_at(&mut kept, &sent, field);
+    }
+    *new = kept;
+    strategy(ctx.kind).prepare_status_update(new, old, ctx);
+}
+
+fn put_back_at(target: &mut Value, metadata: &Value, field: &str) {
+    match metadata.get(field) {
+        Some(value) => meta::set(target, &["metadata", field], value.clone()),
+        None => {
+            meta::remove(target, &["metadata", field]);
+        }
+    }
+}
+
+/// Makes a field of `target` what it is in `source`, present or not.
+pub(crate) fn put_back(target: &mut Value, source: &Value, field: &str) {
+    match source.get(field) {
+        Some(value) => meta::set(target, &[field], value.clone()),
+        None => {
+            meta::remove(target, &[field]);
+        }
+    }
+}
+
+/// Fields of metadata that clients may leave out of an update but never change.
+fn keep_system_metadata(new: &mut Value, old: &Value) {
+    for field in ["uid", "creationTimestamp", "generateName", "selfLink"] {
+        let at = ["metadata", field];
+        if meta::get(new, &at).is_none()
+            && let Some(value) = meta::get(old, &at)
+        {
+            meta::set(new, &at, value.clone());
+        }
+    }
+    // Deletion is decided by delete requests alone.
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds"] {
+        put_back_at(new, old.get("metadata").unwrap_or(&Value::Null), field);
+    }
+}
+
+/// Whether anything but type, metadata and status differs.
+pub(crate) fn content_differs(a: &Value, b: &Value) -> bool {
+    let ignored = |k: &str| matches!(k, "kind" | "apiVersion" | "metadata" | "status");
+    let one_way = |a: &Value, b: &Value| {
+        a.as_object()
+            .into_iter()
+            .flatten()
+            .any(|(k, v)| !ignored(k) && b.get(k) != Some(v))
+    };
+    one_way(a, b) || one_way(b, a)
+}
+
+/// Every broken rule of a new object.
+pub fn validate_create(kind: &Kind, obj: &Value) -> Vec<FieldError> {
+    let rules = strategy(kind);
+    let mut errors = validate_metadata(kind, rules, obj);
+    errors.extend(rules.validate(obj));
+    errors
+}
+
+/// Every broken rule of an updated object and of the change.
+pub fn validate_update(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
+    let rules = strategy(kind);
+    let mut errors = validate_metadata_update(new, old);
+    errors.extend(validate_metadata(kind, rules, new));
+    errors.extend(rules.validate(new));
+    errors.extend(rules.validate_update(new, old));
+    errors
+}
+
+/// Every broken rule of a change of status.
+pub fn validate_status_update(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
+    let rules = strategy(kind);
+    let mut errors = validate_metadata_update(new, old);
+    errors.extend(rules.validate_status_update(new, old));
+    errors
+}
+
+/// Warnings for whoever writes the object.
+pub fn warnings(kind: &Kind, obj: &Value) -> Vec<String> {
+    strategy(kind).warnings(obj)
+}
+
+/// Seconds of grace when a delete asks for none; `None` if objects go at once.
+pub fn delete_grace(kind: &Kind, obj: &Value) -> Option<i64> {
+    strategy(kind).delete_grace(obj)
+}
+
+/// Cells of an object's table row, as many as the kind has columns.
+pub fn row(kind: &Kind, obj: &Value, now: Timestamp) -> Vec<Value> {
+    let mut cells = strategy(kind)
+        .row(obj, now)
+        .unwrap_or_else(|| plain_row(kind, obj, now));
+    cells.resize(kind.columns.len(), Value::Null);
+    cells
+}
+
+fn plain_row(kind: &Kind, obj: &Value, now: Timestamp) -> Vec<Value> {
+    let created = meta::str_at(obj, &["metadata", "creationTimestamp"]);
+    let cell = |name: &str| match name {
+        "Name" => Value::from(meta::name(obj)),
+        "Age" => Value::from(time::age(created, now)),
+        "Created At" => Value::from(created),
+        _ => Value::Null,
+    };
+    kind.columns.iter().map(|c| cell(&c.name)).collect()
+}
+
+/// Field labels of the kind beside `metadata.name` and `metadata.namespace`, with their paths.
+pub fn field_labels(kind: &Kind) -> &'static [(&'static str, &'static [&'static str])] {
+    strategy(kind).field_labels()
+}
+
+/// The value a field selector compares with: empty when absent; `None` if the kind has no such field label.
+pub fn field_value(kind: &Kind, obj: &Value, label: &str) -> Option<String> {
+    let path: &[&str] = match label {
+        "metadata.name" => &["metadata", "name"],
+        "metadata.namespace" if kind.namespaced => &["metadata", "namespace"],
+        _ => field_labels(kind)
+            .iter()
+            .find(|(name, _)| *name == label)
+            .map(|(_, path)| *path)?,
+    };
+    Some(match meta::get(obj, path) {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(s)) => s.clone(),
+        Some(other) => other.to_string(),
+    })
+}
+
+/// An object in another served version of its kind; `apiVersion` is set to that of `to`.
+pub fn convert(obj: &mut Value, to: &Kind) {
+    meta::set(obj, &["apiVersion"], to.api_version().into());
+}
