@@ -16,6 +16,9 @@ const SCHEMAS: &str = include_str!("../facts/schemas.json");
 const DISCOVERY: &str = include_str!("../facts/discovery.json");
 const COLUMNS: &str = include_str!("../facts/columns.json");
 
+/// Static defaults: schema name to path to value, as JSON. Applied by `codec`.
+pub const DEFAULTS_JSON: &str = include_str!("../facts/defaults.json");
+
 /// Every built-in kind that is served, in discovery order: generally available versions only, for
 /// upstream serves new beta versions only when asked to.
 pub fn kinds() -> &'static [Kind] {

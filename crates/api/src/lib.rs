@@ -14,7 +14,9 @@ pub mod selector;
 mod status;
 pub mod time;
 
-pub use facts::{default_columns, kind, kind_by_gvk, kinds, kinds_of_group, schema, schemas};
+pub use facts::{
+    DEFAULTS_JSON, default_columns, kind, kind_by_gvk, kinds, kinds_of_group, schema, schemas,
+};
 pub use kind::{Column, Kind, Subresource};
 pub use quantity::Quantity;
 pub use schema::{Field, ListType, Schema, SchemaRef, Shape};

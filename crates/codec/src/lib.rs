@@ -1,1 +1,20 @@
-//! placeholder
+//! Bytes to objects and back: the only place where bodies are parsed, checked and filled in.
+//!
+//! ```text
+//! bytes -> decode (schema walk) -> default (static values) -> kinds: rule defaults -> ... -> canonical -> store
+//! ```
+//!
+//! Objects are JSON trees. Unknown fields, wrong types and duplicate keys are found against the
+//! schema of the kind, so that built-in and custom kinds behave the same.
+
+mod canonical;
+mod decode;
+mod default;
+pub mod openapi;
+pub mod patch;
+mod tree;
+mod walk;
+
+pub use canonical::{canonical, splice_resource_version};
+pub use decode::{ContentType, Decoded, FieldValidation, MAX_DEPTH, check, decode, parse};
+pub use default::default;

@@ -1,0 +1,214 @@
+//! JSON and YAML to trees, keeping what parsers usually lose: which keys occurred twice, and where.
+
+use std::cell::RefCell;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+/// Deepest nesting of a body, as upstream bounds it.
+pub const MAX_DEPTH: usize = 10_000;
+
+/// Nesting that a recursive walk can take on an ordinary thread's stack.
+const SAFE_DEPTH: usize = 128;
+
+/// Where the parser is, and the paths of keys seen twice.
+#[derive(Default)]
+struct Trace {
+    path: Vec<Step>,
+    duplicates: Vec<String>,
+}
+
+enum Step {
+    Key(String),
+    Index(usize),
+}
+
+impl Trace {
+    fn text(&self) -> String {
+        let mut out = String::new();
+        for step in &self.path {
+            match step {
+                Step::Key(key) => {
+                    if !out.is_empty() {
+                        out.push('.');
+                    }
+                    out.push_str(key);
+                }
+                Step::Index(index) => out.push_str(&format!("[{index}]")),
+            }
+        }
+        out
+    }
+}
+
+/// Parses JSON; the second part lists the paths of duplicate keys. The last of them wins.
+pub fn from_json(bytes: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
+    let trace = RefCell::new(Trace::default());
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = Seed(&trace).deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok((value, trace.into_inner().duplicates))
+}
+
+/// Parses YAML as kubectl reads it (YAML 1.1 booleans, octal numbers and merge keys).
+pub fn from_yaml(text: &str) -> Result<(Value, Vec<String>), String> {
+    let trace = RefCell::new(Trace::default());
+    let options = serde_saphyr::options! {
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
+        legacy_octal_numbers: true,
+    };
+    let value = serde_saphyr::with_deserializer_from_str_with_options(text, options, |d| {
+        Seed(&trace).deserialize(d)
+    })
+    .map_err(|e| e.to_string())?;
+    Ok((value, trace.into_inner().duplicates))
+}
+
+struct Seed<'a>(&'a RefCell<Trace>);
+
+impl<'de> DeserializeSeed<'de> for Seed<'_> {
+    type Value = Value;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        if self.0.borrow().path.len() > SAFE_DEPTH {
+            return Err(D::Error::custom("exceeded max depth"));
+        }
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Seed<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_bool<E>(self, v: bool) -> Result<Value, E> {
+        Ok(v.into())
+    }
+
+    fn visit_i64<E>(self, v: i64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+
+    fn visit_u64<E>(self, v: u64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+
+    fn visit_f64<E>(self, v: f64) -> Result<Value, E> {
+        Ok(Number::from_f64(v).map_or(Value::Null, Value::Number))
+    }
+
+    fn visit_str<E>(self, v: &str) -> Result<Value, E> {
+        Ok(v.into())
+    }
+
+    fn visit_string<E>(self, v: String) -> Result<Value, E> {
+        Ok(v.into())
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        Seed(self.0).deserialize(deserializer)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut out = Vec::new();
+        loop {
+            self.0.borrow_mut().path.push(Step::Index(out.len()));
+            let next = seq.next_element_seed(Seed(self.0))?;
+            self.0.borrow_mut().path.pop();
+            match next {
+                Some(value) => out.push(value),
+                None => return Ok(Value::Array(out)),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut out = Map::new();
+        while let Some(key) = map.next_key_seed(KeySeed)? {
+            self.0.borrow_mut().path.push(Step::Key(key.clone()));
+            let value = map.next_value_seed(Seed(self.0))?;
+            let mut trace = self.0.borrow_mut();
+            if out.insert(key, value).is_some() {
+                let path = trace.text();
+                trace.duplicates.push(path);
+            }
+            trace.path.pop();
+        }
+        Ok(Value::Object(out))
+    }
+}
+
+/// Keys of YAML maps may be numbers or booleans; in JSON they are strings.
+struct KeySeed;
+
+impl<'de> DeserializeSeed<'de> for KeySeed {
+    type Value = String;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for KeySeed {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E>(self, v: &str) -> Result<String, E> {
+        Ok(v.to_owned())
+    }
+
+    fn visit_string<E>(self, v: String) -> Result<String, E> {
+        Ok(v)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    #[test]
+    fn duplicates_have_paths() {
+        let (value, duplicates) = from_json(br#"{"a":1,"a":2,"b":{"c":[{"d":1,"d":3}]}}"#).unwrap();
+        assert_eq!(value, json!({"a": 2, "b": {"c": [{"d": 3}]}}));
+        assert_eq!(duplicates, ["a", "b.c[0].d"]);
+        assert!(from_json(b"{} x").is_err());
+        assert!(from_json("[".repeat(100_000).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn yaml() {
+        let text =
+            "a: 0644\nb: yes\nc: \"yes\"\nd: 1e3\ne: [x, 2]\nf: ~\ng: |\n  l1\n  l2\na: 5\n1: x\n";
+        let (value, duplicates) = from_yaml(text).unwrap();
+        assert_eq!(
+            value,
+            json!({"a": 5, "b": true, "c": "yes", "d": 1000.0, "e": ["x", 2], "f": null, "g": "l1\nl2\n", "1": "x"})
+        );
+        assert_eq!(duplicates, ["a"]);
+        assert_eq!(from_yaml("mode: 0644").unwrap().0, json!({"mode": 420}));
+        assert!(from_yaml("a: [").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics(s in ".{0,60}") {
+            let _ = from_json(s.as_bytes());
+            let _ = from_yaml(&s);
+        }
+    }
+}
