@@ -1,0 +1,43 @@
+//! `styr list`.
+
+use crate::config::{self, ClusterArgs};
+use crate::lock;
+
+/// List the clusters on this machine.
+#[derive(clap::Args)]
+pub struct List {}
+
+impl List {
+    /// Prints a line a cluster.
+    ///
+    /// # Errors
+    /// When the data folder cannot be read.
+    pub fn run(self, cluster: &ClusterArgs) -> anyhow::Result<()> {
+        let names = config::names(&cluster.data_dir)?;
+        if names.is_empty() {
+            println!("No clusters in {}.", cluster.data_dir.display());
+            return Ok(());
+        }
+        println!("{:<20} {:<8} {:<16} SERVER", "NAME", "STATUS", "IP");
+        for name in names {
+            let args = ClusterArgs {
+                name,
+                data_dir: cluster.data_dir.clone(),
+            };
+            match args.load() {
+                Ok(found) => println!(
+                    "{:<20} {:<8} {:<16} https://{}",
+                    found.name,
+                    match lock::holder(&found.path("run/server.lock"))? {
+                        Some(_) => "running",
+                        None => "stopped",
+                    },
+                    found.node_ip(),
+                    found.api_address(),
+                ),
+                Err(error) => println!("{:<20} {:<8} {error}", args.name, "damaged"),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,197 @@
+//! `styr up`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use crate::config::{Cluster, ClusterArgs, Wishes};
+use crate::control::{self, Report};
+use crate::pki::Pki;
+use crate::progress::{Steps, took_text};
+use crate::{access, kubeconfig, lock, preflight};
+
+/// How often a server that has just been started is tried.
+const CONNECT_RETRY: Duration = Duration::from_millis(2);
+/// How long a server may take until it answers at its control socket.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(20);
+/// How much of the log is searched for the last error.
+const LOG_TAIL_BYTES: u64 = 16 << 10;
+
+/// Start a cluster on this machine and wait until it is ready.
+#[derive(clap::Args)]
+pub struct Up {
+    /// Port of the API server on this machine [default: 6443, or the next free one]
+    #[arg(long, value_name = "PORT")]
+    api_port: Option<u16>,
+}
+
+impl Up {
+    /// Starts the cluster unless it runs, waits until it is ready and writes the kubeconfig.
+    ///
+    /// # Errors
+    /// When something the cluster needs is not there.
+    pub fn run(self, args: &ClusterArgs) -> anyhow::Result<()> {
+        preflight::root()?;
+        preflight::kernel()?;
+        let wishes = Wishes {
+            api_port: self.api_port,
+        };
+        let began = Instant::now();
+        let existing = args.load().ok();
+        let running = match &existing {
+            Some(cluster) => lock::holder(&cluster.path("run/server.lock"))?.is_some(),
+            None => false,
+        };
+        let cluster = match existing {
+            Some(cluster) if running => cluster,
+            _ => args.load_or_create(&wishes)?,
+        };
+        if running && self.api_port.is_some_and(|p| p != cluster.choices.api_port) {
+            bail!(
+                "the cluster runs on port {}; to change it, `styr down{}` first",
+                cluster.choices.api_port,
+                args.flags(),
+            );
+        }
+        let mut child = None;
+        if !running {
+            preflight::space(&cluster.dir())?;
+            preflight::port(&cluster)?;
+            child = Some(spawn(&cluster)?);
+        }
+        wait(&cluster, child.as_mut(), running)?;
+        let path = write_kubeconfig(&cluster)?;
+        tell(&cluster, args, running, began, &path);
+        Ok(())
+    }
+}
+
+fn spawn(cluster: &Cluster) -> anyhow::Result<Child> {
+    let folder = cluster.path("logs");
+    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let log = open_log(cluster)?;
+    Command::new(std::env::current_exe().context("finding this program")?)
+        .args(["server", "--detach", "--name", &cluster.name, "--data-dir"])
+        .arg(&cluster.data_dir)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .context("starting the server")
+}
+
+fn open_log(cluster: &Cluster) -> anyhow::Result<File> {
+    let path = cluster.path("logs/server.log");
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .with_context(|| path.display().to_string())
+}
+
+/// Shows the server's steps until it is ready.
+fn wait(cluster: &Cluster, child: Option<&mut Child>, running: bool) -> anyhow::Result<()> {
+    let reports = connect(cluster, child)?;
+    let steps = (!running).then(|| Steps::begin("starting"));
+    for report in reports {
+        match report {
+            Report::Step { name, millis } => {
+                if let Some(steps) = &steps {
+                    steps.done(&name, Duration::from_millis(millis));
+                }
+            }
+            Report::Ready { .. } => return Ok(()),
+            Report::Failed { message } => {
+                drop(steps);
+                bail!("{message}");
+            }
+        }
+    }
+    drop(steps);
+    Err(died(cluster))
+}
+
+fn connect(
+    cluster: &Cluster,
+    mut child: Option<&mut Child>,
+) -> anyhow::Result<impl Iterator<Item = Report>> {
+    let socket = cluster.path("run/control.sock");
+    let deadline = Instant::now() + CONNECT_PATIENCE;
+    loop {
+        // A socket left by a dead server refuses; the new one replaces it.
+        if let Some(reports) = control::reports(&socket) {
+            return Ok(reports);
+        }
+        if let Some(child) = child.as_mut()
+            && child.try_wait()?.is_some()
+        {
+            return Err(died(cluster));
+        }
+        if Instant::now() > deadline {
+            bail!(
+                "the server does not answer at {}; see {}",
+                socket.display(),
+                cluster.path("logs/server.log").display(),
+            );
+        }
+        std::thread::sleep(CONNECT_RETRY);
+    }
+}
+
+/// The last error in the log of a server that is gone.
+fn died(cluster: &Cluster) -> anyhow::Error {
+    let path = cluster.path("logs/server.log");
+    let last = last_error(&path).unwrap_or_else(|| "the server ended without a word".to_owned());
+    anyhow::anyhow!("{last}\nThe whole log is in {}.", path.display())
+}
+
+fn last_error(path: &Path) -> Option<String> {
+    let mut file = File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES))).ok()?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).ok()?;
+    String::from_utf8_lossy(&bytes)
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_prefix("error: ").map(str::to_owned))
+}
+
+/// Writes the context of the cluster; gives the file.
+fn write_kubeconfig(cluster: &Cluster) -> anyhow::Result<std::path::PathBuf> {
+    let pki = Pki::open(&cluster.path("pki"))?;
+    let admin = access::admin_pair(&pki)?;
+    let path = kubeconfig::path()?;
+    kubeconfig::merge(
+        &path,
+        &kubeconfig::Entry {
+            name: &cluster.name,
+            server: format!("https://{}", cluster.api_address()),
+            ca: pki.ca_certificate(),
+            user: &admin,
+        },
+    )?;
+    Ok(path)
+}
+
+fn tell(cluster: &Cluster, args: &ClusterArgs, running: bool, began: Instant, kubeconfig: &Path) {
+    let (name, flags) = (&cluster.name, args.flags());
+    if running {
+        println!("Cluster {name:?} is already running.");
+    } else {
+        println!("Cluster {name:?} is ready after {}.", took_text(began.elapsed()));
+    }
+    println!("kubectl now uses the context {name:?} ({}).", kubeconfig.display());
+    println!();
+    println!("Try next:");
+    println!("  kubectl get nodes");
+    println!("  kubectl create deployment web --image=nginx --port=80");
+    println!("  kubectl expose deployment web --type=NodePort");
+    println!("  styr status{flags}        how the cluster is");
+    println!("  styr down{flags}          stop it, keeping everything");
+}

@@ -1,0 +1,424 @@
+//! Where a cluster lives and what it has chosen: its folder, ports, address ranges and names.
+//!
+//! The choices are made once, at the first `up`, under a lock of the data folder, so that clusters
+//! made at the same moment never choose the same; afterwards `config.json` is only read.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::path::{Path, PathBuf};
+
+use ipnet::Ipv4Net;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::files;
+
+/// Folder all clusters live in when `--data-dir` is not given.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/styr";
+/// Cluster name when `--name` is not given.
+pub const DEFAULT_NAME: &str = "styr";
+/// Domain of cluster DNS.
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
+/// Port of the API server of the first cluster; others take the next free one.
+const FIRST_API_PORT: u16 = 6443;
+/// How many ports after the first are tried.
+const API_PORT_ATTEMPTS: u16 = 200;
+/// Most clusters one host can hold: one second octet pair each from 10.42.
+const MAX_CLUSTERS: u8 = 100;
+/// Longest cluster name; bridge, table and cgroup names derive from it.
+const MAX_NAME_LENGTH: usize = 40;
+/// Port of the node API on the node's own address.
+pub const KUBELET_PORT: u16 = 10250;
+/// Port of the cluster's DNS server on the node's own address.
+pub const DNS_PORT: u16 = 10053;
+
+/// Why a cluster's configuration cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The name cannot be used.
+    #[error(
+        "--name {0:?} is not usable: use at most {MAX_NAME_LENGTH} lower-case letters, digits and '-', starting with a letter"
+    )]
+    BadName(String),
+    /// There is no such cluster.
+    #[error("there is no cluster {name:?} in {data_dir}; start one with `styr up{flags}`")]
+    NoCluster {
+        /// The name asked for.
+        name: String,
+        /// Where it was looked for.
+        data_dir: PathBuf,
+        /// The flags `up` needs to make it.
+        flags: String,
+    },
+    /// A file is not readable as configuration.
+    #[error("{path} is damaged ({reason}); restore it, or start afresh with `styr delete`")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// No port or address range is free.
+    #[error("no free {0} on this machine; delete a cluster first (`styr list`)")]
+    Exhausted(&'static str),
+    /// The host's network cannot be looked at.
+    #[error("looking at the host's network: {0}")]
+    Network(#[from] net::Error),
+    /// The file system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The refusal.
+        source: std::io::Error,
+    },
+}
+
+/// What a cluster has chosen; stored as `config.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Choices {
+    /// Number of the cluster on this host; bridge name and address ranges follow from it.
+    pub index: u8,
+    /// Port of the API server on loopback.
+    pub api_port: u16,
+    /// Addresses of all pods.
+    pub pod_cidr: Ipv4Net,
+    /// Addresses of this node's pods.
+    pub node_cidr: Ipv4Net,
+    /// Addresses of services.
+    pub service_cidr: Ipv4Net,
+    /// Name of the node.
+    pub node_name: String,
+}
+
+/// One cluster: its name, folder and choices.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// Name, also of the kubeconfig context.
+    pub name: String,
+    /// Folder all clusters live in.
+    pub data_dir: PathBuf,
+    /// What was chosen at the first `up`.
+    pub choices: Choices,
+}
+
+/// Which cluster a command is about.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ClusterArgs {
+    /// Name of the cluster.
+    #[arg(long, global = true, default_value = DEFAULT_NAME, env = "STYR_NAME")]
+    pub name: String,
+    /// Folder that holds all clusters.
+    #[arg(long, global = true, default_value = DEFAULT_DATA_DIR, env = "STYR_DATA_DIR", value_name = "DIR")]
+    pub data_dir: PathBuf,
+}
+
+impl ClusterArgs {
+    /// The flags that name this cluster on a command line, with a leading space; empty for the
+    /// default one.
+    pub fn flags(&self) -> String {
+        let mut flags = String::new();
+        if self.name != DEFAULT_NAME {
+            flags += &format!(" --name {}", self.name);
+        }
+        if self.data_dir != Path::new(DEFAULT_DATA_DIR) {
+            flags += &format!(" --data-dir {}", self.data_dir.display());
+        }
+        flags
+    }
+
+    /// The cluster's folder.
+    pub fn dir(&self) -> PathBuf {
+        self.data_dir.join(&self.name)
+    }
+
+    /// Reads an existing cluster.
+    ///
+    /// # Errors
+    /// When there is none or its configuration is damaged.
+    pub fn load(&self) -> Result<Cluster, ConfigError> {
+        check_name(&self.name)?;
+        let path = self.dir().join("config.json");
+        match read(&path)? {
+            Some(choices) => Ok(Cluster {
+                name: self.name.clone(),
+                data_dir: self.absolute()?,
+                choices,
+            }),
+            None => Err(ConfigError::NoCluster {
+                name: self.name.clone(),
+                data_dir: self.data_dir.clone(),
+                flags: self.flags(),
+            }),
+        }
+    }
+
+    fn absolute(&self) -> Result<PathBuf, ConfigError> {
+        std::path::absolute(&self.data_dir).map_err(|source| ConfigError::Io {
+            path: self.data_dir.clone(),
+            source,
+        })
+    }
+
+    /// Reads the cluster, or makes its folder and choices when it is new.
+    ///
+    /// # Errors
+    /// When the name is bad, nothing is free, or the file system refuses.
+    pub fn load_or_create(&self, wishes: &Wishes) -> Result<Cluster, ConfigError> {
+        check_name(&self.name)?;
+        let dir = self.dir();
+        let path = dir.join("config.json");
+        fs::create_dir_all(&dir).map_err(|source| ConfigError::Io {
+            path: dir.clone(),
+            source,
+        })?;
+        let lock_path = self.data_dir.join(".lock");
+        let lock = files::open_lock(&lock_path).map_err(|source| ConfigError::Io {
+            path: lock_path.clone(),
+            source,
+        })?;
+        flock(&lock, FlockOperation::LockExclusive).map_err(|e| ConfigError::Io {
+            path: lock_path,
+            source: e.into(),
+        })?;
+        let existing = read(&path)?;
+        let mut choices = match &existing {
+            Some(choices) => choices.clone(),
+            None => choose(&self.data_dir, wishes)?,
+        };
+        if let Some(port) = wishes.api_port {
+            choices.api_port = port;
+        }
+        let text = serde_json::to_vec_pretty(&choices).unwrap_or_default();
+        files::replace(&path, &text, 0o600).map_err(|source| ConfigError::Io { path, source })?;
+        self.load()
+    }
+}
+
+/// What the user asked for instead of an automatic choice.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes {
+    /// Port of the API server.
+    pub api_port: Option<u16>,
+}
+
+impl Cluster {
+    /// The cluster's folder.
+    pub fn dir(&self) -> PathBuf {
+        self.data_dir.join(&self.name)
+    }
+
+    /// A path below the cluster's folder.
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.dir().join(below)
+    }
+
+    /// Name of the bridge the pods hang on.
+    pub fn bridge(&self) -> String {
+        format!("styr{}", self.choices.index)
+    }
+
+    /// Name of the nftables table.
+    pub fn table(&self) -> String {
+        format!("styr-{}", self.name)
+    }
+
+    /// Parent of all cgroups of the cluster's pods.
+    pub fn cgroup(&self) -> String {
+        format!("/styr-{}", self.name)
+    }
+
+    /// The node's own address: the first of its pod range, on the bridge.
+    pub fn node_ip(&self) -> Ipv4Addr {
+        nth(self.choices.node_cidr, 1)
+    }
+
+    /// The node's address with the length of its pod range.
+    pub fn gateway(&self) -> Ipv4Net {
+        Ipv4Net::new_assert(self.node_ip(), self.choices.node_cidr.prefix_len())
+    }
+
+    /// Address of the `kubernetes` service.
+    pub fn kubernetes_ip(&self) -> Ipv4Addr {
+        nth(self.choices.service_cidr, 1)
+    }
+
+    /// Address of the `kube-dns` service.
+    pub fn dns_ip(&self) -> Ipv4Addr {
+        nth(self.choices.service_cidr, 10)
+    }
+
+    /// Where clients on this machine reach the API server.
+    pub fn api_address(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.choices.api_port)
+    }
+
+    /// Where pods reach the API server.
+    pub fn api_address_for_pods(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(self.node_ip(), FIRST_API_PORT)
+    }
+
+    /// The flags that name this cluster on a command line, with a leading space.
+    pub fn flags(&self) -> String {
+        ClusterArgs {
+            name: self.name.clone(),
+            data_dir: self.data_dir.clone(),
+        }
+        .flags()
+    }
+}
+
+fn nth(net: Ipv4Net, n: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(net.network()) + n)
+}
+
+fn check_name(name: &str) -> Result<(), ConfigError> {
+    let fine = name.len() <= MAX_NAME_LENGTH
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && !name.ends_with('-')
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    if fine {
+        Ok(())
+    } else {
+        Err(ConfigError::BadName(name.to_owned()))
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Choices>, ConfigError> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => {
+            return Err(ConfigError::Io {
+                path: path.to_owned(),
+                source,
+            });
+        }
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|e| ConfigError::Damaged {
+            path: path.to_owned(),
+            reason: e.to_string(),
+        })
+}
+
+/// Names of the clusters in `data_dir`, sorted.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn names(data_dir: &Path) -> Result<Vec<String>, ConfigError> {
+    let entries = match fs::read_dir(data_dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => {
+            return Err(ConfigError::Io {
+                path: data_dir.to_owned(),
+                source,
+            });
+        }
+    };
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter(|e| e.path().join("config.json").exists())
+        .filter_map(|e| e.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+fn choose(data_dir: &Path, wishes: &Wishes) -> Result<Choices, ConfigError> {
+    let mut others = Vec::new();
+    for name in names(data_dir)? {
+        others.extend(read(&data_dir.join(name).join("config.json"))?);
+    }
+    let used = net::host::used_ranges()?;
+    let taken = |index: u8| {
+        let (pods, services) = ranges(index);
+        Path::new(&format!("/sys/class/net/styr{index}")).exists()
+            || others.iter().any(|o| o.index == index)
+            || used
+                .iter()
+                .any(|u| net::host::overlap(u, &pods) || net::host::overlap(u, &services))
+    };
+    let index = (0..MAX_CLUSTERS)
+        .find(|i| !taken(*i))
+        .ok_or(ConfigError::Exhausted("address range in 10.42.0.0/8"))?;
+    let api_port = match wishes.api_port {
+        Some(port) => port,
+        None => (FIRST_API_PORT..FIRST_API_PORT + API_PORT_ATTEMPTS)
+            .find(|port| {
+                others.iter().all(|o| o.api_port != *port)
+                    && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()
+            })
+            .ok_or(ConfigError::Exhausted("port for the API server"))?,
+    };
+    let (pod_cidr, service_cidr) = ranges(index);
+    Ok(Choices {
+        index,
+        api_port,
+        pod_cidr,
+        node_cidr: Ipv4Net::new_assert(pod_cidr.network(), 24),
+        service_cidr,
+        node_name: node_name(),
+    })
+}
+
+/// Pod and service ranges of the cluster with this number.
+fn ranges(index: u8) -> (Ipv4Net, Ipv4Net) {
+    let second = 42 + 2 * index;
+    let net = |octet| Ipv4Net::new_assert(Ipv4Addr::new(10, octet, 0, 0), 16);
+    (net(second), net(second + 1))
+}
+
+/// The host's name as a node name: lower case, only what a DNS subdomain may hold.
+fn node_name() -> String {
+    let host = rustix::system::uname();
+    let mut name: String = host
+        .nodename()
+        .to_string_lossy()
+        .to_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' })
+        .collect();
+    name = name.trim_matches(['-', '.']).to_owned();
+    if name.is_empty() { "node".to_owned() } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked_before_anything_is_made_of_them() {
+        for good in ["styr", "a", "dev-2"] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", "-a", "a-", "A", "a/b", "..", "1a", &"a".repeat(41)] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_second_cluster_shares_no_port_and_no_range_with_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let args = |name: &str| ClusterArgs {
+            name: name.into(),
+            data_dir: dir.path().into(),
+        };
+        let a = args("a").load_or_create(&Wishes::default()).unwrap();
+        let b = args("b").load_or_create(&Wishes::default()).unwrap();
+        assert_ne!(a.choices.api_port, b.choices.api_port);
+        assert_ne!(a.choices.pod_cidr, b.choices.pod_cidr);
+        assert_ne!(a.bridge(), b.bridge());
+        let again = args("a").load_or_create(&Wishes::default()).unwrap();
+        assert_eq!(again.choices.api_port, a.choices.api_port);
+        assert!(matches!(
+            args("c").load(),
+            Err(ConfigError::NoCluster { .. })
+        ));
+    }
+}
