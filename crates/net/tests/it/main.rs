@@ -213,16 +213,22 @@ fn flows_are_found_and_forgotten() {
         let mut nft = net::nft::Connection::open()?;
         let mut batch = net::nft::Batch::new(net::nft::Family::Ip, "styr-test");
         batch.add_table();
-        let hook = net::nft::Hook::Output;
-        let policy = net::nft::Policy::Accept;
+        let (hook, policy) = (net::nft::Hook::Output, net::nft::Policy::Accept);
         batch.add_chain(
             "out",
             net::nft::Chain::Base {
-                kind: "nat",
+                kind: "filter",
                 hook,
-                priority: -100,
+                priority: 0,
                 policy,
             },
+        );
+        batch.add_rule(
+            "out",
+            vec![net::nft::Expr::Ct {
+                key: net::nft::ct_key::STATE,
+                dreg: net::nft::Reg(0),
+            }],
         );
         nft.commit(&batch)
             .map_err(|e| Error::Invalid(e.to_string()))?;
@@ -232,8 +238,6 @@ fn flows_are_found_and_forgotten() {
             .send_to(b"x", "10.42.0.9:53")
             .map_err(|e| invalid(&e))?;
         let own = socket.local_addr().map_err(|e| invalid(&e))?.port();
-        println!("{}", std::fs::read_to_string("/proc/thread-self/net/nf_conntrack").unwrap_or_default());
-        println!("{:?}", Conntrack::open()?.flows(|_| true)?);
         let mut conntrack = Conntrack::open()?;
         let wanted = |f: &net::conntrack::Flow| f.protocol == 17 && f.source.1 == own;
         let flows = conntrack.flows(wanted)?;
