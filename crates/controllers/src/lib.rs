@@ -1,1 +1,55 @@
-//! placeholder
+//! The controllers: each makes one aspect of the cluster as its objects say it should be.
+//!
+//! A controller is a module with a pure `plan` (from what is seen to what is to be done) and a
+//! thin shell that turns watches into keys, looks, plans and acts. [`ALL`] lists them.
+//!
+//! Invariants:
+//! - a controller sees the cluster through [`client`] alone;
+//! - each is level-triggered: killed at any moment, it goes on from what it finds;
+//! - after a write the shell waits until its cache shows it, so no plan is made on a state older
+//!   than the controller's own last act.
+
+mod claim;
+mod conditions;
+mod context;
+mod pods;
+
+pub mod deployment;
+pub mod replicaset;
+pub mod root_ca;
+pub mod serviceaccount;
+
+pub use context::{Config, Context};
+
+use client::Client;
+use futures::future::BoxFuture;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// A controller: its name, which is that of its service account upstream, and how to run it
+/// until the shutdown of its context.
+pub struct Controller {
+    /// Such as `deployment-controller`.
+    pub name: &'static str,
+    /// Runs it.
+    pub run: fn(Context) -> BoxFuture<'static, ()>,
+}
+
+/// Every controller.
+pub const ALL: &[Controller] = &[
+    deployment::CONTROLLER,
+    replicaset::CONTROLLER,
+    root_ca::CONTROLLER,
+    serviceaccount::CONTROLLER,
+];
+
+/// Runs every controller until `shutdown`; answers when all have ended.
+pub async fn run(client: Client, config: Config, shutdown: CancellationToken) {
+    let context = Context::new(client, config, shutdown);
+    let mut tasks = JoinSet::new();
+    for controller in ALL {
+        tracing::debug!(controller = controller.name, "starting");
+        tasks.spawn((controller.run)(context.for_controller(controller.name)));
+    }
+    while tasks.join_next().await.is_some() {}
+}

@@ -1,0 +1,153 @@
+//! Which objects belong to a controller object: those it owns, those it may adopt because they
+//! match its selector and have no controller, and those it must let go.
+
+use std::{fmt::Debug, sync::Arc};
+
+use client::{Cache, Entry, Error, Selector, write};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
+use kube::{
+    Api, Resource,
+    api::{Patch, PatchParams},
+};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+/// What to do about the candidates.
+#[derive(Debug, Default)]
+pub struct Claims {
+    /// Owned and matching.
+    pub owned: Vec<Arc<Entry>>,
+    /// Matching and without a controller: to become owned.
+    pub adopt: Vec<Arc<Entry>>,
+    /// Owned but no longer matching.
+    pub release: Vec<Arc<Entry>>,
+}
+
+/// Sorts out `candidates` for the owner of this uid. An owner being deleted neither adopts nor
+/// releases, and nothing being deleted is adopted or released.
+pub fn sort(uid: &str, deleting: bool, selector: &Selector, candidates: Vec<Arc<Entry>>) -> Claims {
+    let mut claims = Claims::default();
+    for entry in candidates {
+        let matches = entry.matches(selector);
+        match entry.controller() {
+            Some(owner) if owner.uid == uid && (matches || deleting || entry.deleting) => {
+                claims.owned.push(entry);
+            }
+            Some(owner) if owner.uid == uid => claims.release.push(entry),
+            Some(_) => {}
+            None if matches && !deleting && !entry.deleting => claims.adopt.push(entry),
+            None => {}
+        }
+    }
+    claims
+}
+
+/// Everything in the cache that the owner might own or adopt.
+pub fn candidates<K>(
+    cache: &Cache<K>,
+    namespace: &str,
+    uid: &str,
+    selector: &Selector,
+) -> Vec<Arc<Entry>> {
+    let mut all = cache.entries_owned_by(uid);
+    let orphans = cache
+        .entries_matching(namespace, selector)
+        .into_iter()
+        .filter(|e| e.controller().is_none() && e.owners.iter().all(|o| o.uid != uid));
+    all.extend(orphans);
+    all.retain(|e| &*e.key.namespace == namespace);
+    all
+}
+
+/// A reference that makes `owner` the managing controller of an object.
+pub fn owner_reference<K: Resource<DynamicType = ()>>(owner: &K) -> OwnerReference {
+    owner_reference_of(owner.meta(), &K::api_version(&()), &K::kind(&()))
+}
+
+fn owner_reference_of(meta: &ObjectMeta, api_version: &str, kind: &str) -> OwnerReference {
+    OwnerReference {
+        api_version: api_version.to_owned(),
+        kind: kind.to_owned(),
+        name: meta.name.clone().unwrap_or_default(),
+        uid: meta.uid.clone().unwrap_or_default(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}
+
+/// Adopts and releases, then waits until the cache shows it. Answers what is owned now.
+///
+/// The owner is read afresh before it adopts: an owner that was deleted and made again under
+/// its old name must not adopt in the name of the former.
+pub async fn settle<O, K>(
+    owner: &O,
+    owners: &Api<O>,
+    objects: &Api<K>,
+    cache: &Cache<K>,
+    claims: Claims,
+) -> Result<Vec<Arc<Entry>>, Error>
+where
+    O: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned,
+{
+    let Claims {
+        mut owned,
+        adopt,
+        release,
+    } = claims;
+    let mut adopt = adopt;
+    if !adopt.is_empty() && !may_adopt(owner, owners).await? {
+        adopt.clear();
+    }
+    let reference = owner_reference(owner);
+    let mut revision = 0;
+    for entry in &adopt {
+        let patch = json!({"metadata": {"uid": entry.uid, "ownerReferences": [&reference]}});
+        revision = revision.max(apply(objects, entry, patch).await?);
+    }
+    for entry in &release {
+        let gone = json!({"$patch": "delete", "uid": reference.uid});
+        let patch = json!({"metadata": {"uid": entry.uid, "ownerReferences": [gone]}});
+        revision = revision.max(apply(objects, entry, patch).await?);
+    }
+    if revision > 0 {
+        cache.caught_up(revision).await?;
+        owned.extend(adopt.iter().filter_map(|e| cache.entry(&e.key)));
+    }
+    Ok(owned)
+}
+
+async fn may_adopt<O>(owner: &O, owners: &Api<O>) -> Result<bool, Error>
+where
+    O: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    let name = owner.meta().name.as_deref().unwrap_or_default();
+    let fresh = write::tolerate_missing(owners.get(name).await)?;
+    Ok(fresh
+        .is_some_and(|f| f.meta().uid == owner.meta().uid && f.meta().deletion_timestamp.is_none()))
+}
+
+/// Patches one object; 0 where it is gone or has become another one.
+async fn apply<K>(objects: &Api<K>, entry: &Entry, patch: serde_json::Value) -> Result<u64, Error>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    let patched = objects
+        .patch(
+            &entry.key.name,
+            &PatchParams::default(),
+            &Patch::Strategic(patch),
+        )
+        .await;
+    match write::tolerate_missing(patched) {
+        Ok(object) => Ok(object.map_or(0, |o| write::revision_of(&o))),
+        Err(kube::Error::Api(status)) if status.code == 422 || status.code == 409 => Ok(0),
+        Err(e) => Err(e.into()),
+    }
+}

@@ -1,0 +1,391 @@
+//! Rolls a Deployment's template out through ReplicaSets.
+//!
+//! ```text
+//!  template changed ──> new ReplicaSet (revision n+1) ──> grows as surge allows
+//!                                │                              │
+//!                                v                              v
+//!                       history cleaned up  <──  old ones shrink as availability allows
+//! ```
+
+mod hash;
+mod model;
+mod plan;
+mod rolling;
+mod scale;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use client::{
+    Cache, Change, Error, EventType, Key, Queue, Reconcile, Recorder, Requeue, Scope, Selector,
+    cache::decode_all, events, write,
+};
+use futures::future::BoxFuture;
+use k8s_openapi::api::{
+    apps::v1::{Deployment, DeploymentStatus, ReplicaSet},
+    core::v1::Pod,
+};
+use kube::{Api, api::PostParams};
+use serde_json::json;
+
+use crate::{Context, Controller, claim, conditions, pods};
+use model::Snapshot;
+use plan::{Action, Plan};
+
+/// The entry of [`crate::ALL`].
+pub const CONTROLLER: Controller = Controller {
+    name: "deployment-controller",
+    run,
+};
+
+struct Deployments {
+    context: Context,
+    recorder: Recorder,
+    deployments: Cache<Deployment>,
+    sets: Cache<ReplicaSet>,
+    pods: Cache<Pod>,
+}
+
+fn run(context: Context) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let deployments = context.caches.get::<Deployment>(Scope::all());
+        let sets = context.caches.get::<ReplicaSet>(Scope::all());
+        let pods = context.caches.get::<Pod>(Scope::all());
+        let queue = Queue::default();
+        deployments.synced().await;
+        let to = queue.clone();
+        deployments.on_change(move |change| to.add(change.key.clone()));
+        sets.synced().await;
+        let (to, of) = (queue.clone(), deployments.clone());
+        sets.on_change(move |change| {
+            owners_of(change, &of)
+                .into_iter()
+                .for_each(|key| to.add(key))
+        });
+        pods.synced().await;
+        let (to, of) = (queue.clone(), sets.clone());
+        pods.on_change(move |change| {
+            if let Some(key) = owner_of_ended(change, &of) {
+                to.add(key);
+            }
+        });
+        let recorder = context.recorder();
+        let reconciler = Deployments {
+            context: context.clone(),
+            recorder,
+            deployments,
+            sets,
+            pods,
+        };
+        context.work(reconciler, queue).await;
+    })
+}
+
+fn owners_of(change: &Change, deployments: &Cache<Deployment>) -> Vec<Key> {
+    let mut keys = Vec::new();
+    for entry in [&change.old, &change.new].into_iter().flatten() {
+        if let Some(owner) = entry.controller().filter(|o| o.kind == "Deployment") {
+            keys.push(Key::new(entry.key.namespace.clone(), owner.name.as_str()));
+        }
+    }
+    let orphan = change
+        .new
+        .as_ref()
+        .filter(|e| e.controller().is_none() && !e.deleting);
+    if let Some(orphan) = orphan {
+        for deployment in deployments.list_in(&orphan.key.namespace) {
+            if Selector::of(&deployment.spec.selector)
+                .is_ok_and(|s| !s.is_everything() && orphan.matches(&s))
+            {
+                keys.push(Key::of(&deployment));
+            }
+        }
+    }
+    keys
+}
+
+/// The strategy Recreate waits for the end of pods, which ReplicaSets may not tell of.
+fn owner_of_ended(change: &Change, sets: &Cache<ReplicaSet>) -> Option<Key> {
+    let ended = change.new.is_none().then_some(change.old.as_ref()?)?;
+    let set = ended.controller().filter(|o| o.kind == "ReplicaSet")?;
+    let set = sets.entry(&Key::new(ended.key.namespace.clone(), set.name.as_str()))?;
+    let owner = set.controller().filter(|o| o.kind == "Deployment")?;
+    Some(Key::new(ended.key.namespace.clone(), owner.name.as_str()))
+}
+
+impl Reconcile for Deployments {
+    type Key = Key;
+
+    fn name(&self) -> &'static str {
+        CONTROLLER.name
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
+        let Some(deployment) = self.deployments.get(key)? else {
+            return Ok(Requeue::OnChange);
+        };
+        let selector = match Selector::of(&deployment.spec.selector) {
+            Ok(selector) if !selector.is_everything() => selector,
+            Err(e) => return Err(Error::Other(e.to_string())),
+            _ => {
+                let message =
+                    "This deployment is selecting all pods. A non-empty selector is required.";
+                self.recorder.warning(&deployment, "SelectingAll", message);
+                return Ok(Requeue::OnChange);
+            }
+        };
+        let snapshot = self.look(deployment, key, &selector).await?;
+        let Plan { actions, status } = plan::plan(&snapshot, self.context.now());
+        for action in actions {
+            self.act(&snapshot, key, action).await?;
+        }
+        let wait = status::look_again(&snapshot.deployment, &status, self.context.now());
+        self.write_status(&snapshot.deployment, key, status).await?;
+        Ok(wait
+            .and_then(|w| w.try_into().ok())
+            .map_or(Requeue::OnChange, Requeue::After))
+    }
+}
+
+impl Deployments {
+    fn api(&self, key: &Key) -> Api<Deployment> {
+        write::namespaced(&self.context.client, &key.namespace)
+    }
+
+    fn sets_api(&self, key: &Key) -> Api<ReplicaSet> {
+        write::namespaced(&self.context.client, &key.namespace)
+    }
+
+    async fn look(
+        &self,
+        deployment: Deployment,
+        key: &Key,
+        selector: &Selector,
+    ) -> Result<Snapshot, Error> {
+        let uid = deployment.metadata.uid.clone().unwrap_or_default();
+        let deleting = deployment.metadata.deletion_timestamp.is_some();
+        let candidates = claim::candidates(&self.sets, &key.namespace, &uid, selector);
+        let claims = claim::sort(&uid, deleting, selector, candidates);
+        let (own, sets) = (self.api(key), self.sets_api(key));
+        let owned = claim::settle(&deployment, &own, &sets, &self.sets, claims).await?;
+        let sets: Vec<ReplicaSet> = decode_all(&owned);
+        let mut running = BTreeMap::new();
+        if !model::is_rolling(&deployment) {
+            for set in &sets {
+                let uid = set.metadata.uid.clone().unwrap_or_default();
+                let runs = self
+                    .pods
+                    .list_owned_by(&uid)
+                    .iter()
+                    .any(|p| !pods::is_terminal(p));
+                running.insert(uid, runs);
+            }
+        }
+        Ok(Snapshot::new(deployment, sets, running))
+    }
+
+    async fn act(&self, s: &Snapshot, key: &Key, action: Action) -> Result<(), Error> {
+        match action {
+            Action::Create(set) => self.create(s, key, &set).await,
+            Action::Scale { set, from, to } => self.scale(s, key, set, from, to).await,
+            Action::Describe { set, annotations } => {
+                let min = s.deployment.spec.min_ready_seconds.unwrap_or(0);
+                let patch = json!({
+                    "metadata": {"annotations": annotations},
+                    "spec": {"minReadySeconds": min},
+                });
+                self.patch_set(s, key, set, patch).await
+            }
+            Action::SetRevision(number) => {
+                let patch = json!({"metadata": {"annotations": {model::REVISION: number}}});
+                let written = write::patch(&self.api(key), &key.name, &patch).await?;
+                self.deployments
+                    .caught_up(written.as_ref().map_or(0, write::revision_of))
+                    .await
+            }
+            Action::Delete(set) => {
+                let meta = &s.sets[set].metadata;
+                let name = meta.name.as_deref().unwrap_or_default();
+                let uid = meta.uid.as_deref();
+                write::delete(&self.sets_api(key), name, uid).await?;
+                let gone = |e: Option<&client::Entry>| {
+                    e.is_none_or(|e| e.deleting || Some(&*e.uid) != uid)
+                };
+                self.sets.until(&Key::of(&s.sets[set]), gone).await
+            }
+        }
+    }
+
+    async fn create(&self, s: &Snapshot, key: &Key, set: &ReplicaSet) -> Result<(), Error> {
+        let api = self.sets_api(key);
+        match api.create(&PostParams::default(), set).await {
+            Ok(made) => {
+                let to = model::replicas(&made);
+                if to > 0 {
+                    self.tell_scaled(s, &made, 0, to);
+                }
+                self.sets.caught_up(write::revision_of(&made)).await
+            }
+            Err(e) if client::is_exists(&e) => self.collide(s, key, set).await,
+            Err(e) if client::is_forbidden_by_termination(&e) => Ok(()),
+            Err(e) => {
+                self.report_failed_create(s, key, &e).await?;
+                Err(e.into())
+            }
+        }
+    }
+
+    /// The name is taken: by our own earlier attempt, or by a template of the same hash.
+    async fn collide(&self, s: &Snapshot, key: &Key, set: &ReplicaSet) -> Result<(), Error> {
+        let name = set.metadata.name.as_deref().unwrap_or_default();
+        let Some(found) = write::tolerate_missing(self.sets_api(key).get(name).await)? else {
+            return Err(Error::Other(format!("replica set {name} vanished")));
+        };
+        let uid = s.deployment.metadata.uid.as_deref();
+        let owners = found
+            .metadata
+            .owner_references
+            .as_deref()
+            .unwrap_or_default();
+        let ours = owners
+            .iter()
+            .any(|o| o.controller == Some(true) && Some(&*o.uid) == uid);
+        let template = |set: &ReplicaSet| set.spec.template.clone();
+        let same = match (template(&found), template(set)) {
+            (Some(a), Some(b)) => model::same(&a, &b),
+            _ => false,
+        };
+        if ours && same {
+            return self.sets.caught_up(write::revision_of(&found)).await;
+        }
+        let count = s
+            .deployment
+            .status
+            .as_ref()
+            .and_then(|x| x.collision_count)
+            .unwrap_or(0)
+            + 1;
+        let patch = json!({"status": {"collisionCount": count}});
+        if let Some(written) = write::patch_status(&self.api(key), &key.name, &patch).await? {
+            self.deployments
+                .caught_up(write::revision_of(&written))
+                .await?;
+        }
+        Err(Error::Other(format!(
+            "the name {name} is taken by another replica set"
+        )))
+    }
+
+    async fn report_failed_create(
+        &self,
+        s: &Snapshot,
+        key: &Key,
+        error: &kube::Error,
+    ) -> Result<(), Error> {
+        let message = match error {
+            kube::Error::Api(status) => status.message.clone(),
+            other => other.to_string(),
+        };
+        let about = &s.deployment;
+        self.recorder.warning(
+            about,
+            "ReplicaSetCreateError",
+            format!("Failed to create new replica set: {message}"),
+        );
+        if model::deadline(about).is_none() {
+            return Ok(());
+        }
+        let mut status = about.status.clone().unwrap_or_default();
+        let verdict = conditions::Verdict {
+            kind: status::PROGRESSING,
+            status: "False",
+            reason: "ReplicaSetCreateError",
+            message,
+        };
+        let list = status.conditions.get_or_insert_default();
+        conditions::set(list, verdict, self.context.now());
+        self.write_status(about, key, status).await
+    }
+
+    async fn scale(
+        &self,
+        s: &Snapshot,
+        key: &Key,
+        set: usize,
+        from: i32,
+        to: i32,
+    ) -> Result<(), Error> {
+        let annotations = scale::annotations(&s.deployment);
+        let meta = &s.sets[set].metadata;
+        let current = |k: &str| model::annotation(meta, k).map(str::to_owned);
+        if from == to
+            && annotations
+                .iter()
+                .all(|(k, v)| current(k).as_ref() == Some(v))
+        {
+            return Ok(());
+        }
+        let patch = json!({"metadata": {"annotations": annotations}, "spec": {"replicas": to}});
+        self.patch_set(s, key, set, patch).await?;
+        if from != to {
+            self.tell_scaled(s, &s.sets[set], from, to);
+        }
+        Ok(())
+    }
+
+    fn tell_scaled(&self, s: &Snapshot, set: &ReplicaSet, from: i32, to: i32) {
+        let name = set.metadata.name.as_deref().unwrap_or_default();
+        let direction = if to > from { "up" } else { "down" };
+        let message = format!("Scaled {direction} replica set {name} from {from} to {to}");
+        let about = events::reference(&s.deployment);
+        self.recorder
+            .event(&about, EventType::Normal, "ScalingReplicaSet", message);
+    }
+
+    /// Fails with a conflict if the ReplicaSet is not as it was when the plan was made.
+    async fn patch_set(
+        &self,
+        s: &Snapshot,
+        key: &Key,
+        set: usize,
+        mut patch: serde_json::Value,
+    ) -> Result<(), Error> {
+        let meta = &s.sets[set].metadata;
+        patch["metadata"]["uid"] = json!(meta.uid);
+        let name = meta.name.as_deref().unwrap_or_default();
+        match write::patch(&self.sets_api(key), name, &patch).await? {
+            Some(written) => self.sets.caught_up(write::revision_of(&written)).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn write_status(
+        &self,
+        deployment: &Deployment,
+        key: &Key,
+        status: DeploymentStatus,
+    ) -> Result<(), Error> {
+        if deployment.status.as_ref() == Some(&status) {
+            return Ok(());
+        }
+        let body = json!({"status": {
+            "observedGeneration": status.observed_generation,
+            "replicas": status.replicas,
+            "updatedReplicas": status.updated_replicas,
+            "readyReplicas": status.ready_replicas,
+            "availableReplicas": status.available_replicas,
+            "unavailableReplicas": status.unavailable_replicas,
+            "terminatingReplicas": status.terminating_replicas,
+            "collisionCount": status.collision_count,
+            "conditions": status.conditions,
+        }});
+        if let Some(written) = write::patch_status(&self.api(key), &key.name, &body).await? {
+            self.deployments
+                .caught_up(write::revision_of(&written))
+                .await?;
+        }
+        Ok(())
+    }
+}
