@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod host;
+mod images;
 mod run;
 mod test;
 mod tidy;
@@ -20,6 +21,8 @@ struct Cli {
 enum Command {
     /// Run every test: format, lints, tidiness, unit, integration and end to end
     Test(test::Test),
+    /// Make the container images that tests and walkthroughs use, from Debian packages
+    Images(images::Images),
     /// Check what compilers do not: crate arrows, file lengths, left-over marks
     Tidy(tidy::Tidy),
 }
@@ -27,6 +30,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Test(command) => command.run(),
+        Command::Images(command) => command.run(),
         Command::Tidy(command) => command.run(),
     };
     match result {

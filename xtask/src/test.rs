@@ -26,22 +26,49 @@ impl Test {
     pub fn run(self) -> anyhow::Result<()> {
         step("prepare the machine", host::prepare)?;
         if !self.no_lints {
-            step("format", || succeed(&mut cargo(&["fmt", "--all", "--check"])))?;
+            step("format", || {
+                succeed(&mut cargo(&["fmt", "--all", "--check"]))
+            })?;
             step("tidy", || tidy::Tidy {}.run())?;
             step("lints", || {
                 succeed(&mut cargo(&[
-                    "clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings",
+                    "clippy",
+                    "--workspace",
+                    "--all-targets",
+                    "--quiet",
+                    "--",
+                    "-D",
+                    "warnings",
                 ]))
             })?;
         }
         step("unit and integration tests", || {
-            succeed(&mut cargo(&["test", "--workspace", "--exclude", "styr", "--quiet"]))?;
-            succeed(&mut cargo(&["test", "--package", "styr", "--bins", "--quiet"]))
+            succeed(&mut cargo(&[
+                "test",
+                "--workspace",
+                "--exclude",
+                "styr",
+                "--quiet",
+            ]))?;
+            succeed(&mut cargo(&[
+                "test",
+                "--package",
+                "styr",
+                "--bins",
+                "--quiet",
+            ]))
         })?;
         if !self.no_e2e {
             step("end-to-end tests", || {
                 succeed(&mut cargo(&[
-                    "test", "--package", "styr", "--test", "e2e", "--", "--test-threads", "1",
+                    "test",
+                    "--package",
+                    "styr",
+                    "--test",
+                    "e2e",
+                    "--",
+                    "--test-threads",
+                    "1",
                 ]))
             })?;
         }

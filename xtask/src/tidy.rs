@@ -25,7 +25,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("client", &["api", "codec"]),
     ("controllers", &["api", "client"]),
     ("scheduler", &["api", "client"]),
-    ("kubelet", &["api", "client", "kinds", "net", "oci", "streams"]),
+    (
+        "kubelet",
+        &["api", "client", "kinds", "net", "oci", "streams"],
+    ),
     ("traffic", &["api", "client", "net"]),
 ];
 
@@ -62,7 +65,12 @@ impl Tidy {
 }
 
 fn arrows() -> anyhow::Result<Vec<String>> {
-    let text = output(&mut cargo(&["metadata", "--format-version", "1", "--no-deps"]))?;
+    let text = output(&mut cargo(&[
+        "metadata",
+        "--format-version",
+        "1",
+        "--no-deps",
+    ]))?;
     let metadata: Value = serde_json::from_str(&text)?;
     let mut uses: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for package in metadata["packages"].as_array().into_iter().flatten() {
@@ -115,7 +123,12 @@ fn file_breaches(file: &Path, text: &str) -> Vec<String> {
         breaches.push(format!("{}: {lines} lines; split it", file.display()));
     }
     // Spelt in two parts so that this file does not breach its own rule.
-    let marks = [concat!("FIX", "ME"), concat!("XX", "X:"), concat!("todo", "!("), concat!("dbg", "!(")];
+    let marks = [
+        concat!("FIX", "ME"),
+        concat!("XX", "X:"),
+        concat!("todo", "!("),
+        concat!("dbg", "!("),
+    ];
     for (number, line) in text.lines().enumerate() {
         for mark in marks.iter().filter(|m| line.contains(**m)) {
             breaches.push(format!("{}:{}: {mark}", file.display(), number + 1));
