@@ -3,5 +3,13 @@
 //! The crate knows no Kubernetes objects: it speaks the Container Runtime Interface and nothing
 //! else.
 
+mod cgroups;
 pub mod cri;
 pub mod images;
+mod plan;
+mod proto;
+mod seccomp;
+mod shim;
+mod sys;
+
+pub use shim::{ARGUMENT as SHIM_ARGUMENT, shim_main};

@@ -1,0 +1,249 @@
+//! Building a container: a child of the shim that enters a mount namespace of its own, mounts the
+//! root there and calls libcontainer.
+//!
+//! Nothing it mounts is ever seen by the host: the mounts live in the child's namespace and in
+//! the container's copy of it, and vanish with the last process in either. A crash at any point
+//! leaves no mount behind.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::oci_spec::runtime::Spec;
+use libcontainer::syscall::syscall::SyscallType;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree};
+
+use super::process::{self, Launch};
+use super::report::Report;
+use super::spec;
+use crate::plan::{ContainerPlan, ProcessPlan, Propagation};
+use crate::sys;
+
+/// What the child inherits from the shim.
+pub struct Inputs<'a> {
+    pub plan: &'a ContainerPlan,
+    pub report: OwnedFd,
+    /// Standard input, output and error of the container; none with a terminal.
+    pub stdio: Option<[OwnedFd; 3]>,
+    /// The mount namespace that holds the pod's shared memory.
+    pub shm_namespace: &'a OwnedFd,
+    /// `/proc/<pid>/ns/pid` of the namespace to join.
+    pub pid_namespace: Option<PathBuf>,
+    pub filter: Option<Vec<sys::BpfInstruction>>,
+}
+
+/// Runs in the child: builds and starts the container, reports, exits.
+pub fn run(inputs: Inputs) -> ! {
+    let code = match build(&inputs) {
+        Ok(pid) => {
+            let _ = Report::Pid(pid).send(&inputs.report);
+            0
+        }
+        Err(error) => {
+            let _ = Report::Error(error).send(&inputs.report);
+            1
+        }
+    };
+    sys::exit_now(code)
+}
+
+fn build(inputs: &Inputs) -> Result<i32, String> {
+    let plan = inputs.plan;
+    let staged = stage_mounts(inputs).map_err(|error| error.to_string())?;
+    if let Some([stdin, stdout, stderr]) = &inputs.stdio {
+        process::stdio(stdin.as_fd(), stdout.as_fd(), stderr.as_fd())
+            .map_err(|error| format!("stdio: {error}"))?;
+    }
+    let spec = spec::runtime_spec(plan, &staged, inputs.pid_namespace.as_deref());
+    let write = |name: &str, bytes: &[u8]| fs::write(plan.dir.join(name), bytes);
+    serde_json::to_vec(&spec)
+        .map_err(io::Error::from)
+        .and_then(|bytes| write("config.json", &bytes))
+        .map_err(|error| format!("write runtime spec: {error}"))?;
+    let state = plan.dir.join("state");
+    let _ = fs::remove_dir_all(&state);
+    fs::create_dir_all(&state).map_err(|error| format!("create {}: {error}", state.display()))?;
+    let executor = Handover {
+        process: plan.process.clone(),
+        filter: inputs.filter.clone(),
+        report: inputs.report.as_raw_fd(),
+    };
+    let mut container = ContainerBuilder::new(plan.id.clone(), SyscallType::Linux)
+        .with_executor(executor)
+        .with_root_path(&state)
+        .map_err(|error| chain(&error))?
+        .as_init(&plan.dir)
+        .with_systemd(false)
+        .with_detach(true)
+        .as_sibling(true)
+        .build()
+        .map_err(|error| chain(&error))?;
+    let pid = container.pid().ok_or("container has no process")?.as_raw();
+    container.start().map_err(|error| chain(&error))?;
+    Ok(pid)
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Sources of mounts that had to be made in this namespace first.
+pub struct Staged {
+    pub rootfs: PathBuf,
+    pub shm: Option<PathBuf>,
+    /// Instead of the source of the mount at that index of the plan.
+    pub bidirectional: Vec<(usize, PathBuf)>,
+}
+
+fn stage_mounts(inputs: &Inputs) -> Result<Staged, String> {
+    let plan = inputs.plan;
+    let fail = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
+    let shm_tree = if plan.host_ipc {
+        None
+    } else {
+        Some(clone_shm(inputs.shm_namespace).map_err(fail("open shared memory"))?)
+    };
+    // A mount that shall pass mounts back to the host must be cloned while still its peer.
+    let mut peers = Vec::new();
+    for (index, entry) in plan.mounts.iter().enumerate() {
+        if entry.propagation == Propagation::Bidirectional {
+            let tree = open_tree(
+                rustix::fs::CWD,
+                &entry.source,
+                OpenTreeFlags::OPEN_TREE_CLONE
+                    | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                    | OpenTreeFlags::AT_RECURSIVE,
+            )
+            .map_err(|error| format!("open {}: {error}", entry.source.display()))?;
+            peers.push((index, entry.source.is_dir(), tree));
+        }
+    }
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|error| format!("unshare: {error}"))?;
+    change_propagation(Path::new("/"), MsFlags::MS_SLAVE | MsFlags::MS_REC)
+        .map_err(fail("make mounts private"))?;
+    let shm = match shm_tree {
+        Some(tree) => Some(attach(&tree, &plan.dir.join("shm"), true).map_err(fail("mount shm"))?),
+        None => None,
+    };
+    let mut bidirectional = Vec::new();
+    for (index, is_dir, tree) in peers {
+        let target = plan.dir.join(format!("peer-{index}"));
+        bidirectional.push((
+            index,
+            attach(&tree, &target, is_dir).map_err(fail("mount"))?,
+        ));
+    }
+    let rootfs = plan.dir.join("rootfs");
+    mount_root(plan, &rootfs).map_err(fail("mount root file system"))?;
+    Ok(Staged {
+        rootfs,
+        shm,
+        bidirectional,
+    })
+}
+
+fn clone_shm(namespace: &OwnedFd) -> io::Result<OwnedFd> {
+    let host = fs::File::open("/proc/self/ns/mnt")?;
+    setns(namespace, CloneFlags::CLONE_NEWNS)?;
+    let tree = open_tree(
+        rustix::fs::CWD,
+        "/",
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+    );
+    setns(&host, CloneFlags::CLONE_NEWNS)?;
+    Ok(tree?)
+}
+
+fn attach(tree: &OwnedFd, target: &Path, is_dir: bool) -> io::Result<PathBuf> {
+    if is_dir {
+        fs::create_dir_all(target)?;
+    } else {
+        fs::File::create(target)?;
+    }
+    move_mount(
+        tree,
+        "",
+        rustix::fs::CWD,
+        target,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )?;
+    Ok(target.to_path_buf())
+}
+
+fn change_propagation(path: &Path, flags: MsFlags) -> io::Result<()> {
+    mount(None::<&str>, path, None::<&str>, flags, None::<&str>)?;
+    Ok(())
+}
+
+/// Mounts the overlay. The option string is limited to a page, so the lower folders go by short
+/// names: links in a tmpfs that only this namespace has.
+fn mount_root(plan: &ContainerPlan, target: &Path) -> io::Result<()> {
+    fs::create_dir_all(target)?;
+    let links = plan.dir.join("layers");
+    fs::create_dir_all(&links)?;
+    mount(
+        Some("layers"),
+        &links,
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some("mode=0700"),
+    )?;
+    let mut names = Vec::new();
+    for (index, lower) in plan.rootfs.lowerdirs.iter().enumerate() {
+        std::os::unix::fs::symlink(lower, links.join(index.to_string()))?;
+        names.push(index.to_string());
+    }
+    std::os::unix::fs::symlink(&plan.rootfs.upperdir, links.join("u"))?;
+    std::os::unix::fs::symlink(&plan.rootfs.workdir, links.join("w"))?;
+    std::env::set_current_dir(&links)?;
+    let options = format!("lowerdir={},upperdir=u,workdir=w", names.join(":"));
+    let mounted = mount(
+        Some("overlay"),
+        target,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    );
+    std::env::set_current_dir("/")?;
+    let _ = rustix::mount::unmount(&links, UnmountFlags::DETACH);
+    Ok(mounted?)
+}
+
+/// libcontainer's last step: the rest of the way to `execve` is ours.
+#[derive(Clone)]
+struct Handover {
+    process: ProcessPlan,
+    filter: Option<Vec<sys::BpfInstruction>>,
+    report: RawFd,
+}
+
+impl Executor for Handover {
+    fn exec(&self, _spec: &Spec) -> Result<(), ExecutorError> {
+        let report = sys::take_fd(self.report);
+        process::run(&Launch {
+            process: &self.process,
+            report: report.as_fd(),
+            filter: self.filter.clone(),
+            first: true,
+        })
+    }
+
+    fn validate(&self, _spec: &Spec) -> Result<(), ExecutorValidationError> {
+        process::check(&self.process).map_err(ExecutorValidationError::ArgValidationError)
+    }
+}
