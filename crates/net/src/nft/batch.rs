@@ -74,7 +74,7 @@ enum Op {
     AddSet(Set),
     DeleteSet(String),
     AddElements(String, Vec<Element>),
-    DeleteElements(String, Vec<Key>),
+    DeleteElements(String, Vec<Element>),
     AddRule(String, Vec<Expr>),
 }
 
@@ -150,7 +150,12 @@ impl Batch {
 
     /// Removes elements, which must be there.
     pub fn delete_elements(&mut self, set: &str, keys: Vec<Key>) -> usize {
-        self.push(Op::DeleteElements(set.to_string(), keys))
+        self.remove_elements(set, keys.into_iter().map(Element::key).collect())
+    }
+
+    /// Removes elements of a set of ranges over several fields, which are named by both ends.
+    pub fn remove_elements(&mut self, set: &str, elements: Vec<Element>) -> usize {
+        self.push(Op::DeleteElements(set.to_string(), elements))
     }
 
     /// Appends a rule to a chain.
@@ -224,10 +229,8 @@ impl Batch {
                     items,
                 );
             }
-            Op::DeleteElements(set, keys) => {
-                let items = keys
-                    .iter()
-                    .map(|k| encode_item(|w| Element::key(k.clone()).write(w)));
+            Op::DeleteElements(set, elements) => {
+                let items = elements.iter().map(|e| encode_item(|w| e.write(w)));
                 self.encode_elements(out, (index, last), libc::NFT_MSG_DELSETELEM, 0, set, items);
             }
         }
@@ -443,7 +446,9 @@ impl Batch {
             Op::AddSet(set) => format!("add the set {}", set.name),
             Op::DeleteSet(name) => format!("delete the set {name}"),
             Op::AddElements(set, elements) => format!("add {} elements to {set}", elements.len()),
-            Op::DeleteElements(set, keys) => format!("delete {} elements from {set}", keys.len()),
+            Op::DeleteElements(set, elements) => {
+                format!("delete {} elements from {set}", elements.len())
+            }
             Op::AddRule(chain, exprs) => {
                 format!("add a rule of {} expressions to {chain}", exprs.len())
             }

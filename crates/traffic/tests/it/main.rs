@@ -1,0 +1,4 @@
+//! The proxy and the DNS as their users meet them.
+
+mod proxy;
+mod world;
