@@ -1,0 +1,169 @@
+//! Creating objects.
+
+use api::{Status, meta};
+use rand::Rng;
+use serde_json::Value;
+use store::{Commit, CommitError, Expect, Mutation};
+
+use super::{Claims, Fail, Registry, Stored, WRITE_ATTEMPTS, Write, commit_failure, metadata};
+use crate::admission::{Operation, Review};
+
+/// How many names are tried for `generateName`.
+const NAME_ATTEMPTS: usize = 8;
+
+impl Write<'_> {
+    /// What strategies are told about the request.
+    pub(super) fn ctx(&self) -> kinds::Ctx<'_> {
+        kinds::Ctx { kind: self.resource.stored(), now: self.now }
+    }
+
+    /// The same for admission.
+    pub(super) fn review<'a>(
+        &'a self,
+        registry: &'a Registry,
+        operation: Operation,
+        name: &'a str,
+        old: Option<&'a Value>,
+    ) -> Review<'a> {
+        Review {
+            registry,
+            resource: self.resource,
+            operation,
+            subresource: self.subresource,
+            namespace: self.namespace,
+            name,
+            user: self.user,
+            old,
+            dry_run: self.dry_run,
+            now: self.now,
+            warnings: self.warnings,
+        }
+    }
+
+    pub(super) fn invalid(&self, name: &str, errors: &[api::FieldError]) -> Fail {
+        Box::new(Status::invalid(&self.resource.kind.group, &self.resource.kind.kind, name, errors))
+    }
+}
+
+impl Registry {
+    /// Creates `object`, which is decoded and defaulted.
+    ///
+    /// # Errors
+    /// A Status in upstream's words: invalid, already exists, forbidden by admission, …
+    pub async fn create(&self, write: &Write<'_>, object: Value) -> Result<Stored, Fail> {
+        let object = self.checked_for_create(write, object)?;
+        let prefix = meta::str_at(&object, &["metadata", "generateName"]).to_owned();
+        if !meta::name(&object).is_empty() || prefix.is_empty() {
+            return self.create_once(write, object).await;
+        }
+        let mut attempt = 1;
+        loop {
+            let mut candidate = object.clone();
+            let name = metadata::generated_name(&prefix, || rand::rng().random());
+            metadata::of(&mut candidate).insert("name".into(), name.into());
+            match self.create_once(write, candidate).await {
+                Err(status) if status.reason == "AlreadyExists" && attempt < NAME_ATTEMPTS => attempt += 1,
+                other => return other,
+            }
+        }
+    }
+
+    fn checked_for_create(&self, write: &Write<'_>, object: Value) -> Result<Value, Fail> {
+        check_namespace(write, &object)?;
+        if !matches!(meta::str_at(&object, &["metadata", "resourceVersion"]), "" | "0") {
+            return Err(Box::new(Status::failure(500, "", "resourceVersion should not be set on objects to be created")));
+        }
+        Ok(object)
+    }
+
+    async fn create_once(&self, write: &Write<'_>, mut object: Value) -> Result<Stored, Fail> {
+        let resource = write.resource;
+        metadata::stamp_new(&mut object, write.namespace, &new_uid(), write.now);
+        let name = meta::name(&object).to_owned();
+        let review = write.review(self, Operation::Create, &name, None);
+        self.admission.mutate(&review, &mut object).await?;
+        let ctx = write.ctx();
+        kinds::prepare_create(&mut object, &ctx);
+        let errors = kinds::validate_create(resource.stored(), &object);
+        if !errors.is_empty() {
+            return Err(write.invalid(&name, &errors));
+        }
+        self.admission.validate(&review, &object).await?;
+        write.warnings.add(kinds::warnings(resource.stored(), &object));
+        self.commit_new(write, &name, object).await
+    }
+
+    async fn commit_new(&self, write: &Write<'_>, name: &str, mut object: Value) -> Result<Stored, Fail> {
+        let resource = write.resource;
+        let key = resource.key(write.namespace, name);
+        let asked = object.clone();
+        for _ in 0..WRITE_ATTEMPTS {
+            object.clone_from(&asked);
+            let mut claims = Claims::default();
+            self.claim_namespace(write, name, &mut claims).await?;
+            self.claim_service(write, None, Some(&mut object), &mut claims).await?;
+            let bytes = codec::canonical(&object);
+            let mut commit = Commit {
+                expect: vec![(key.clone(), Expect::Absent)],
+                mutations: vec![Mutation::Put { key: key.clone(), value: self.seal(resource, &key, bytes.clone()) }],
+            };
+            commit.expect.append(&mut claims.expect);
+            commit.mutations.append(&mut claims.mutations);
+            if write.dry_run {
+                return match self.find(resource, write.namespace, name).await? {
+                    Some(_) => Err(exists(write, name)),
+                    None => Ok(Stored { bytes, revision: 0 }),
+                };
+            }
+            match self.store.commit(commit).await {
+                Ok(revision) => return Ok(Stored { bytes, revision }),
+                Err(CommitError::Conflict { key: at, .. }) if at == key => return Err(exists(write, name)),
+                // An address was taken or the namespace changed: look again, and say so if it is final.
+                Err(CommitError::Conflict { .. }) => {}
+                Err(error) => return Err(commit_failure(error)),
+            }
+        }
+        Err(Box::new(Status::timeout("too many concurrent writes")))
+    }
+
+    /// Ties the commit to the namespace as it is now: nothing can be created in one that goes away meanwhile.
+    async fn claim_namespace(&self, write: &Write<'_>, name: &str, claims: &mut Claims) -> Result<(), Fail> {
+        if write.namespace.is_empty() {
+            return Ok(());
+        }
+        let namespaces = self.resource("", "v1", "namespaces")?;
+        let namespace = self.get(&namespaces, "", write.namespace).await?;
+        crate::admission::namespace_lifecycle::check_alive(write, name, &namespace.value()?)?;
+        claims.expect.push((namespaces.key("", write.namespace), Expect::ModRevision(namespace.revision)));
+        Ok(())
+    }
+}
+
+fn exists(write: &Write<'_>, name: &str) -> Fail {
+    let kind = &write.resource.kind;
+    Box::new(Status::already_exists(&kind.group, &kind.resource, name))
+}
+
+/// Refuses an object whose namespace is not the one of the request.
+pub(super) fn check_namespace(write: &Write<'_>, object: &Value) -> Result<(), Fail> {
+    let named = meta::namespace(object);
+    let kind = &write.resource.kind;
+    if named.is_empty() || named == write.namespace {
+        return Ok(());
+    }
+    let why = if kind.namespaced {
+        "the namespace of the provided object does not match the namespace sent on the request"
+    } else {
+        "namespace may not be set on a cluster-scoped object"
+    };
+    Err(Box::new(Status::bad_request(why)))
+}
+
+/// A random (version 4) UUID.
+pub fn new_uid() -> String {
+    let mut b: [u8; 16] = rand::rng().random();
+    b[6] = (b[6] & 0x0f) | 0x40;
+    b[8] = (b[8] & 0x3f) | 0x80;
+    let hex: String = b.iter().map(|b| format!("{b:02x}")).collect();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}

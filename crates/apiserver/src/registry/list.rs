@@ -1,0 +1,425 @@
+//! Listing: selectors, pages on one snapshot, and the meaning of `resourceVersion`.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::time::Duration;
+
+use api::selector::{FieldSelector, LabelSelector};
+use api::{FieldError, Status};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use store::{RangeRequest, ReadError, prefix_end};
+
+use super::{Fail, Registry, Resource, Stored, read_failure};
+use crate::http::request_info::Query;
+
+/// Objects read from the store at once while a selective page is filled.
+const SCAN_CHUNK: usize = 512;
+/// Largest accepted `limit`.
+const LIMIT_MAX: usize = 1 << 20;
+
+/// How `resourceVersion` of a list is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Match {
+    /// At least as new.
+    NotOlderThan,
+    /// At exactly that revision.
+    Exact,
+}
+
+/// Which objects are meant: both selectors must match.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// Label selector.
+    pub labels: LabelSelector,
+    /// Field selector.
+    pub fields: FieldSelector,
+}
+
+/// Labels of an object, read without building its tree.
+#[derive(Deserialize)]
+struct Labelled<'a> {
+    #[serde(borrow, default)]
+    metadata: LabelledMetadata<'a>,
+}
+
+#[derive(Deserialize, Default)]
+struct LabelledMetadata<'a> {
+    #[serde(borrow, default)]
+    labels: HashMap<Cow<'a, str>, Cow<'a, str>>,
+}
+
+impl Selection {
+    /// Reads `labelSelector` and `fieldSelector`.
+    ///
+    /// # Errors
+    /// 400 when one cannot be parsed or names a field the kind does not select by.
+    pub fn parse(resource: &Resource, query: &Query) -> Result<Self, Fail> {
+        let bad = |e: api::selector::SelectorError| Box::new(Status::bad_request(e.to_string()));
+        let labels = LabelSelector::parse(query.get("labelSelector").unwrap_or_default()).map_err(bad)?;
+        let fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default()).map_err(bad)?;
+        for requirement in fields.requirements() {
+            if kinds::field_value(resource.stored(), &Value::Null, &requirement.field).is_none() {
+                let field = &requirement.field;
+                let why = if kinds::field_labels(resource.stored()).is_empty() {
+                    format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+                } else {
+                    format!("field label not supported: {field}")
+                };
+                return Err(Box::new(Status::bad_request(why)));
+            }
+        }
+        Ok(Self { labels, fields })
+    }
+
+    /// The object of that name.
+    ///
+    /// # Errors
+    /// 400 when it can be no name.
+    pub fn of_name(name: &str) -> Result<Self, Fail> {
+        let fields = FieldSelector::parse(&format!("metadata.name={name}"))
+            .map_err(|e| Box::new(Status::bad_request(e.to_string())))?;
+        Ok(Self { fields, ..Self::default() })
+    }
+
+    /// Whether everything matches.
+    pub fn is_everything(&self) -> bool {
+        self.labels.is_everything() && self.fields.is_everything()
+    }
+
+    /// Whether a stored object matches. Bytes that are no object match nothing.
+    pub fn matches(&self, resource: &Resource, bytes: &[u8]) -> bool {
+        self.labels_match(bytes) && self.fields_match(resource, bytes)
+    }
+
+    fn labels_match(&self, bytes: &[u8]) -> bool {
+        if self.labels.is_everything() {
+            return true;
+        }
+        let Ok(object) = serde_json::from_slice::<Labelled<'_>>(bytes) else { return false };
+        let labels = &object.metadata.labels;
+        self.labels.matches_with(|key| labels.get(key).map(AsRef::as_ref))
+    }
+
+    fn fields_match(&self, resource: &Resource, bytes: &[u8]) -> bool {
+        if self.fields.is_everything() {
+            return true;
+        }
+        let Ok(object) = serde_json::from_slice::<Value>(bytes) else { return false };
+        let kind = resource.stored();
+        self.fields.matches_with(|field| kinds::field_value(kind, &object, field).unwrap_or_default())
+    }
+}
+
+/// Where a list goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Continue {
+    v: String,
+    /// Revision of the first page; -1 asks for the current one.
+    rv: i64,
+    /// Key to start at, without the prefix.
+    start: String,
+}
+
+const CONTINUE_VERSION: &str = "meta.k8s.io/v1";
+
+impl Continue {
+    fn encode(rv: i64, start: &str) -> String {
+        let token = Self { v: CONTINUE_VERSION.into(), rv, start: start.into() };
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
+    }
+
+    fn decode(text: &str) -> Option<Self> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).or_else(|_| STANDARD.decode(text)).ok()?;
+        serde_json::from_slice::<Self>(&bytes).ok().filter(|c| c.v == CONTINUE_VERSION && c.rv != 0)
+    }
+}
+
+/// Query of a list or watch.
+#[derive(Debug, Clone, Default)]
+pub struct ListOptions {
+    /// Which objects.
+    pub selection: Selection,
+    /// At most so many; 0 is all.
+    pub limit: usize,
+    from: Option<Continue>,
+    /// Revision asked for; `None` if unset, `Some(0)` for any.
+    pub resource_version: Option<u64>,
+    /// How the revision is meant.
+    pub version_match: Option<Match>,
+    /// Watch: progress is told.
+    pub bookmarks: bool,
+    /// Watch: start with the objects there are.
+    pub send_initial_events: Option<bool>,
+    /// Longest time of a watch.
+    pub timeout: Option<Duration>,
+}
+
+fn invalid(errors: &[FieldError]) -> Fail {
+    Box::new(Status::invalid("meta.k8s.io", "ListOptions", "", errors))
+}
+
+impl ListOptions {
+    /// Everything selected, as it is now.
+    pub fn of(selection: Selection) -> Self {
+        Self { selection, ..Self::default() }
+    }
+
+    /// Reads and checks the query of a list (or, with `watch`, of a watch).
+    ///
+    /// # Errors
+    /// 400 or 422 in upstream's words.
+    pub fn parse(resource: &Resource, query: &Query, watch: bool) -> Result<Self, Fail> {
+        let number = |name: &'static str| match query.non_empty(name).map(str::parse::<u64>) {
+            None => Ok(None),
+            Some(Ok(n)) => Ok(Some(n)),
+            Some(Err(_)) => {
+                let value = query.get(name).unwrap_or_default();
+                Err(invalid(&[FieldError::invalid(name, value, format!("strconv.ParseUint: parsing {value:?}: invalid syntax"))]))
+            }
+        };
+        let from = match query.non_empty("continue") {
+            None => None,
+            Some(text) => Some(Continue::decode(text).ok_or_else(|| {
+                Box::new(Status::bad_request("continue key is not valid: the encoded continue token is not valid"))
+            })?),
+        };
+        let version_match = match query.non_empty("resourceVersionMatch") {
+            None => None,
+            Some("NotOlderThan") => Some(Match::NotOlderThan),
+            Some("Exact") => Some(Match::Exact),
+            Some(other) => {
+                let allowed = ["Exact", "NotOlderThan"];
+                return Err(invalid(&[FieldError::not_supported("resourceVersionMatch", other, &allowed)]));
+            }
+        };
+        let options = Self {
+            selection: Selection::parse(resource, query)?,
+            limit: number("limit")?.map_or(0, |n| usize::try_from(n).unwrap_or(LIMIT_MAX).min(LIMIT_MAX)),
+            from,
+            resource_version: number("resourceVersion")?,
+            version_match,
+            bookmarks: query.flag("allowWatchBookmarks"),
+            send_initial_events: query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents")),
+            timeout: number("timeoutSeconds")?.filter(|s| *s > 0).map(Duration::from_secs),
+        };
+        let errors = if watch { options.watch_errors() } else { options.list_errors(query) };
+        if errors.is_empty() { Ok(options) } else { Err(invalid(&errors)) }
+    }
+
+    fn list_errors(&self, query: &Query) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let forbid = |text: &str| FieldError::forbidden("resourceVersionMatch", text);
+        if self.send_initial_events.is_some() {
+            errors.push(FieldError::forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"));
+        }
+        if self.version_match.is_some() && query.non_empty("resourceVersion").is_none() {
+            errors.push(forbid("resourceVersionMatch is forbidden unless resourceVersion is provided"));
+        }
+        if self.version_match.is_some() && self.from.is_some() {
+            errors.push(forbid("resourceVersionMatch is forbidden when continue is provided"));
+        }
+        if self.version_match == Some(Match::Exact) && self.resource_version == Some(0) {
+            errors.push(forbid("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""));
+        }
+        errors
+    }
+
+    fn watch_errors(&self) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        match (self.send_initial_events, self.version_match) {
+            (Some(true), None) => errors.push(FieldError::forbidden(
+                "resourceVersionMatch",
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            )),
+            (Some(_), Some(Match::Exact)) => errors.push(FieldError::not_supported(
+                "resourceVersionMatch",
+                "Exact",
+                &["NotOlderThan"],
+            )),
+            (None, Some(_)) => errors.push(FieldError::forbidden(
+                "resourceVersionMatch",
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            )),
+            _ => {}
+        }
+        if self.send_initial_events == Some(true) && !self.bookmarks {
+            errors.push(FieldError::forbidden(
+                "allowWatchBookmarks",
+                "sendInitialEvents requires allowWatchBookmarks to be set to true",
+            ));
+        }
+        errors
+    }
+}
+
+/// One page of a list.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// The objects.
+    pub items: Vec<Stored>,
+    /// Revision of the snapshot.
+    pub revision: u64,
+    /// Token of the next page.
+    pub next: Option<String>,
+    /// How many objects are left, when it is known.
+    pub remaining: Option<u64>,
+}
+
+impl Page {
+    /// The page as a typed list; `convert` gives an object in the served version.
+    pub fn to_json(&self, resource: &Resource) -> Bytes {
+        let kind = &resource.kind;
+        let size: usize = self.items.iter().map(|i| i.bytes.len() + 40).sum();
+        let mut out = BytesMut::with_capacity(size + 256);
+        out.put_slice(b"{\"kind\":\"");
+        out.put_slice(kind.list_kind.as_bytes());
+        out.put_slice(b"\",\"apiVersion\":\"");
+        out.put_slice(kind.api_version().as_bytes());
+        out.put_slice(b"\",\"metadata\":");
+        out.put_slice(self.metadata().to_string().as_bytes());
+        out.put_slice(b",\"items\":[");
+        for (i, item) in self.items.iter().enumerate() {
+            if i > 0 {
+                out.put_u8(b',');
+            }
+            super::splice::append_item(&mut out, &item.bytes, item.revision);
+        }
+        out.put_slice(b"]}");
+        out.freeze()
+    }
+
+    /// `metadata` of the list.
+    pub fn metadata(&self) -> Value {
+        let mut metadata = serde_json::json!({"resourceVersion": self.revision.to_string()});
+        if let Some(next) = &self.next {
+            metadata["continue"] = next.as_str().into();
+        }
+        if let Some(remaining) = self.remaining {
+            metadata["remainingItemCount"] = remaining.into();
+        }
+        metadata
+    }
+}
+
+const EXPIRED_CONTINUE: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";
+
+/// A failure of a list, and for an expired continue token the token to go on with.
+fn list_failure(error: ReadError, from: Option<&Continue>) -> Fail {
+    match (error, from) {
+        (ReadError::Compacted { .. }, Some(_)) => Box::new(Status::expired(EXPIRED_CONTINUE)),
+        (ReadError::Future { current }, _) => Box::new(Status::too_large_resource_version(0, current)),
+        (error, _) => read_failure(error),
+    }
+}
+
+impl Registry {
+    /// One page of a list; items are in the stored version unless the resource is served in another.
+    ///
+    /// # Errors
+    /// A Status in upstream's words: expired, too large resource version, …
+    pub async fn list(&self, resource: &Resource, namespace: &str, options: &ListOptions) -> Result<Page, Fail> {
+        let at = self.snapshot(options)?;
+        if let Some(page) = self.lookup(resource, namespace, options, at).await? {
+            return Ok(page);
+        }
+        let prefix = resource.prefix(namespace);
+        let end = prefix_end(&prefix);
+        let mut start = match &options.from {
+            Some(from) => Bytes::from([&prefix[..], from.start.as_bytes()].concat()),
+            None => prefix.clone(),
+        };
+        let everything = options.selection.is_everything();
+        let mut page = Page::default();
+        let mut at = at;
+        loop {
+            let limit = match (options.limit, everything) {
+                (0, _) => 0,
+                (n, true) => n - page.items.len(),
+                (_, false) => SCAN_CHUNK,
+            };
+            let range = RangeRequest { start: start.clone(), end: end.clone(), limit, at };
+            let found = self.store.range(range).await.map_err(|e| list_failure(e, options.from.as_ref()))?;
+            page.revision = found.revision;
+            at = Some(found.revision);
+            let total = found.kvs.len();
+            for (i, kv) in found.kvs.iter().enumerate() {
+                // The key just behind this one.
+                start = Bytes::from([&kv.key[..], b"\0"].concat());
+                let stored = self.open(kv)?;
+                if !everything && !options.selection.matches(resource, &stored.bytes) {
+                    continue;
+                }
+                page.items.push(served(resource, stored)?);
+                let more = found.more || i + 1 < total;
+                if options.limit > 0 && page.items.len() == options.limit && more {
+                    let rest = String::from_utf8_lossy(&start[prefix.len()..]);
+                    page.next = Some(Continue::encode(i64::try_from(page.revision).unwrap_or(i64::MAX), &rest));
+                    page.remaining = everything.then(|| found.count.saturating_sub(total as u64));
+                    return Ok(page);
+                }
+            }
+            if !found.more {
+                return Ok(page);
+            }
+        }
+    }
+
+    /// `metadata.name=x` in one namespace is a lookup.
+    async fn lookup(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        options: &ListOptions,
+        at: Option<u64>,
+    ) -> Result<Option<Page>, Fail> {
+        let Some(name) = options.selection.fields.exact("metadata.name") else { return Ok(None) };
+        if (resource.kind.namespaced && namespace.is_empty()) || options.from.is_some() {
+            return Ok(None);
+        }
+        let key = resource.key(namespace, name);
+        let (kv, revision) =
+            self.store.get(&key, at).await.map_err(|e| list_failure(e, options.from.as_ref()))?;
+        let mut page = Page { revision, ..Page::default() };
+        if let Some(stored) = kv.map(|kv| self.open(&kv)).transpose()?
+            && options.selection.matches(resource, &stored.bytes)
+        {
+            page.items.push(served(resource, stored)?);
+        }
+        Ok(Some(page))
+    }
+
+    /// The revision to read at; `None` is now.
+    fn snapshot(&self, options: &ListOptions) -> Result<Option<u64>, Fail> {
+        if let Some(from) = &options.from {
+            if options.resource_version.is_some_and(|rv| rv != 0) {
+                let why = "specifying resource version is not allowed when using continue";
+                return Err(Box::new(Status::bad_request(why)));
+            }
+            return Ok(u64::try_from(from.rv).ok());
+        }
+        let Some(asked) = options.resource_version.filter(|rv| *rv > 0) else { return Ok(None) };
+        let current = self.store.revision();
+        if asked > current {
+            return Err(Box::new(Status::too_large_resource_version(asked, current)));
+        }
+        let exact = match options.version_match {
+            Some(m) => m == Match::Exact,
+            // Before resourceVersionMatch existed, a limit made the revision exact.
+            None => options.limit > 0,
+        };
+        Ok(exact.then_some(asked))
+    }
+}
+
+/// An object in the served version.
+pub fn served(resource: &Resource, stored: Stored) -> Result<Stored, Fail> {
+    if !resource.converts() {
+        return Ok(stored);
+    }
+    let value = resource.to_served(stored.value()?);
+    Ok(Stored { bytes: codec::canonical(&value), revision: stored.revision })
+}

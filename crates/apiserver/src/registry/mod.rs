@@ -1,0 +1,225 @@
+//! The generic engine: one path of create, get, list, watch, update, patch and delete for every kind.
+//!
+//! Objects are stored as canonical JSON without `resourceVersion`; the store's revision is spliced in on the
+//! way out. A write is a read-modify-commit loop whose commit carries every precondition: the object's revision, the
+//! namespace's existence and allocated addresses are decided atomically, never checked and then hoped for.
+
+mod claims;
+mod create;
+mod delete;
+pub mod list;
+pub mod metadata;
+pub mod resource;
+pub mod scale;
+mod services;
+pub mod splice;
+pub mod table;
+mod transform;
+mod update;
+pub mod watch;
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use api::Status;
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde_json::Value;
+use store::{CommitError, KeyValue, RangeRequest, ReadError, Store, prefix_end};
+
+pub use claims::Claims;
+pub use create::new_uid;
+pub use delete::{DeleteOptions, Deleted};
+pub use resource::{Resource, Resources};
+pub use transform::Transformer;
+pub use update::{Part, Update, served_with_revision};
+
+use crate::admission::Chain;
+use crate::auth::UserInfo;
+use crate::config::Config;
+
+/// A failure to be answered; boxed because it is rare and large.
+pub type Fail = Box<Status>;
+
+/// How often a write is tried again when another one came in between and the client pinned no version.
+const WRITE_ATTEMPTS: usize = 16;
+
+/// An object as it is stored.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Canonical JSON of the stored version, without `resourceVersion`.
+    pub bytes: Bytes,
+    /// Revision of the last write.
+    pub revision: u64,
+}
+
+impl Stored {
+    /// The object as a tree.
+    ///
+    /// # Errors
+    /// When the stored bytes are no JSON.
+    pub fn value(&self) -> Result<Value, Fail> {
+        serde_json::from_slice(&self.bytes).map_err(|e| Box::new(Status::internal(e)))
+    }
+}
+
+/// Who writes what, and how.
+pub struct Write<'a> {
+    /// The resource written.
+    pub resource: &'a Arc<Resource>,
+    /// Namespace of the request, or empty.
+    pub namespace: &'a str,
+    /// Name in the path, or empty on create.
+    pub name: &'a str,
+    /// Subresource, or empty.
+    pub subresource: &'a str,
+    /// Who asks.
+    pub user: &'a UserInfo,
+    /// Everything happens but the commit.
+    pub dry_run: bool,
+    /// The time of the request.
+    pub now: Timestamp,
+    /// Collects warnings for the response.
+    pub warnings: &'a Warnings,
+}
+
+/// Warnings of one request, in order.
+#[derive(Default)]
+pub struct Warnings(Mutex<Vec<String>>);
+
+impl Warnings {
+    /// Adds warnings, leaving out repetitions.
+    pub fn add(&self, more: impl IntoIterator<Item = String>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for warning in more {
+            if !all.contains(&warning) {
+                all.push(warning);
+            }
+        }
+    }
+
+    /// Takes all warnings.
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The engine.
+pub struct Registry {
+    store: Arc<dyn Store>,
+    transformer: Transformer,
+    resources: RwLock<Arc<Resources>>,
+    admission: Chain,
+    config: Config,
+    /// Cancelled when the server stops: ends watches.
+    pub stop: tokio_util::sync::CancellationToken,
+}
+
+/// A failure of reading, in the API's words.
+pub fn read_failure(error: ReadError) -> Fail {
+    Box::new(match error {
+        ReadError::Compacted { .. } => {
+            Status::expired("The resourceVersion for the provided list is too old.")
+        }
+        ReadError::Closed => Status::service_unavailable("the server is shutting down"),
+        other => Status::internal(other),
+    })
+}
+
+/// A failure of committing other than a conflict, in the API's words.
+pub fn commit_failure(error: CommitError) -> Fail {
+    Box::new(match error {
+        CommitError::TooLarge { .. } => Status::too_large(&error),
+        CommitError::Closed => Status::service_unavailable("the server is shutting down"),
+        other => Status::internal(other),
+    })
+}
+
+impl Registry {
+    /// An engine over `store`.
+    pub fn new(config: Config, store: Arc<dyn Store>, admission: Chain) -> Self {
+        Self {
+            store,
+            transformer: Transformer::new(config.encryption_key.as_ref()),
+            resources: RwLock::new(Arc::new(Resources::new(api::kinds()))),
+            admission,
+            config,
+            stop: tokio_util::sync::CancellationToken::new(),
+        }
+    }
+
+    /// The resources served now.
+    pub fn resources(&self) -> Arc<Resources> {
+        self.resources.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The time.
+    pub fn now(&self) -> Timestamp {
+        (self.config.clock)()
+    }
+
+    /// Opens a stored value.
+    pub fn open(&self, kv: &KeyValue) -> Result<Stored, Fail> {
+        let bytes = self
+            .transformer
+            .open(&kv.key, kv.value.clone())
+            .map_err(|e| Box::new(Status::internal(e)))?;
+        Ok(Stored { bytes, revision: kv.mod_revision })
+    }
+
+    fn seal(&self, resource: &Resource, key: &[u8], value: Bytes) -> Bytes {
+        self.transformer.seal(resource.policy.secret, key, value)
+    }
+
+    /// One object, or `None`.
+    pub async fn find(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Option<Stored>, Fail> {
+        let key = resource.key(namespace, name);
+        let (kv, _) = self.store.get(&key, None).await.map_err(read_failure)?;
+        kv.map(|kv| self.open(&kv)).transpose()
+    }
+
+    /// One object; 404 without it.
+    pub async fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Stored, Fail> {
+        let found = self.find(resource, namespace, name).await?;
+        found.ok_or_else(|| Box::new(Status::not_found(&resource.kind.group, &resource.kind.resource, name)))
+    }
+
+    /// A built-in resource by its path.
+    pub fn resource(&self, group: &str, version: &str, resource: &str) -> Result<Arc<Resource>, Fail> {
+        self.resources().find(group, version, resource).ok_or_else(|| Box::new(Status::no_resource()))
+    }
+
+    /// One object of a built-in resource as a tree, or `None`: for admission and reviews.
+    pub async fn read(
+        &self,
+        (group, version, resource): (&str, &str, &str),
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Value>, Fail> {
+        let resource = self.resource(group, version, resource)?;
+        self.find(&resource, namespace, name).await?.map(|s| s.value()).transpose()
+    }
+
+    /// All objects of a built-in resource (in a namespace, if one is given) as trees: for admission and reviews,
+    /// where there are few.
+    pub async fn read_all(
+        &self,
+        (group, version, resource): (&str, &str, &str),
+        namespace: &str,
+    ) -> Result<Vec<Value>, Fail> {
+        let resource = self.resource(group, version, resource)?;
+        let start = resource.prefix(namespace);
+        let range = RangeRequest { end: prefix_end(&start), start, limit: 0, at: None };
+        let found = self.store.range(range).await.map_err(read_failure)?;
+        found.kvs.iter().map(|kv| self.open(kv)?.value()).collect()
+    }
+}

@@ -1,0 +1,102 @@
+//! The scale subresource: replicas of a workload as `autoscaling/v1` Scale.
+
+use api::selector::LabelSelector;
+use api::{Status, meta};
+use serde_json::{Value, json};
+
+use super::{Fail, Part, Registry, Stored, Write};
+
+/// The Scale of an object that has `spec.replicas`.
+pub fn scale_of(object: &Value, revision: u64) -> Value {
+    let mut metadata = json!({"name": meta::name(object), "namespace": meta::namespace(object)});
+    for field in ["uid", "creationTimestamp"] {
+        if let Some(value) = meta::get(object, &["metadata", field]) {
+            metadata[field] = value.clone();
+        }
+    }
+    metadata["resourceVersion"] = revision.to_string().into();
+    let mut status = json!({"replicas": meta::int_at(object, &["status", "replicas"]).unwrap_or(0)});
+    if let Some(selector) = selector_text(object).filter(|s| !s.is_empty()) {
+        status["selector"] = selector.into();
+    }
+    json!({
+        "kind": "Scale",
+        "apiVersion": "autoscaling/v1",
+        "metadata": metadata,
+        "spec": {"replicas": meta::int_at(object, &["spec", "replicas"]).unwrap_or(0)},
+        "status": status,
+    })
+}
+
+fn selector_text(object: &Value) -> Option<String> {
+    let selector = meta::get(object, &["spec", "selector"])?;
+    let plain = selector.as_object()?.values().all(Value::is_string);
+    let parsed = if plain {
+        // A replication controller's selector is a map of labels.
+        let pairs = selector.as_object()?.iter().filter_map(|(k, v)| Some((k.as_str(), v.as_str()?)));
+        LabelSelector::from_map(pairs)
+    } else {
+        LabelSelector::from_value(selector).ok()?
+    };
+    Some(parsed.to_string())
+}
+
+impl Registry {
+    /// The Scale of an object.
+    ///
+    /// # Errors
+    /// 404 when there is no such object.
+    pub async fn get_scale(&self, write: &Write<'_>) -> Result<Value, Fail> {
+        let stored = self.get(write.resource, write.namespace, write.name).await?;
+        Ok(scale_of(&stored.value()?, stored.revision))
+    }
+
+    /// Sets replicas to what `change` makes of the current Scale.
+    ///
+    /// # Errors
+    /// As [`Registry::update`], and 422 for a negative number.
+    pub async fn update_scale<F>(&self, write: &Write<'_>, mut change: F) -> Result<Value, Fail>
+    where
+        F: FnMut(Value) -> Result<Value, Fail> + Send,
+    {
+        let stored: Stored = self
+            .update(write, Part::Main, |object| {
+                let revision = meta::str_at(object, &["metadata", "resourceVersion"]).parse().unwrap_or(0);
+                let wanted = change(scale_of(object, revision))?;
+                let replicas = meta::int_at(&wanted, &["spec", "replicas"]).unwrap_or(0);
+                if replicas < 0 {
+                    let why = api::FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
+                    return Err(Box::new(Status::invalid("autoscaling", "Scale", write.name, &[why])));
+                }
+                let mut object = object.clone();
+                meta::set(&mut object, &["spec", "replicas"], replicas.into());
+                // The client's precondition counts; without one the change applies to whatever is there.
+                match meta::str_at(&wanted, &["metadata", "resourceVersion"]) {
+                    "" => {
+                        meta::remove(&mut object, &["metadata", "resourceVersion"]);
+                    }
+                    asked => meta::set(&mut object, &["metadata", "resourceVersion"], asked.into()),
+                }
+                Ok(object)
+            })
+            .await?;
+        Ok(scale_of(&stored.value()?, stored.revision))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scale_shows_replicas_and_selector() {
+        let d = json!({"metadata": {"name": "d", "namespace": "n", "uid": "u"},
+            "spec": {"replicas": 3, "selector": {"matchLabels": {"a": "b"}}}, "status": {"replicas": 2}});
+        let s = scale_of(&d, 9);
+        assert_eq!(s["spec"]["replicas"], 3);
+        assert_eq!(s["status"], json!({"replicas": 2, "selector": "a=b"}));
+        assert_eq!(s["metadata"]["resourceVersion"], "9");
+        let rc = json!({"metadata": {"name": "d"}, "spec": {"selector": {"a": "b"}}});
+        assert_eq!(scale_of(&rc, 1)["status"]["selector"], "a=b");
+    }
+}

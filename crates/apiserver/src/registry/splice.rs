@@ -1,0 +1,102 @@
+//! Adding what the store keeps outside an object to its stored bytes, without parsing them.
+//!
+//! Stored values are canonical JSON: `kind`, `apiVersion` and `metadata` come first, in this order, and
+//! `metadata` has no `resourceVersion`. So the first `"metadata":{` of a value is the place where the
+//! revision goes, and everything before it is the type of the object.
+
+use bytes::{Bytes, BytesMut};
+
+const METADATA: &[u8] = b"\"metadata\":{";
+const RESOURCE_VERSION: &[u8] = b"\"resourceVersion\":\"";
+/// Longest decimal of a revision, with quotes, comma and name around it.
+const EXTRA: usize = 48;
+
+/// Byte offset just behind `"metadata":{`.
+fn metadata_start(value: &[u8]) -> Option<usize> {
+    value.windows(METADATA.len()).position(|w| w == METADATA).map(|p| p + METADATA.len())
+}
+
+fn push_revision(out: &mut BytesMut, revision: u64, rest: &[u8]) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    let mut n = revision;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(RESOURCE_VERSION);
+    out.extend_from_slice(&digits[at..]);
+    out.extend_from_slice(if rest.first() == Some(&b'}') { b"\"" } else { b"\"," });
+}
+
+/// Appends `value` with its revision.
+pub fn append_object(out: &mut BytesMut, value: &[u8], revision: u64) {
+    let start = metadata_start(value).unwrap_or(value.len());
+    out.reserve(value.len() + EXTRA);
+    out.extend_from_slice(&value[..start]);
+    if start < value.len() {
+        push_revision(out, revision, &value[start..]);
+    }
+    out.extend_from_slice(&value[start..]);
+}
+
+/// Appends `value` as an item of a typed list: upstream leaves `kind` and `apiVersion` out there.
+pub fn append_item(out: &mut BytesMut, value: &[u8], revision: u64) {
+    let start = metadata_start(value).unwrap_or(value.len());
+    if start == value.len() {
+        out.extend_from_slice(value);
+        return;
+    }
+    out.reserve(value.len() + EXTRA);
+    out.extend_from_slice(b"{");
+    out.extend_from_slice(METADATA);
+    push_revision(out, revision, &value[start..]);
+    out.extend_from_slice(&value[start..]);
+}
+
+/// `value` with its revision.
+pub fn object(value: &[u8], revision: u64) -> Bytes {
+    let mut out = BytesMut::with_capacity(value.len() + EXTRA);
+    append_object(&mut out, value, revision);
+    out.freeze()
+}
+
+/// One line of a watch response.
+pub fn watch_event(kind: &str, value: &[u8], revision: u64) -> Bytes {
+    let mut out = BytesMut::with_capacity(value.len() + EXTRA + 40);
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b"\",\"object\":");
+    append_object(&mut out, value, revision);
+    out.extend_from_slice(b"}\n");
+    out.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn revision_goes_first_into_metadata() {
+        let v = br#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a"},"data":{"x":"\"metadata\":{"}}"#;
+        assert_eq!(
+            object(v, 120),
+            &br#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"120","name":"a"},"data":{"x":"\"metadata\":{"}}"#[..]
+        );
+        let mut item = BytesMut::new();
+        append_item(&mut item, v, 0);
+        assert!(item.starts_with(br#"{"metadata":{"resourceVersion":"0","name":"a"}"#));
+        assert_eq!(
+            object(br#"{"kind":"X","apiVersion":"v1","metadata":{}}"#, 7),
+            &br#"{"kind":"X","apiVersion":"v1","metadata":{"resourceVersion":"7"}}"#[..]
+        );
+        assert_eq!(
+            watch_event("ADDED", br#"{"metadata":{"name":"a"}}"#, 3),
+            &b"{\"type\":\"ADDED\",\"object\":{\"metadata\":{\"resourceVersion\":\"3\",\"name\":\"a\"}}}\n"[..]
+        );
+    }
+}

@@ -1,0 +1,295 @@
+//! Watching: the store's events of a prefix as lines of JSON.
+//!
+//! A watcher is a cursor in the store and nothing else: it is pulled by the connection, so a slow client costs no
+//! queue here. Events are spliced from stored bytes; only selectors, tables and converted versions parse.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::Status;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use rand::Rng;
+use serde_json::{Value, json};
+use store::{Batch, Event, EventKind, ReadError};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::list::{ListOptions, Page, served};
+use super::table::{self, IncludeObject};
+use super::{Fail, Registry, Resource, Stored, splice};
+use crate::http::body::{self, ResponseBody};
+use crate::http::negotiate::{Form, Transform};
+
+/// How often progress is told to watchers that allow bookmarks.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+/// Shortest life of a watch whose client names none; the longest is twice that.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
+/// Initial objects are sent in pieces of about this many bytes.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// How the events of one watch are written.
+pub struct Shape {
+    /// Table, metadata or the object.
+    pub form: Form,
+    /// What table rows carry.
+    pub include: IncludeObject,
+}
+
+struct Watcher {
+    registry: Arc<Registry>,
+    resource: Arc<Resource>,
+    options: ListOptions,
+    shape: Shape,
+    initial: VecDeque<Stored>,
+    /// Whether the end of the initial objects is still to be told.
+    announce: bool,
+    watch: store::Watch,
+    /// Events up to here are not for this watch.
+    after: u64,
+    /// Everything up to here has been sent.
+    seen: u64,
+    head_sent: bool,
+    bookmark_due: bool,
+    ticks: Interval,
+    deadline: Instant,
+    stop: CancellationToken,
+    done: bool,
+}
+
+impl Registry {
+    /// Starts a watch and gives the body of its response.
+    ///
+    /// # Errors
+    /// A Status when the initial objects cannot be read. Later failures are ERROR events.
+    pub async fn watch(
+        self: &Arc<Self>,
+        resource: &Arc<Resource>,
+        namespace: &str,
+        options: ListOptions,
+        shape: Shape,
+    ) -> Result<ResponseBody, Fail> {
+        let prefix = resource.prefix(namespace);
+        let from = options.resource_version.unwrap_or(0);
+        let initial_wanted = options.send_initial_events.unwrap_or(from == 0);
+        let (initial, after) = if initial_wanted {
+            let list = ListOptions::of(options.selection.clone());
+            let current = self.store.revision();
+            if from > current {
+                return Err(Box::new(Status::too_large_resource_version(from, current)));
+            }
+            let page = self.list(resource, namespace, &list).await?;
+            (page.items.into(), page.revision)
+        } else if from == 0 {
+            (VecDeque::new(), self.store.revision())
+        } else {
+            (VecDeque::new(), from)
+        };
+        let start = after.min(self.store.revision());
+        let watch = match self.store.watch(prefix, start) {
+            Ok(watch) => watch,
+            Err(error) => return Ok(body::full(error_event(&watch_failure(error, start)))),
+        };
+        let life = options.timeout.unwrap_or_else(|| DEFAULT_TIMEOUT.mul_f64(rand::rng().random_range(1.0..2.0)));
+        let mut ticks = tokio::time::interval_at(Instant::now() + BOOKMARK_INTERVAL, BOOKMARK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let watcher = Watcher {
+            announce: options.send_initial_events == Some(true),
+            registry: self.clone(),
+            resource: resource.clone(),
+            options,
+            shape,
+            initial,
+            watch,
+            after,
+            seen: after,
+            head_sent: false,
+            bookmark_due: false,
+            ticks,
+            deadline: Instant::now() + life,
+            stop: self.stop.clone(),
+            done: false,
+        };
+        Ok(body::stream(futures::stream::unfold(watcher, |mut watcher| async move {
+            watcher.next().await.map(|chunk| (Ok(chunk), watcher))
+        })))
+    }
+}
+
+fn watch_failure(error: ReadError, asked: u64) -> Fail {
+    match error {
+        ReadError::Compacted { oldest } => Box::new(Status::too_old_resource_version(asked, oldest)),
+        other => super::read_failure(other),
+    }
+}
+
+fn error_event(status: &Status) -> Bytes {
+    let mut line = json!({"type": "ERROR", "object": status.to_value()}).to_string();
+    line.push('\n');
+    line.into()
+}
+
+impl Watcher {
+    /// The next piece of the body; `None` ends it.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if self.done {
+                return None;
+            }
+            if let Some(chunk) = self.initial_chunk() {
+                return Some(chunk);
+            }
+            if std::mem::take(&mut self.announce) {
+                return Some(self.bookmark(true));
+            }
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => self.done = true,
+                batch = self.watch.next() => {
+                    let chunk = match batch {
+                        Some(Ok(batch)) => self.batch(&batch),
+                        Some(Err(error)) => {
+                            self.done = true;
+                            error_event(&watch_failure(error, self.seen))
+                        }
+                        None => {
+                            self.done = true;
+                            Bytes::new()
+                        }
+                    };
+                    if !chunk.is_empty() {
+                        return Some(chunk);
+                    }
+                }
+                _ = self.ticks.tick() => {
+                    if self.options.bookmarks {
+                        self.bookmark_due = true;
+                        self.watch.request_progress();
+                    }
+                }
+                () = tokio::time::sleep_until(self.deadline) => {
+                    self.done = true;
+                    if self.options.bookmarks && self.seen > self.after {
+                        return Some(self.bookmark(false));
+                    }
+                }
+            }
+        }
+    }
+
+    fn initial_chunk(&mut self) -> Option<Bytes> {
+        let mut out = BytesMut::new();
+        while let Some(stored) = self.initial.pop_front() {
+            self.append(&mut out, "ADDED", stored);
+            if out.len() >= CHUNK_BYTES {
+                break;
+            }
+        }
+        (!out.is_empty()).then(|| out.freeze())
+    }
+
+    fn batch(&mut self, batch: &Batch) -> Bytes {
+        let mut out = BytesMut::new();
+        let after = self.after;
+        for event in batch.events.iter().filter(|e| e.kv.mod_revision > after) {
+            match self.transition(event) {
+                Ok(Some((kind, stored))) => self.append(&mut out, kind, stored),
+                Ok(None) => {}
+                Err(status) => {
+                    self.done = true;
+                    out.extend_from_slice(&error_event(&status));
+                    return out.freeze();
+                }
+            }
+        }
+        self.seen = self.seen.max(batch.revision);
+        if std::mem::take(&mut self.bookmark_due) {
+            out.extend_from_slice(&self.bookmark(false));
+        }
+        out.freeze()
+    }
+
+    /// What an event of the store is to this watcher: objects enter and leave its selection.
+    fn transition(&self, event: &Event) -> Result<Option<(&'static str, Stored)>, Fail> {
+        let revision = event.kv.mod_revision;
+        let current = match event.kind {
+            EventKind::Put => Some(self.registry.open(&event.kv)?),
+            EventKind::Delete => None,
+        };
+        let previous = event.prev.as_ref().map(|kv| self.registry.open(kv)).transpose()?;
+        let selected = |stored: &Option<Stored>| {
+            stored.as_ref().is_some_and(|s| {
+                self.options.selection.is_everything() || self.options.selection.matches(&self.resource, &s.bytes)
+            })
+        };
+        let gone = |s: Stored| Stored { bytes: s.bytes, revision };
+        Ok(match (selected(&previous), selected(&current)) {
+            (false, false) => match (event.kind, previous) {
+                // A delete whose previous value the store does not hand over carries it itself.
+                (EventKind::Delete, None) => {
+                    let last = Some(self.registry.open(&event.kv)?);
+                    if selected(&last) { last.map(|s| ("DELETED", gone(s))) } else { None }
+                }
+                _ => None,
+            },
+            (true, true) => current.map(|s| ("MODIFIED", s)),
+            (false, true) => current.map(|s| ("ADDED", s)),
+            (true, false) => previous.map(|s| ("DELETED", gone(s))),
+        })
+    }
+
+    fn append(&mut self, out: &mut BytesMut, kind: &str, stored: Stored) {
+        match self.line(kind, stored) {
+            Ok(line) => out.extend_from_slice(&line),
+            Err(status) => {
+                self.done = true;
+                out.extend_from_slice(&error_event(&status));
+            }
+        }
+    }
+
+    fn line(&mut self, kind: &str, stored: Stored) -> Result<Bytes, Fail> {
+        let form = self.shape.form;
+        let object = match form.transform {
+            Transform::None => {
+                let stored = served(&self.resource, stored)?;
+                return Ok(splice::watch_event(kind, &stored.bytes, stored.revision));
+            }
+            Transform::Table => {
+                let head = !std::mem::replace(&mut self.head_sent, true);
+                let page = Page { revision: stored.revision, items: vec![stored], ..Page::default() };
+                table::table(&self.resource, &page, self.shape.include, form, self.registry.now(), head)?
+            }
+            Transform::Partial | Transform::PartialList => table::partial_of(&stored, form)?,
+        };
+        let mut line = json!({"type": kind, "object": object}).to_string();
+        line.push('\n');
+        Ok(line.into())
+    }
+
+    fn bookmark(&self, initial_end: bool) -> Bytes {
+        let kind = &self.resource.kind;
+        let revision = self.seen.to_string();
+        let mut metadata = json!({"resourceVersion": revision, "creationTimestamp": null});
+        if initial_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object = match self.shape.form.transform {
+            Transform::None => json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata}),
+            Transform::Table => json!({
+                "kind": "Table",
+                "apiVersion": self.shape.form.meta_version(),
+                "metadata": {"resourceVersion": revision},
+                "columnDefinitions": Value::Null,
+                "rows": [{"cells": [], "object": table::partial(&json!({"metadata": metadata}), self.shape.form)}],
+            }),
+            Transform::Partial | Transform::PartialList => {
+                table::partial(&json!({"metadata": metadata}), self.shape.form)
+            }
+        };
+        let mut line = json!({"type": "BOOKMARK", "object": object}).to_string();
+        line.push('\n');
+        line.into()
+    }
+}

@@ -1,0 +1,69 @@
+//! The server's parts and their start.
+
+use std::sync::Arc;
+
+use store::{ReadError, Store};
+use tokio::sync::Semaphore;
+
+use crate::admission::Chain;
+use crate::auth::{Authenticator, Authorizer};
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::openapi::OpenApi;
+use crate::registry::{Fail, Registry};
+
+/// Most reading requests of clients at once (upstream: 400).
+const MAX_READS: usize = 400;
+/// Most writing requests of clients at once (upstream: 200).
+const MAX_WRITES: usize = 200;
+
+/// Why a server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store cannot be read.
+    #[error("cannot read the store: {0}")]
+    Read(#[from] ReadError),
+    /// An object every cluster has could not be made.
+    #[error("cannot create the cluster's own objects: {0}")]
+    Bootstrap(Fail),
+}
+
+/// An API server over one store.
+pub struct ApiServer {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) authorizer: Authorizer,
+    pub(crate) metrics: Metrics,
+    pub(crate) openapi: OpenApi,
+    pub(crate) reads: Arc<Semaphore>,
+    pub(crate) writes: Arc<Semaphore>,
+}
+
+impl ApiServer {
+    /// Builds the server, makes the objects every cluster has, and starts what runs beside requests (following of
+    /// authorization rules, expiry of events).
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub async fn new(config: Config, store: Arc<dyn Store>) -> Result<Arc<Self>, StartError> {
+        let tokens = config.tokens.clone();
+        let registry = Arc::new(Registry::new(config, store.clone(), Chain::standard()));
+        crate::bootstrap::run(&registry).await.map_err(StartError::Bootstrap)?;
+        let server = Arc::new(Self {
+            authenticator: Authenticator::new(store.clone(), tokens),
+            authorizer: Authorizer::start(store).await?,
+            metrics: Metrics::new(),
+            openapi: OpenApi::default(),
+            reads: Arc::new(Semaphore::new(MAX_READS)),
+            writes: Arc::new(Semaphore::new(MAX_WRITES)),
+            registry,
+        });
+        crate::bootstrap::events::expire(server.registry.clone());
+        Ok(server)
+    }
+
+    /// Ends every watch and the work beside requests; requests go on being answered.
+    pub fn stop_streams(&self) {
+        self.registry.stop.cancel();
+    }
+}
