@@ -45,8 +45,11 @@ impl Bridge {
         sysctl::set("net/ipv4/ip_forward", "1")?;
         // Connections from 127.0.0.1 to a node port leave by the bridge after translation, and come back by it.
         sysctl::set(&format!("net/ipv4/conf/{name}/route_localnet"), "1")?;
-        // Pods reach each other by the gateway: telling them of a shorter way would bypass translation.
-        sysctl::set(&format!("net/ipv4/conf/{name}/send_redirects"), "0")?;
+        // Pods reach each other by the gateway: telling them of a shorter way would bypass translation. Either setting
+        // being on would be enough, and the one for all changes nothing for interfaces that have it on themselves.
+        for interface in [name, "all"] {
+            sysctl::set(&format!("net/ipv4/conf/{interface}/send_redirects"), "0")?;
+        }
         sysctl::set(&format!("net/ipv4/conf/{name}/rp_filter"), "1")?;
         Ok(Bridge {
             name: name.to_string(),

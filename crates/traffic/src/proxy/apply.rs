@@ -43,7 +43,7 @@ impl Applier {
     pub fn update(&mut self, services: BTreeMap<ServiceKey, Frontends>) -> Result<(), BatchError> {
         let changes = self.table.update(services);
         if self.in_step {
-            match self.nft.commit(&changes_batch(&self.config, &changes)) {
+            match self.commit(&changes) {
                 Ok(()) => return self.clean_up(&changes),
                 Err(error) => {
                     tracing::warn!(%error, "the kernel's service table is not as expected; replacing it")
@@ -52,6 +52,13 @@ impl Applier {
         }
         self.replace()?;
         self.clean_up(&changes)
+    }
+
+    fn commit(&mut self, changes: &Changes) -> Result<(), BatchError> {
+        // A transaction of their own: a packet that is between two states of the table sees the new elements but not yet
+        // the rules of new chains, and would fall through to being refused.
+        self.nft.commit(&chains_batch(&self.config, changes))?;
+        self.nft.commit(&elements_batch(&self.config, changes))
     }
 
     /// Replaces the kernel's table whole.
@@ -171,11 +178,16 @@ impl StaleFlow {
     }
 }
 
-fn changes_batch(config: &Config, changes: &Changes) -> Batch {
+fn chains_batch(config: &Config, changes: &Changes) -> Batch {
     let mut batch = Batch::new(Family::Ip, &config.table);
     for chain in &changes.add_chains {
         rules::add_chain(&mut batch, *chain);
     }
+    batch
+}
+
+fn elements_batch(config: &Config, changes: &Changes) -> Batch {
+    let mut batch = Batch::new(Family::Ip, &config.table);
     for (set, ids) in by_set(changes.remove.iter()) {
         batch.remove_elements(
             set.name(),
