@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod host;
 mod images;
 mod run;
@@ -21,6 +22,8 @@ struct Cli {
 enum Command {
     /// Run every test: format, lints, tidiness, unit, integration and end to end
     Test(test::Test),
+    /// Print the project's figures, measured on a release build
+    Bench(bench::Bench),
     /// Make the container images that tests and walkthroughs use, from Debian packages
     Images(images::Images),
     /// Check what compilers do not: crate arrows, file lengths, left-over marks
@@ -30,6 +33,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Test(command) => command.run(),
+        Command::Bench(command) => command.run(),
         Command::Images(command) => command.run(),
         Command::Tidy(command) => command.run(),
     };

@@ -59,6 +59,7 @@ impl Test {
             ]))
         })?;
         if !self.no_e2e {
+            step("images", || succeed(&mut cargo(&["xtask", "images"])))?;
             step("end-to-end tests", || {
                 succeed(&mut cargo(&[
                     "test",

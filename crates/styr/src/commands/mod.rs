@@ -13,6 +13,8 @@ mod server;
 mod status;
 mod up;
 
+pub use status::ready as is_ready;
+
 /// What to do.
 #[derive(Subcommand)]
 pub enum Command {

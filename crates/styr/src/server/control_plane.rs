@@ -1,0 +1,106 @@
+//! Starts the store, the API server, the controllers and the scheduler.
+
+use std::net::SocketAddrV4;
+use std::sync::Arc;
+
+use anyhow::Context;
+use apiserver::ApiServer;
+use apiserver::auth::{MASTERS, TokenIssuer, UserInfo};
+use store::Embedded;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::supervise::Supervisor;
+use super::tls;
+use crate::config::{CLUSTER_DOMAIN, Cluster};
+use crate::pki::Pki;
+
+/// The part of the cluster every other part talks to.
+pub struct ControlPlane {
+    /// The API server.
+    pub api: Arc<ApiServer>,
+    /// Its store.
+    pub store: Arc<Embedded>,
+}
+
+impl ControlPlane {
+    /// Opens the store and starts the API server over it.
+    ///
+    /// # Errors
+    /// When the store is damaged or locked, or a key is.
+    pub async fn open(cluster: &Cluster, pki: &Pki) -> anyhow::Result<Self> {
+        let dir = cluster.path("store");
+        let store = Embedded::open(&dir, store::Options::default())
+            .await
+            .with_context(|| format!("opening the store in {}", dir.display()))?;
+        let issuer = format!("https://kubernetes.default.svc.{CLUSTER_DOMAIN}");
+        let tokens = TokenIssuer::new(&issuer, &pki.kept_key("service-account")?)?;
+        let mut config = apiserver::Config::new(tokens);
+        config.service_cidr = cluster.choices.service_cidr.into();
+        config.advertise_address = cluster.node_ip().into();
+        config.advertise_port = cluster.api_address_for_pods().port();
+        config.encryption_key = Some(pki.encryption_key()?);
+        config.kubelet_tls = Some(tls::kubelet_client(pki)?);
+        let api = ApiServer::new(config, store.clone())
+            .await
+            .context("starting the API server")?;
+        Ok(Self { api, store })
+    }
+
+    /// Serves the API on this machine and to pods until `shutdown`.
+    ///
+    /// # Errors
+    /// When an address is taken.
+    pub async fn serve(
+        &self,
+        cluster: &Cluster,
+        pki: &Pki,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let tls = tls::api_server(pki, cluster)?;
+        for address in [cluster.api_address(), cluster.api_address_for_pods()] {
+            let listener = bind(address).await?;
+            let (api, tls, shutdown) = (self.api.clone(), tls.clone(), shutdown.clone());
+            tokio::spawn(async move { api.serve(listener, tls, shutdown).await });
+        }
+        Ok(())
+    }
+
+    /// A client that acts as `user`.
+    pub fn client(&self, user: &str, groups: &[&str]) -> client::Client {
+        client::in_process(self.api.in_process(UserInfo::new(user, groups)))
+    }
+
+    /// Starts the controllers and the scheduler.
+    pub fn start_deciders(&self, cluster: &Cluster, pki: &Pki, supervisor: &mut Supervisor) {
+        let config = controllers::Config {
+            cluster_cidr: Some(cluster.choices.pod_cidr.into()),
+            node_cidr_prefix: cluster.choices.node_cidr.prefix_len(),
+            root_ca: pki.ca_certificate().to_owned(),
+            volume_root: Some(cluster.path("volumes")),
+            ..controllers::Config::default()
+        };
+        let client = self.client("system:kube-controller-manager", &[MASTERS]);
+        supervisor.run("controllers", move |shutdown| {
+            let (client, config) = (client.clone(), config.clone());
+            async move {
+                controllers::run(client, config, shutdown).await;
+                Ok(())
+            }
+        });
+        let client = self.client("system:kube-scheduler", &[]);
+        supervisor.run("scheduler", move |shutdown| {
+            let client = client.clone();
+            async move {
+                scheduler::run(client, scheduler::Config::default(), shutdown).await;
+                Ok(())
+            }
+        });
+    }
+}
+
+async fn bind(address: SocketAddrV4) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listening on {address}"))
+}
