@@ -30,6 +30,18 @@ pub enum Requirement {
 }
 
 impl Requirement {
+    /// The label tested.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::In(key, _)
+            | Self::NotIn(key, _)
+            | Self::Exists(key)
+            | Self::NotExists(key)
+            | Self::Greater(key, _)
+            | Self::Less(key, _) => key,
+        }
+    }
+
     fn matches<'a>(&self, get: &impl Fn(&str) -> Option<&'a str>) -> bool {
         let number = |key: &str| get(key).and_then(|v| v.parse::<i64>().ok());
         match self {
@@ -122,6 +134,7 @@ impl LabelSelector {
                 }
             });
         }
+        requirements.sort_by(|a, b| a.key().cmp(b.key()));
         Ok(Self {
             requirements,
             nothing: false,

@@ -185,7 +185,16 @@ pub fn field_value(kind: &Kind, obj: &Value, label: &str) -> Option<String> {
     })
 }
 
-/// An object in another served version of its kind; `apiVersion` is set to that of `to`.
+/// Turns an object into another served version of its kind; `apiVersion` is set to that of `to`.
 pub fn convert(obj: &mut Value, to: &Kind) {
+    let from = meta::str_at(obj, &["apiVersion"]).to_owned();
+    if from == to.api_version() {
+        return;
+    }
+    match to.kind.as_str() {
+        "Event" => crate::core::event::convert(obj, &to.group),
+        "HorizontalPodAutoscaler" => crate::autoscaling::convert(obj, to.version == "v1"),
+        _ => {}
+    }
     meta::set(obj, &["apiVersion"], to.api_version().into());
 }

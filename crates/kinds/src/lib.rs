@@ -6,10 +6,23 @@
 //! Order on create: `codec::default` → [`default`] → [`prepare_create`] → admission → [`validate_create`].
 //! On update: `codec::default` → [`default`] → [`prepare_update`] → admission → [`validate_update`].
 
+mod apps;
+mod autoscaling;
+mod batch;
+mod cells;
+mod check;
+mod core;
 mod generic;
 mod metadata;
+mod networking;
+mod rbac;
 mod registry;
+mod simple;
+mod small;
+mod storage;
 mod strategy;
+
+pub use crate::core::pod::qos_class;
 
 pub use generic::{
     convert, default, delete_grace, field_labels, field_value, prepare_create,

@@ -79,7 +79,8 @@ fn merge_object(
         };
         let field = schema.and_then(|s| s.field(list));
         if let (Some(Value::Array(items)), Some(field)) = (out.get_mut(list), field) {
-            sort(items, order, field.patch_merge_key.as_deref(), &[])?;
+            let before = items.clone();
+            sort(items, order, field.patch_merge_key.as_deref(), &before)?;
         }
     }
     Ok(Value::Object(out))

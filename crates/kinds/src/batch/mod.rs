@@ -1,0 +1,340 @@
+//! Jobs and CronJobs.
+
+use api::time::{self, Timestamp};
+use api::{FieldError, meta};
+use serde_json::{Value, json};
+
+use crate::apps::default_template;
+use crate::cells::{Cell, condition_is_true, render, since, text};
+use crate::check::{immutable, not_negative, one_of};
+use crate::core::pod::validate_template;
+use crate::simple::{FieldLabels, Simple};
+use crate::strategy::{Ctx, Strategy};
+
+const UID_LABEL: &str = "batch.kubernetes.io/controller-uid";
+const NAME_LABEL: &str = "batch.kubernetes.io/job-name";
+const BACKOFF_LIMIT: i64 = 6;
+/// Longest name of a CronJob: its Jobs append eleven characters.
+const CRON_NAME_MAX: usize = 52;
+
+/// Rules of Jobs.
+pub(crate) struct Job;
+
+impl Strategy for Job {
+    fn default(&self, obj: &mut Value) {
+        default_template(obj, &["spec", "template"]);
+        if let Some(spec) = obj.get_mut("spec").filter(|s| s.is_object()) {
+            default_job_spec(spec);
+        }
+        let labels = meta::get(obj, &["metadata", "labels"]).and_then(Value::as_object);
+        if labels.is_none_or(serde_json::Map::is_empty)
+            && let Some(template) =
+                meta::get(obj, &["spec", "template", "metadata", "labels"]).cloned()
+        {
+            meta::set(obj, &["metadata", "labels"], template);
+        }
+    }
+
+    fn prepare_create(&self, job: &mut Value, _ctx: &Ctx<'_>) {
+        if meta::bool_at(job, &["spec", "manualSelector"]) {
+            return;
+        }
+        let (uid, name) = (meta::uid(job).to_owned(), meta::name(job).to_owned());
+        // The older labels without a prefix are still set beside the newer ones.
+        for (label, value) in [
+            ("controller-uid", &uid),
+            ("job-name", &name),
+            (UID_LABEL, &uid),
+            (NAME_LABEL, &name),
+        ] {
+            meta::set(
+                job,
+                &["spec", "template", "metadata", "labels", label],
+                value.as_str().into(),
+            );
+        }
+        meta::set(
+            job,
+            &["spec", "selector", "matchLabels", UID_LABEL],
+            uid.into(),
+        );
+    }
+
+    fn validate(&self, obj: &Value) -> Vec<FieldError> {
+        validate_job_spec(obj.get("spec").unwrap_or(&Value::Null), "spec")
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        let mut errors: Vec<FieldError> = Vec::new();
+        let suspended = meta::bool_at(old, &["spec", "suspend"])
+            && meta::get(old, &["status", "startTime"]).is_none();
+        let indexed = meta::str_at(old, &["spec", "completionMode"]) == "Indexed";
+        let mut fixed: Vec<&[&str]> = vec![
+            &["spec", "selector"],
+            &["spec", "completionMode"],
+            &["spec", "podFailurePolicy"],
+            &["spec", "backoffLimitPerIndex"],
+        ];
+        if !indexed {
+            fixed.push(&["spec", "completions"]);
+        }
+        if !suspended {
+            // A suspended job that never ran may still change where its pods go.
+            fixed.push(&["spec", "template"]);
+        }
+        errors.extend(
+            fixed
+                .into_iter()
+                .filter_map(|path| immutable(new, old, path)),
+        );
+        errors
+    }
+
+    fn row(&self, obj: &Value, now: Timestamp) -> Option<Vec<Value>> {
+        let mut cells = vec![
+            meta::name(obj).into(),
+            job_status(obj).into(),
+            completions(obj).into(),
+            duration(obj, now).into(),
+            crate::cells::age(obj, now).into(),
+        ];
+        cells.extend(render(JOB_TAIL, obj, now));
+        Some(cells)
+    }
+
+    fn field_labels(&self) -> FieldLabels {
+        &[("status.successful", &["status", "succeeded"])]
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+const JOB_TAIL: &[Cell] = &[
+    Cell::Containers(&["spec", "template", "spec"]),
+    Cell::Images(&["spec", "template", "spec"]),
+    Cell::Selector(&["spec", "selector"]),
+];
+
+fn default_job_spec(spec: &mut Value) {
+    let set = |spec: &mut Value, field: &str, value: Value| {
+        meta::object_at(spec, &[]).entry(field).or_insert(value);
+    };
+    if spec.get("completions").is_none() && spec.get("parallelism").is_none() {
+        set(spec, "completions", json!(1));
+    }
+    set(spec, "parallelism", json!(1));
+    let limit = if spec.get("backoffLimitPerIndex").is_some() {
+        i64::from(i32::MAX)
+    } else {
+        BACKOFF_LIMIT
+    };
+    set(spec, "backoffLimit", limit.into());
+    let policy = if spec.get("podFailurePolicy").is_some() {
+        "Failed"
+    } else {
+        "TerminatingOrFailed"
+    };
+    set(spec, "podReplacementPolicy", policy.into());
+}
+
+fn validate_job_spec(spec: &Value, at: &str) -> Vec<FieldError> {
+    let numbers = [
+        "parallelism",
+        "completions",
+        "activeDeadlineSeconds",
+        "backoffLimit",
+        "ttlSecondsAfterFinished",
+        "backoffLimitPerIndex",
+        "maxFailedIndexes",
+    ];
+    let mut errors = not_negative(spec, at, &numbers);
+    errors.extend(validate_template(
+        spec.get("template"),
+        &format!("{at}.template"),
+    ));
+    let policy = meta::str_at(spec, &["template", "spec", "restartPolicy"]);
+    if policy != "OnFailure" && policy != "Never" {
+        let path = format!("{at}.template.spec.restartPolicy");
+        if policy == "Always" {
+            errors.push(FieldError::not_supported(
+                path,
+                policy,
+                &["OnFailure", "Never"],
+            ));
+        } else {
+            errors.push(FieldError::required(
+                path,
+                "valid values: \"OnFailure\", \"Never\"",
+            ));
+        }
+    }
+    errors.extend(crate::check::one_of_if_set(
+        meta::str_at(spec, &["completionMode"]),
+        format!("{at}.completionMode"),
+        &["NonIndexed", "Indexed"],
+    ));
+    if meta::str_at(spec, &["completionMode"]) == "Indexed"
+        && meta::int_at(spec, &["completions"]).is_none()
+    {
+        errors.push(FieldError::required(
+            format!("{at}.completions"),
+            "when completion mode is Indexed",
+        ));
+    }
+    errors
+}
+
+fn completions(job: &Value) -> String {
+    let number = |path: &[&str]| meta::int_at(job, path);
+    let done = number(&["status", "succeeded"]).unwrap_or(0);
+    match (
+        number(&["spec", "completions"]),
+        number(&["spec", "parallelism"]).unwrap_or(0),
+    ) {
+        (Some(wanted), _) => format!("{done}/{wanted}"),
+        (None, parallel) if parallel > 1 => format!("{done}/1 of {parallel}"),
+        (None, _) => format!("{done}/1"),
+    }
+}
+
+fn duration(job: &Value, now: Timestamp) -> String {
+    let Some(start) = time::parse(meta::str_at(job, &["status", "startTime"])) else {
+        return String::new();
+    };
+    let end = time::parse(meta::str_at(job, &["status", "completionTime"])).unwrap_or(now);
+    time::human_duration(end.as_second() - start.as_second())
+}
+
+fn job_status(job: &Value) -> &'static str {
+    let is = |name| condition_is_true(job, name);
+    if is("Complete") {
+        "Complete"
+    } else if is("Failed") {
+        "Failed"
+    } else if meta::get(job, &["metadata", "deletionTimestamp"]).is_some() {
+        "Terminating"
+    } else if is("Suspended") {
+        "Suspended"
+    } else if is("FailureTarget") {
+        "FailureTarget"
+    } else if is("SuccessCriteriaMet") {
+        "SuccessCriteriaMet"
+    } else {
+        "Running"
+    }
+}
+
+/// Rules of CronJobs.
+pub(crate) static CRON_JOBS: Simple = Simple {
+    cells: &[
+        Cell::Name,
+        Cell::Text(&["spec", "schedule"]),
+        Cell::TextOr(&["spec", "timeZone"], "<none>"),
+        Cell::With(|o, _| {
+            if meta::bool_at(o, &["spec", "suspend"]) {
+                "True"
+            } else {
+                "False"
+            }
+            .into()
+        }),
+        Cell::Len(&["status", "active"]),
+        Cell::With(|o, now| {
+            if text(o, &["status", "lastScheduleTime"]).is_empty() {
+                "<none>".into()
+            } else {
+                since(o, &["status", "lastScheduleTime"], now).into()
+            }
+        }),
+        Cell::Age,
+        Cell::Containers(&["spec", "jobTemplate", "spec", "template", "spec"]),
+        Cell::Images(&["spec", "jobTemplate", "spec", "template", "spec"]),
+        Cell::Selector(&["spec", "jobTemplate", "spec", "selector"]),
+    ],
+    generation: true,
+    default: |obj| default_template(obj, &["spec", "jobTemplate", "spec", "template"]),
+    validate: validate_cron_job,
+    ..Simple::BASE
+};
+
+fn validate_cron_job(obj: &Value) -> Vec<FieldError> {
+    let spec = obj.get("spec").unwrap_or(&Value::Null);
+    let mut errors = not_negative(
+        spec,
+        "spec",
+        &[
+            "startingDeadlineSeconds",
+            "successfulJobsHistoryLimit",
+            "failedJobsHistoryLimit",
+        ],
+    );
+    let schedule = meta::str_at(spec, &["schedule"]);
+    if schedule.is_empty() {
+        errors.push(FieldError::required("spec.schedule", ""));
+    } else if !schedule.starts_with('@') && schedule.split_whitespace().count() != 5 {
+        let detail = format!(
+            "expected exactly 5 fields, found {}: {:?}",
+            schedule.split_whitespace().count(),
+            schedule.split_whitespace().collect::<Vec<_>>()
+        );
+        errors.push(FieldError::invalid("spec.schedule", schedule, detail));
+    }
+    errors.extend(one_of(
+        meta::str_at(spec, &["concurrencyPolicy"]),
+        "spec.concurrencyPolicy",
+        &["Allow", "Forbid", "Replace"],
+    ));
+    errors.extend(validate_job_spec(
+        meta::get(spec, &["jobTemplate", "spec"]).unwrap_or(&Value::Null),
+        "spec.jobTemplate.spec",
+    ));
+    if meta::name(obj).len() > CRON_NAME_MAX {
+        errors.push(FieldError::invalid(
+            "metadata.name",
+            meta::name(obj),
+            "must be no more than 52 characters",
+        ));
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs() {
+        let mut job = json!({"metadata": {"name": "j", "uid": "u"}, "spec": {"template": {"metadata": {}, "spec": {"restartPolicy": "Never", "dnsPolicy": "ClusterFirst",
+            "containers": [{"name": "c", "image": "i:1", "terminationMessagePolicy": "File"}]}}}});
+        Job.default(&mut job);
+        let kind = api::kind("batch", "v1", "jobs").unwrap();
+        Job.prepare_create(
+            &mut job,
+            &Ctx {
+                kind,
+                now: Timestamp::UNIX_EPOCH,
+            },
+        );
+        assert_eq!(job["spec"]["completions"], 1);
+        assert_eq!(job["spec"]["backoffLimit"], 6);
+        assert_eq!(
+            job["spec"]["selector"],
+            json!({"matchLabels": {UID_LABEL: "u"}})
+        );
+        assert_eq!(
+            job["spec"]["template"]["metadata"]["labels"]["job-name"],
+            "j"
+        );
+        assert_eq!(Job.validate(&job), vec![]);
+        let row = Job.row(&job, Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(
+            row[..4],
+            [json!("j"), json!("Running"), json!("0/1"), json!("")]
+        );
+        let mut changed = job.clone();
+        changed["spec"]["template"]["spec"]["containers"][0]["image"] = json!("x");
+        assert_eq!(Job.validate_update(&changed, &job)[0].path, "spec.template");
+    }
+}

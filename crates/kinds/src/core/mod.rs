@@ -1,0 +1,11 @@
+//! Kinds of the core group.
+
+pub(crate) mod config;
+pub(crate) mod endpoints;
+pub(crate) mod event;
+pub(crate) mod namespace;
+pub(crate) mod node;
+pub(crate) mod pod;
+pub(crate) mod quota;
+pub(crate) mod service;
+pub(crate) mod volume;

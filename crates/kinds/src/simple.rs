@@ -1,0 +1,80 @@
+//! Kinds whose rules are data: columns, field labels, how they are named.
+
+use api::time::Timestamp;
+use api::{FieldError, names};
+use serde_json::Value;
+
+use crate::cells::{Cell, render};
+use crate::metadata::masked;
+use crate::strategy::Strategy;
+
+/// Paths that field selectors may name.
+pub(crate) type FieldLabels = &'static [(&'static str, &'static [&'static str])];
+
+/// A kind described by data alone.
+pub(crate) struct Simple {
+    /// Cells of its table, in the order of the columns.
+    pub cells: &'static [Cell],
+    /// Field labels.
+    pub labels: FieldLabels,
+    /// Rule for names.
+    pub name: fn(&str) -> Vec<String>,
+    /// Whether changes are counted.
+    pub generation: bool,
+    /// Rules of the object.
+    pub validate: fn(&Value) -> Vec<FieldError>,
+    /// Rules of a change.
+    pub validate_update: fn(&Value, &Value) -> Vec<FieldError>,
+    /// What is filled in.
+    pub default: fn(&mut Value),
+    /// Whether an update creates what is not there.
+    pub create_on_update: bool,
+}
+
+impl Simple {
+    /// No rules, no cells: a base to change fields of.
+    pub const BASE: Self = Self {
+        cells: &[],
+        labels: &[],
+        name: names::dns1123_subdomain,
+        generation: false,
+        validate: |_| Vec::new(),
+        validate_update: |_, _| Vec::new(),
+        default: |_| {},
+        create_on_update: false,
+    };
+}
+
+impl Strategy for Simple {
+    fn default(&self, obj: &mut Value) {
+        (self.default)(obj);
+    }
+
+    fn validate(&self, obj: &Value) -> Vec<FieldError> {
+        (self.validate)(obj)
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        (self.validate_update)(new, old)
+    }
+
+    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        masked(name, prefix, self.name)
+    }
+
+    fn row(&self, obj: &Value, now: Timestamp) -> Option<Vec<Value>> {
+        (!self.cells.is_empty()).then(|| render(self.cells, obj, now))
+    }
+
+    fn field_labels(&self) -> FieldLabels {
+        self.labels
+    }
+
+    fn has_generation(&self) -> bool {
+        self.generation
+    }
+
+    fn allows_create_on_update(&self) -> bool {
+        self.create_on_update
+    }
+}

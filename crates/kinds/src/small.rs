@@ -1,0 +1,586 @@
+//! Kinds with a line or two of rules each, by group.
+
+use api::time::Timestamp;
+use api::{FieldError, meta, names};
+use serde_json::{Value, json};
+
+use crate::cells::{Cell, condition, join, labels, or, since, text};
+use crate::check::{immutable, one_of};
+use crate::simple::Simple;
+
+/// core: ServiceAccounts.
+pub(crate) static SERVICE_ACCOUNTS: Simple = Simple {
+    cells: &[Cell::Name, Cell::Len(&["secrets"]), Cell::Age],
+    ..Simple::BASE
+};
+
+/// core: PodTemplates.
+pub(crate) static POD_TEMPLATES: Simple = Simple {
+    cells: &[
+        Cell::Name,
+        Cell::Containers(&["template", "spec"]),
+        Cell::Images(&["template", "spec"]),
+        Cell::With(|o, _| labels(meta::get(o, &["template", "metadata", "labels"])).into()),
+    ],
+    generation: true,
+    default: |obj| crate::apps::default_template(obj, &["template"]),
+    validate: |obj| crate::core::pod::validate_template(obj.get("template"), "template"),
+    ..Simple::BASE
+};
+
+/// coordination: Leases.
+pub(crate) static LEASES: Simple = Simple {
+    cells: &[
+        Cell::Name,
+        Cell::Text(&["spec", "holderIdentity"]),
+        Cell::Age,
+    ],
+    create_on_update: true,
+    validate: validate_lease,
+    ..Simple::BASE
+};
+
+/// scheduling: PriorityClasses.
+pub(crate) static PRIORITY_CLASSES: Simple = Simple {
+    cells: &[
+        Cell::Name,
+        Cell::Int(&["value"]),
+        Cell::Bool(&["globalDefault"]),
+        Cell::Age,
+        Cell::Text(&["preemptionPolicy"]),
+    ],
+    generation: true,
+    validate: validate_priority,
+    validate_update: |new, old| {
+        let fixed = |field: &'static str| {
+            let changed = new.get(field) != old.get(field);
+            changed.then(|| FieldError::forbidden(field, "may not be changed in an update."))
+        };
+        let mut errors: Vec<FieldError> = fixed("value").into_iter().collect();
+        errors.extend(immutable(new, old, &["preemptionPolicy"]));
+        errors
+    },
+    ..Simple::BASE
+};
+
+/// policy: PodDisruptionBudgets.
+pub(crate) static BUDGETS: Simple = Simple {
+    cells: &[
+        Cell::Name,
+        Cell::TextOr(&["spec", "minAvailable"], "N/A"),
+        Cell::TextOr(&["spec", "maxUnavailable"], "N/A"),
+        Cell::Int(&["status", "disruptionsAllowed"]),
+        Cell::Age,
+    ],
+    generation: true,
+    validate: |obj| {
+        let spec = obj.get("spec").unwrap_or(&Value::Null);
+        let mut errors = Vec::new();
+        if spec.get("minAvailable").is_some() && spec.get("maxUnavailable").is_some() {
+            errors.push(FieldError::invalid(
+                "spec",
+                spec.clone(),
+                "minAvailable and maxUnavailable cannot be both set",
+            ));
+        }
+        for field in ["minAvailable", "maxUnavailable"] {
+            errors.extend(crate::check::count_or_percent(
+                spec.get(field),
+                &format!("spec.{field}"),
+            ));
+        }
+        errors
+    },
+    ..Simple::BASE
+};
+
+/// node: RuntimeClasses.
+pub(crate) static RUNTIME_CLASSES: Simple = Simple {
+    cells: &[Cell::Name, Cell::Text(&["handler"]), Cell::Age],
+    validate: |obj| {
+        let handler = meta::str_at(obj, &["handler"]);
+        if handler.is_empty() {
+            vec![FieldError::required("handler", "")]
+        } else {
+            crate::check::named(names::dns1123_label(handler), "handler", handler)
+        }
+    },
+    validate_update: |new, old| immutable(new, old, &["handler"]).into_iter().collect(),
+    ..Simple::BASE
+};
+
+/// apiextensions: CustomResourceDefinitions. Conditions are set by whoever serves them.
+pub(crate) static DEFINITIONS: Simple = Simple {
+    cells: &[Cell::Name, Cell::CreatedAt],
+    generation: true,
+    default: default_definition,
+    validate: validate_definition,
+    ..Simple::BASE
+};
+
+/// apiregistration: APIServices.
+pub(crate) static API_SERVICES: Simple = Simple {
+    cells: &[
+        Cell::Name,
+        Cell::With(api_service_target),
+        Cell::With(api_service_available),
+        Cell::Age,
+    ],
+    name: names::path_segment,
+    ..Simple::BASE
+};
+
+/// admissionregistration: both webhook configurations.
+pub(crate) static WEBHOOKS: Simple = Simple {
+    cells: &[Cell::Name, Cell::Len(&["webhooks"]), Cell::Age],
+    generation: true,
+    ..Simple::BASE
+};
+
+/// admissionregistration: ValidatingAdmissionPolicies.
+pub(crate) static VALIDATING_POLICIES: Simple = Simple {
+    cells: &[
+        Cell::Name,
+        Cell::Len(&["spec", "validations"]),
+        Cell::With(param_kind),
+        Cell::Age,
+    ],
+    generation: true,
+    ..Simple::BASE
+};
+
+/// admissionregistration: MutatingAdmissionPolicies.
+pub(crate) static MUTATING_POLICIES: Simple = Simple {
+    cells: &[
+        Cell::Name,
+        Cell::Len(&["spec", "mutations"]),
+        Cell::With(param_kind),
+        Cell::Age,
+    ],
+    generation: true,
+    ..Simple::BASE
+};
+
+/// admissionregistration: bindings of both policies.
+pub(crate) static POLICY_BINDINGS: Simple = Simple {
+    cells: &[
+        Cell::Name,
+        Cell::Text(&["spec", "policyName"]),
+        Cell::With(param_ref),
+        Cell::Age,
+    ],
+    generation: true,
+    ..Simple::BASE
+};
+
+/// certificates: CertificateSigningRequests.
+pub(crate) static SIGNING_REQUESTS: Simple = Simple {
+    cells: &[
+        Cell::Name,
+        Cell::Age,
+        Cell::Text(&["spec", "signerName"]),
+        Cell::Text(&["spec", "username"]),
+        Cell::With(|o, _| {
+            meta::int_at(o, &["spec", "expirationSeconds"])
+                .map_or_else(|| "<none>".to_owned(), api::time::human_duration)
+                .into()
+        }),
+        Cell::With(signing_status),
+    ],
+    labels: &[("spec.signerName", &["spec", "signerName"])],
+    validate_update: |new, old| immutable(new, old, &["spec"]).into_iter().collect(),
+    ..Simple::BASE
+};
+
+/// certificates: ClusterTrustBundles.
+pub(crate) static TRUST_BUNDLES: Simple = Simple {
+    cells: &[Cell::Name, Cell::Text(&["spec", "signerName"])],
+    labels: &[("spec.signerName", &["spec", "signerName"])],
+    name: names::path_segment,
+    ..Simple::BASE
+};
+
+/// certificates: PodCertificateRequests.
+pub(crate) static POD_CERTIFICATES: Simple = Simple {
+    cells: &[
+        Cell::Name,
+        Cell::Text(&["spec", "podName"]),
+        Cell::Text(&["spec", "serviceAccountName"]),
+        Cell::Text(&["spec", "nodeName"]),
+        Cell::Text(&["spec", "signerName"]),
+        Cell::With(|o, _| {
+            let state = ["Issued", "Denied", "Failed"]
+                .into_iter()
+                .find(|s| crate::cells::condition_is_true(o, s));
+            state.unwrap_or("Pending").into()
+        }),
+    ],
+    labels: &[
+        ("spec.signerName", &["spec", "signerName"]),
+        ("spec.podName", &["spec", "podName"]),
+        ("spec.nodeName", &["spec", "nodeName"]),
+    ],
+    ..Simple::BASE
+};
+
+/// flowcontrol: FlowSchemas.
+pub(crate) static FLOW_SCHEMAS: Simple = Simple {
+    cells: &[
+        Cell::Name,
+        Cell::TextOr(&["spec", "priorityLevelConfiguration", "name"], "<none>"),
+        Cell::Int(&["spec", "matchingPrecedence"]),
+        Cell::TextOr(&["spec", "distinguisherMethod", "type"], "<none>"),
+        Cell::Age,
+        Cell::With(|o, _| {
+            or(
+                condition(o, "Dangling")
+                    .map(|c| text(c, &["status"]))
+                    .unwrap_or_default(),
+                "?",
+            )
+            .into()
+        }),
+    ],
+    generation: true,
+    ..Simple::BASE
+};
+
+/// flowcontrol: PriorityLevelConfigurations.
+pub(crate) static PRIORITY_LEVELS: Simple = Simple {
+    cells: &[
+        Cell::Name,
+        Cell::Text(&["spec", "type"]),
+        Cell::With(|o, _| {
+            or(
+                or(
+                    text(o, &["spec", "limited", "nominalConcurrencyShares"]),
+                    &text(o, &["spec", "exempt", "nominalConcurrencyShares"]),
+                ),
+                "<none>",
+            )
+            .into()
+        }),
+        Cell::TextOr(
+            &["spec", "limited", "limitResponse", "queuing", "queues"],
+            "<none>",
+        ),
+        Cell::TextOr(
+            &["spec", "limited", "limitResponse", "queuing", "handSize"],
+            "<none>",
+        ),
+        Cell::TextOr(
+            &[
+                "spec",
+                "limited",
+                "limitResponse",
+                "queuing",
+                "queueLengthLimit",
+            ],
+            "<none>",
+        ),
+        Cell::Age,
+    ],
+    generation: true,
+    ..Simple::BASE
+};
+
+/// resource: ResourceClaims.
+pub(crate) static CLAIMS: Simple = Simple {
+    cells: &[Cell::Name, Cell::With(claim_state), Cell::Age],
+    default: |obj| default_requests(obj, &["spec"]),
+    validate_update: |new, old| immutable(new, old, &["spec"]).into_iter().collect(),
+    ..Simple::BASE
+};
+
+/// resource: ResourceClaimTemplates.
+pub(crate) static CLAIM_TEMPLATES: Simple = Simple {
+    cells: &[Cell::Name, Cell::Age],
+    default: |obj| default_requests(obj, &["spec", "spec"]),
+    validate_update: |new, old| immutable(new, old, &["spec"]).into_iter().collect(),
+    ..Simple::BASE
+};
+
+/// resource: DeviceClasses.
+pub(crate) static DEVICE_CLASSES: Simple = Simple {
+    cells: &[Cell::Name, Cell::Age],
+    generation: true,
+    ..Simple::BASE
+};
+
+/// resource: ResourceSlices.
+pub(crate) static SLICES: Simple = Simple {
+    cells: &[
+        Cell::Name,
+        Cell::TextOr(&["spec", "nodeName"], "<unset>"),
+        Cell::Text(&["spec", "driver"]),
+        Cell::Text(&["spec", "pool", "name"]),
+        Cell::Age,
+    ],
+    labels: &[
+        ("spec.nodeName", &["spec", "nodeName"]),
+        ("spec.driver", &["spec", "driver"]),
+    ],
+    generation: true,
+    ..Simple::BASE
+};
+
+/// resource: DeviceTaintRules.
+pub(crate) static TAINT_RULES: Simple = Simple {
+    cells: &[
+        Cell::Name,
+        Cell::Text(&["spec", "taint", "key"]),
+        Cell::Text(&["spec", "taint", "value"]),
+        Cell::Text(&["spec", "taint", "effect"]),
+        Cell::With(|o, now| since(o, &["spec", "taint", "timeAdded"], now).into()),
+        Cell::Age,
+    ],
+    generation: true,
+    ..Simple::BASE
+};
+
+/// storagemigration: StorageVersionMigrations.
+pub(crate) static MIGRATIONS: Simple = Simple {
+    cells: &[
+        Cell::Name,
+        Cell::With(|o, _| {
+            let (resource, group) = (
+                text(o, &["spec", "resource", "resource"]),
+                text(o, &["spec", "resource", "group"]),
+            );
+            if group.is_empty() {
+                resource
+            } else {
+                format!("{resource}.{group}")
+            }
+            .into()
+        }),
+        Cell::Age,
+    ],
+    generation: true,
+    ..Simple::BASE
+};
+
+fn validate_lease(obj: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let spec = obj.get("spec").unwrap_or(&Value::Null);
+    if let Some(n) = meta::int_at(spec, &["leaseDurationSeconds"]).filter(|n| *n <= 0) {
+        errors.push(FieldError::invalid(
+            "spec.leaseDurationSeconds",
+            n,
+            "must be greater than 0",
+        ));
+    }
+    errors.extend(crate::check::not_negative(
+        spec,
+        "spec",
+        &["leaseTransitions"],
+    ));
+    errors
+}
+
+fn validate_priority(obj: &Value) -> Vec<FieldError> {
+    /// Values above are for the system's own classes.
+    const HIGHEST_USER: i64 = 1_000_000_000;
+    let mut errors = Vec::new();
+    let (name, value) = (meta::name(obj), meta::int_at(obj, &["value"]).unwrap_or(0));
+    if name.starts_with("system-")
+        && !matches!(name, "system-cluster-critical" | "system-node-critical")
+    {
+        errors.push(FieldError::forbidden(
+            "metadata.name",
+            "priority class names with 'system-' prefix are reserved for system use only",
+        ));
+    } else if !name.starts_with("system-") && value > HIGHEST_USER {
+        errors.push(FieldError::forbidden(
+            "value",
+            format!("maximum allowed value of a user defined priority is {HIGHEST_USER}"),
+        ));
+    }
+    errors.extend(one_of(
+        meta::str_at(obj, &["preemptionPolicy"]),
+        "preemptionPolicy",
+        &["Never", "PreemptLowerPriority"],
+    ));
+    errors
+}
+
+fn default_definition(obj: &mut Value) {
+    let Some(names) = obj.get_mut("spec").and_then(|s| s.get_mut("names")) else {
+        return;
+    };
+    let kind = text(names, &["kind"]);
+    for (field, value) in [
+        ("singular", kind.to_lowercase()),
+        ("listKind", format!("{kind}List")),
+    ] {
+        if meta::str_at(names, &[field]).is_empty() && !kind.is_empty() {
+            meta::set(names, &[field], value.into());
+        }
+    }
+    let storage = meta::list_at(obj, &["spec", "versions"])
+        .iter()
+        .find(|v| meta::bool_at(v, &["storage"]))
+        .map(|v| text(v, &["name"]));
+    if let Some(version) = storage
+        && meta::list_at(obj, &["status", "storedVersions"]).is_empty()
+    {
+        meta::set(obj, &["status", "storedVersions"], json!([version]));
+    }
+}
+
+fn validate_definition(obj: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let spec = obj.get("spec").unwrap_or(&Value::Null);
+    let wanted = format!(
+        "{}.{}",
+        text(spec, &["names", "plural"]),
+        text(spec, &["group"])
+    );
+    if meta::name(obj) != wanted {
+        errors.push(FieldError::invalid(
+            "metadata.name",
+            meta::name(obj),
+            "must be spec.names.plural+\".\"+spec.group",
+        ));
+    }
+    for path in [
+        &["group"][..],
+        &["scope"][..],
+        &["names", "plural"][..],
+        &["names", "kind"][..],
+    ] {
+        if meta::str_at(spec, path).is_empty() {
+            errors.push(FieldError::required(format!("spec.{}", path.join(".")), ""));
+        }
+    }
+    let versions = meta::list_at(spec, &["versions"]);
+    let stored = versions
+        .iter()
+        .filter(|v| meta::bool_at(v, &["storage"]))
+        .count();
+    if stored != 1 {
+        errors.push(FieldError::invalid(
+            "spec.versions",
+            json!(versions),
+            "must have exactly one version marked as storage version",
+        ));
+    }
+    for (i, version) in versions.iter().enumerate() {
+        if meta::get(version, &["schema", "openAPIV3Schema"]).is_none() {
+            errors.push(FieldError::required(
+                format!("spec.versions[{i}].schema.openAPIV3Schema"),
+                "schemas are required",
+            ));
+        }
+    }
+    errors
+}
+
+fn api_service_target(obj: &Value, _now: Timestamp) -> Value {
+    match meta::get(obj, &["spec", "service"]) {
+        Some(service) => format!(
+            "{}/{}",
+            text(service, &["namespace"]),
+            text(service, &["name"])
+        )
+        .into(),
+        None => "Local".into(),
+    }
+}
+
+fn api_service_available(obj: &Value, _now: Timestamp) -> Value {
+    let Some(condition) = condition(obj, "Available") else {
+        return "Unknown".into();
+    };
+    let status = text(condition, &["status"]);
+    if status == "True" {
+        status
+    } else {
+        format!("{status} ({})", text(condition, &["reason"]))
+    }
+    .into()
+}
+
+fn param_kind(obj: &Value, _now: Timestamp) -> Value {
+    match meta::get(obj, &["spec", "paramKind"]) {
+        Some(p) => format!("{}/{}", text(p, &["apiVersion"]), text(p, &["kind"])).into(),
+        None => "<unset>".into(),
+    }
+}
+
+fn param_ref(obj: &Value, _now: Timestamp) -> Value {
+    let Some(p) = meta::get(obj, &["spec", "paramRef"]) else {
+        return "<unset>".into();
+    };
+    let (namespace, name) = (text(p, &["namespace"]), text(p, &["name"]));
+    if name.is_empty() {
+        return or(text(p, &["selector"]), "<unset>").into();
+    }
+    if namespace.is_empty() {
+        name
+    } else {
+        format!("{namespace}/{name}")
+    }
+    .into()
+}
+
+fn signing_status(obj: &Value, _now: Timestamp) -> Value {
+    let mut states: Vec<&str> = Vec::new();
+    for name in ["Approved", "Denied", "Failed"] {
+        if condition(obj, name).is_some() {
+            states.push(name);
+        }
+    }
+    if states.is_empty() {
+        states.push("Pending");
+    }
+    if !text(obj, &["status", "certificate"]).is_empty() {
+        states.push("Issued");
+    }
+    join(states, ",").into()
+}
+
+fn claim_state(obj: &Value, _now: Timestamp) -> Value {
+    let mut states = Vec::new();
+    if meta::get(obj, &["metadata", "deletionTimestamp"]).is_some() {
+        states.push("deleted");
+    }
+    let allocated = meta::get(obj, &["status", "allocation"]).is_some();
+    states.push(if !allocated {
+        "pending"
+    } else if meta::list_at(obj, &["status", "reservedFor"]).is_empty() {
+        "allocated"
+    } else {
+        "allocated,reserved"
+    });
+    join(states, ",").into()
+}
+
+fn default_requests(obj: &mut Value, spec: &[&str]) {
+    let spec = spec.iter().try_fold(obj, |v, key| v.get_mut(key));
+    let requests = spec
+        .and_then(|s| s.get_mut("devices"))
+        .and_then(|d| d.get_mut("requests"))
+        .and_then(Value::as_array_mut);
+    for request in requests.into_iter().flatten() {
+        if let Some(exact) = request.get_mut("exactly") {
+            default_count(exact);
+        }
+        for sub in request
+            .get_mut("firstAvailable")
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
+            default_count(sub);
+        }
+    }
+}
+
+fn default_count(request: &mut Value) {
+    if meta::str_at(request, &["allocationMode"]) == "ExactCount"
+        && meta::int_at(request, &["count"]).unwrap_or(0) == 0
+    {
+        meta::set(request, &["count"], json!(1));
+    }
+}
