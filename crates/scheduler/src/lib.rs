@@ -1,1 +1,46 @@
-//! placeholder
+//! The scheduler: gives each pod that has none a node.
+//!
+//! A pure core (the queue, the snapshot of nodes, the plugins) decides one pod at a time; the
+//! shell in this file watches, binds in the background and reports. A decision is assumed at
+//! once, so that the next pod sees it; if binding fails, the assumption is taken back.
+
+mod diagnosis;
+pub mod framework;
+pub mod node;
+pub mod plugins;
+pub mod pod;
+pub mod profile;
+pub mod queue;
+pub mod resources;
+mod shell;
+mod watch;
+
+use client::{Client, Clock, Jitter};
+use tokio_util::sync::CancellationToken;
+
+/// What the scheduler needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Pods that name this scheduler are its own.
+    pub name: String,
+    /// The wall clock.
+    pub clock: Clock,
+    /// Chooses between equal nodes.
+    pub jitter: Jitter,
+}
+
+impl Default for Config {
+    /// `default-scheduler`.
+    fn default() -> Self {
+        Self {
+            name: "default-scheduler".into(),
+            clock: Clock::system(),
+            jitter: Jitter::random(),
+        }
+    }
+}
+
+/// Runs the scheduler until `shutdown`.
+pub async fn run(client: Client, config: Config, shutdown: CancellationToken) {
+    shell::Scheduler::start(client, config).run(shutdown).await;
+}

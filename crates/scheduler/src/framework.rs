@@ -1,0 +1,274 @@
+//! What a plugin is, and what it is told.
+//!
+//! A pod passes these points, under upstream's names:
+//!
+//! ```text
+//! PreEnqueue ─> queue (QueueSort) ─> PreFilter ─> Filter ─┬─> PreScore ─> Score ─> Reserve ─> Permit
+//!                   ^                                     │                                     │
+//!                   └──────────── PostFilter <── no node ─┘              Bind <── PreBind <─────┘
+//! ```
+//!
+//! All but PreBind and Bind are quick and pure with respect to the snapshot; those two run in a
+//! task of their own while the next pod is being scheduled.
+
+use std::{
+    any::Any,
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use futures::future::BoxFuture;
+
+use crate::{
+    node::{NodeInfo, Snapshot},
+    pod::{Footprint, PodInfo},
+};
+
+/// The highest score of a node.
+pub const MAX_SCORE: i64 = 100;
+
+/// What a plugin answers about a pod, or a pod on a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Nothing is in the way.
+    Success,
+    /// Not here now; evicting pods might help.
+    Unschedulable(Vec<String>),
+    /// Not here, whatever is evicted.
+    Unresolvable(Vec<String>),
+    /// Something failed.
+    Error(String),
+}
+
+impl Status {
+    /// Not here now, for one reason.
+    pub fn unschedulable(reason: impl Into<String>) -> Self {
+        Self::Unschedulable(vec![reason.into()])
+    }
+
+    /// Not here, whatever is evicted, for one reason.
+    pub fn unresolvable(reason: impl Into<String>) -> Self {
+        Self::Unresolvable(vec![reason.into()])
+    }
+
+    /// Whether nothing is in the way.
+    pub fn is_success(&self) -> bool {
+        *self == Self::Success
+    }
+
+    /// The reasons.
+    pub fn reasons(&self) -> &[String] {
+        match self {
+            Self::Success => &[],
+            Self::Unschedulable(reasons) | Self::Unresolvable(reasons) => reasons,
+            Self::Error(message) => std::slice::from_ref(message),
+        }
+    }
+}
+
+/// What PreFilter answers.
+pub enum PreFilter {
+    /// Filter is to be asked about each node.
+    Continue,
+    /// Filter need not be asked.
+    Skip,
+    /// Only these nodes can do; Filter is to be asked about them.
+    Only(BTreeSet<String>),
+    /// No node can do.
+    Reject(Status),
+}
+
+/// What PostFilter answers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PostFilter {
+    /// Evicting these pods makes room on this node.
+    Nominate {
+        /// The node.
+        node: String,
+        /// Who has to go.
+        victims: Vec<Arc<Footprint>>,
+    },
+    /// It could not help, and says why.
+    Failed(String),
+}
+
+/// Things that happen in the cluster and may make a pod schedulable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Happening {
+    /// A node came.
+    NodeAdd,
+    /// Allocatable resources of a node changed.
+    NodeAllocatable,
+    /// Labels of a node changed.
+    NodeLabels,
+    /// Taints of a node, or its being cordoned, changed.
+    NodeTaints,
+    /// A pod left its node.
+    PodDelete,
+    /// A claim, volume or storage class came or changed.
+    Volumes,
+}
+
+/// What plugins tell each other about the pod being scheduled.
+#[derive(Default)]
+pub struct CycleState {
+    data: HashMap<&'static str, Box<dyn Any + Send + Sync>>,
+    skip_filter: BTreeSet<&'static str>,
+}
+
+impl CycleState {
+    /// Remembers something under a plugin's name.
+    pub fn write<T: Any + Send + Sync>(&mut self, plugin: &'static str, value: T) {
+        self.data.insert(plugin, Box::new(value));
+    }
+
+    /// What was remembered under a plugin's name.
+    pub fn read<T: Any>(&self, plugin: &'static str) -> Option<&T> {
+        self.data.get(plugin)?.downcast_ref()
+    }
+
+    pub(crate) fn skip_filter(&mut self, plugin: &'static str) {
+        self.skip_filter.insert(plugin);
+    }
+
+    pub(crate) fn skips_filter(&self, plugin: &'static str) -> bool {
+        self.skip_filter.contains(plugin)
+    }
+}
+
+/// Why no node would do.
+#[derive(Clone, Debug, Default)]
+pub struct Diagnosis {
+    /// How many nodes there are.
+    pub nodes: usize,
+    /// What was said of each node that was asked about.
+    pub by_node: BTreeMap<String, Status>,
+    /// What was said of all others (or all) by PreFilter.
+    pub pre_filter: Option<Status>,
+    /// Whether PreFilter rejected the pod, so that its message stands for all nodes.
+    pub rejected: bool,
+    /// The plugins that said no.
+    pub plugins: BTreeSet<&'static str>,
+    /// What PostFilter had to say.
+    pub post_filter: String,
+}
+
+/// What a plugin may ask while a pod is being scheduled.
+pub struct Cycle<'a> {
+    /// The nodes.
+    pub snapshot: &'a Snapshot,
+    /// What the plugins remembered.
+    pub state: CycleState,
+}
+
+/// Runs the Filter plugins for a pod on a (changed) node: how PostFilter tries things out.
+pub type TryFilter<'a> = dyn Fn(&PodInfo, &NodeInfo) -> Status + 'a;
+
+/// A scheduler plugin. Each point it does not care about keeps its default.
+pub trait Plugin: Send + Sync {
+    /// Its name, as in upstream's configuration.
+    fn name(&self) -> &'static str;
+
+    /// The weight of its scores, 0 if it gives none.
+    fn weight(&self) -> i64 {
+        0
+    }
+
+    /// What may make a pod schedulable that it said no to.
+    fn happenings(&self) -> &'static [Happening] {
+        &[]
+    }
+
+    /// Whether the pod may enter the queue at all.
+    fn pre_enqueue(&self, _pod: &PodInfo) -> Status {
+        Status::Success
+    }
+
+    /// Which of two pods comes first; `None`: it does not sort. One plugin sorts.
+    fn queue_sort(&self, _a: &PodInfo, _b: &PodInfo) -> Option<Ordering> {
+        None
+    }
+
+    /// Prepares Filter.
+    fn pre_filter(&self, _cycle: &mut Cycle<'_>, _pod: &PodInfo) -> PreFilter {
+        PreFilter::Continue
+    }
+
+    /// Whether the node will do.
+    fn filter(&self, _cycle: &Cycle<'_>, _pod: &PodInfo, _node: &NodeInfo) -> Status {
+        Status::Success
+    }
+
+    /// Tries to help when no node will do; `None`: it never does.
+    fn post_filter(
+        &self,
+        _cycle: &Cycle<'_>,
+        _pod: &PodInfo,
+        _diagnosis: &Diagnosis,
+        _try: &TryFilter<'_>,
+    ) -> Option<PostFilter> {
+        None
+    }
+
+    /// Prepares Score for these nodes; `false`: Score need not be asked.
+    fn pre_score(&self, _cycle: &mut Cycle<'_>, _pod: &PodInfo, _nodes: &[&NodeInfo]) -> bool {
+        self.weight() > 0
+    }
+
+    /// How well the node suits the pod: more is better.
+    fn score(&self, _cycle: &Cycle<'_>, _pod: &PodInfo, _node: &NodeInfo) -> i64 {
+        0
+    }
+
+    /// Brings the scores of all nodes into 0 to [`MAX_SCORE`].
+    fn normalize(&self, _cycle: &Cycle<'_>, _pod: &PodInfo, _scores: &mut [i64]) {}
+
+    /// Takes what the pod needs on its node, within the scheduler.
+    fn reserve(&self, _cycle: &mut Cycle<'_>, _pod: &PodInfo, _node: &str) -> Status {
+        Status::Success
+    }
+
+    /// Gives back what [`Plugin::reserve`] took.
+    fn unreserve(&self, _pod: &PodInfo, _node: &str) {}
+
+    /// Whether the pod may be bound.
+    fn permit(&self, _cycle: &Cycle<'_>, _pod: &PodInfo, _node: &str) -> Status {
+        Status::Success
+    }
+
+    /// Does what has to be done in the cluster before the pod is bound.
+    fn pre_bind<'a>(
+        &'a self,
+        _pod: &'a PodInfo,
+        _node: &'a str,
+    ) -> BoxFuture<'a, Result<(), client::Error>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Binds the pod; `None`: it does not bind. One plugin binds.
+    fn bind<'a>(
+        &'a self,
+        _pod: &'a PodInfo,
+        _node: &'a str,
+    ) -> Option<BoxFuture<'a, Result<(), client::Error>>> {
+        None
+    }
+}
+
+/// Scales scores so that the highest becomes [`MAX_SCORE`]; `reverse`: the lowest wins.
+pub fn normalize_to_highest(scores: &mut [i64], reverse: bool) {
+    let highest = scores.iter().copied().max().unwrap_or(0);
+    for score in scores.iter_mut() {
+        let share = if highest == 0 {
+            0
+        } else {
+            MAX_SCORE * *score / highest
+        };
+        *score = match (reverse, highest) {
+            (true, 0) => MAX_SCORE,
+            (true, _) => MAX_SCORE - share,
+            (false, _) => share,
+        };
+    }
+}

@@ -1,0 +1,32 @@
+//! A pod that names its node goes nowhere else.
+
+use super::Handle;
+use crate::{
+    framework::{Cycle, Happening, Plugin, Status},
+    node::NodeInfo,
+    pod::PodInfo,
+};
+
+struct NodeName;
+
+pub(super) fn make(_: &Handle) -> Box<dyn Plugin> {
+    Box::new(NodeName)
+}
+
+impl Plugin for NodeName {
+    fn name(&self) -> &'static str {
+        "NodeName"
+    }
+
+    fn happenings(&self) -> &'static [Happening] {
+        &[Happening::NodeAdd]
+    }
+
+    fn filter(&self, _: &Cycle<'_>, pod: &PodInfo, node: &NodeInfo) -> Status {
+        let name = node.spec.as_ref().map(|s| &s.name);
+        if pod.node_name.is_none() || pod.node_name.as_ref() == name {
+            return Status::Success;
+        }
+        Status::unresolvable("node(s) didn't match the requested node name")
+    }
+}

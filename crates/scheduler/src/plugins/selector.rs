@@ -1,0 +1,102 @@
+//! Node selectors: labels and the name of a node against terms. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm};
+
+/// Whether any term matches.
+pub fn matches(selector: &NodeSelector, name: &str, labels: &BTreeMap<String, String>) -> bool {
+    selector
+        .node_selector_terms
+        .iter()
+        .any(|term| term_matches(term, name, labels))
+}
+
+/// Whether all requirements of a term hold; a term without any matches nothing.
+pub fn term_matches(
+    term: &NodeSelectorTerm,
+    name: &str,
+    labels: &BTreeMap<String, String>,
+) -> bool {
+    let expressions = term.match_expressions.as_deref().unwrap_or_default();
+    let fields = term.match_fields.as_deref().unwrap_or_default();
+    if expressions.is_empty() && fields.is_empty() {
+        return false;
+    }
+    let field = |key: &str| (key == "metadata.name").then_some(name);
+    expressions
+        .iter()
+        .all(|r| holds(r, labels.get(&r.key).map(String::as_str)))
+        && fields.iter().all(|r| holds(r, field(&r.key)))
+}
+
+fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
+    let values = requirement.values.as_deref().unwrap_or_default();
+    let number = |text: Option<&str>| text.and_then(|t| t.parse::<i64>().ok());
+    let bound = number(values.first().map(String::as_str));
+    match requirement.operator.as_str() {
+        "In" => value.is_some_and(|v| values.iter().any(|x| x == v)),
+        "NotIn" => value.is_none_or(|v| values.iter().all(|x| x != v)),
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        "Gt" => number(value).zip(bound).is_some_and(|(v, b)| v > b),
+        "Lt" => number(value).zip(bound).is_some_and(|(v, b)| v < b),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terms() {
+        let labels = BTreeMap::from([
+            ("zone".to_owned(), "a".to_owned()),
+            ("n".into(), "5".into()),
+        ]);
+        for (json, expected) in [
+            (r#"{}"#, false),
+            (
+                r#"{"matchExpressions":[{"key":"zone","operator":"In","values":["a","b"]}]}"#,
+                true,
+            ),
+            (
+                r#"{"matchExpressions":[{"key":"zone","operator":"NotIn","values":["a"]}]}"#,
+                false,
+            ),
+            (
+                r#"{"matchExpressions":[{"key":"q","operator":"NotIn","values":["a"]}]}"#,
+                true,
+            ),
+            (
+                r#"{"matchExpressions":[{"key":"q","operator":"Exists"}]}"#,
+                false,
+            ),
+            (
+                r#"{"matchExpressions":[{"key":"q","operator":"DoesNotExist"}]}"#,
+                true,
+            ),
+            (
+                r#"{"matchExpressions":[{"key":"n","operator":"Gt","values":["4"]}]}"#,
+                true,
+            ),
+            (
+                r#"{"matchExpressions":[{"key":"n","operator":"Lt","values":["4"]}]}"#,
+                false,
+            ),
+            (
+                r#"{"matchFields":[{"key":"metadata.name","operator":"In","values":["m"]}]}"#,
+                true,
+            ),
+            (
+                r#"{"matchFields":[{"key":"metadata.name","operator":"In","values":["m"]}],
+                    "matchExpressions":[{"key":"q","operator":"Exists"}]}"#,
+                false,
+            ),
+        ] {
+            let term = serde_json::from_str(json).unwrap();
+            assert_eq!(term_matches(&term, "m", &labels), expected, "{json}");
+        }
+    }
+}

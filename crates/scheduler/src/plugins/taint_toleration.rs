@@ -1,0 +1,104 @@
+//! Nodes with taints take only pods that tolerate them, and rather those that tolerate the mild
+//! ones too.
+
+use k8s_openapi::api::core::v1::{Taint, Toleration};
+
+use super::Handle;
+use crate::{
+    framework::{Cycle, Happening, Plugin, Status, normalize_to_highest},
+    node::NodeInfo,
+    pod::PodInfo,
+};
+
+struct TaintToleration;
+
+pub(super) fn make(_: &Handle) -> Box<dyn Plugin> {
+    Box::new(TaintToleration)
+}
+
+/// Whether any of the tolerations covers the taint.
+pub(super) fn tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
+    tolerations.iter().any(|t| covers(t, taint))
+}
+
+fn covers(toleration: &Toleration, taint: &Taint) -> bool {
+    let effect = toleration.effect.as_deref().unwrap_or_default();
+    let key = toleration.key.as_deref().unwrap_or_default();
+    if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {
+        return false;
+    }
+    let own = toleration.value.as_deref().unwrap_or_default();
+    let value = taint.value.as_deref().unwrap_or_default();
+    match toleration.operator.as_deref().unwrap_or_default() {
+        "" | "Equal" => own == value,
+        "Exists" => true,
+        "Gt" => integers(value, own).is_some_and(|(taint, own)| taint > own),
+        "Lt" => integers(value, own).is_some_and(|(taint, own)| taint < own),
+        _ => false,
+    }
+}
+
+fn integers(a: &str, b: &str) -> Option<(i64, i64)> {
+    Some((a.parse().ok()?, b.parse().ok()?))
+}
+
+impl Plugin for TaintToleration {
+    fn name(&self) -> &'static str {
+        "TaintToleration"
+    }
+
+    fn weight(&self) -> i64 {
+        3
+    }
+
+    fn happenings(&self) -> &'static [Happening] {
+        &[Happening::NodeAdd, Happening::NodeTaints]
+    }
+
+    fn filter(&self, _: &Cycle<'_>, pod: &PodInfo, node: &NodeInfo) -> Status {
+        let hard = |t: &&Taint| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute");
+        let mut taints = node.spec.iter().flat_map(|s| &s.taints).filter(hard);
+        if taints.all(|t| tolerates(&pod.tolerations, t)) {
+            return Status::Success;
+        }
+        Status::unresolvable("node(s) had untolerated taint(s)")
+    }
+
+    fn score(&self, _: &Cycle<'_>, pod: &PodInfo, node: &NodeInfo) -> i64 {
+        let mild = |t: &&Taint| t.effect == "PreferNoSchedule";
+        let taints = node.spec.iter().flat_map(|s| &s.taints).filter(mild);
+        taints.filter(|t| !tolerates(&pod.tolerations, t)).count() as i64
+    }
+
+    fn normalize(&self, _: &Cycle<'_>, _: &PodInfo, scores: &mut [i64]) {
+        normalize_to_highest(scores, true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tolerations() {
+        let toleration = |json: &str| serde_json::from_str::<Toleration>(json).unwrap();
+        let taint: Taint =
+            serde_json::from_str(r#"{"key":"k","value":"5","effect":"NoSchedule"}"#).unwrap();
+        for (json, expected) in [
+            (r#"{"operator":"Exists"}"#, true),
+            (r#"{"key":"k","operator":"Exists"}"#, true),
+            (r#"{"key":"k","value":"5"}"#, true),
+            (r#"{"key":"k","operator":"Equal","value":"6"}"#, false),
+            (r#"{"key":"j","operator":"Exists"}"#, false),
+            (
+                r#"{"key":"k","operator":"Exists","effect":"NoExecute"}"#,
+                false,
+            ),
+            (r#"{"key":"k","operator":"Gt","value":"4"}"#, true),
+            (r#"{"key":"k","operator":"Lt","value":"4"}"#, false),
+            (r#"{"key":"k","operator":"Odd","value":"5"}"#, false),
+        ] {
+            assert_eq!(tolerates(&[toleration(json)], &taint), expected, "{json}");
+        }
+    }
+}

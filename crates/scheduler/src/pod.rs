@@ -1,0 +1,227 @@
+//! What the scheduler keeps of a pod: a compact projection.
+
+use std::sync::Arc;
+
+use client::Key;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{NodeAffinity, ObjectReference, Pod, PodSpec, Toleration};
+
+use crate::resources::{self, Resources};
+
+/// A port of the node that a pod takes for itself.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostPort {
+    /// The address; `0.0.0.0`: all.
+    pub ip: String,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// The port.
+    pub port: i32,
+}
+
+impl HostPort {
+    /// Whether both cannot be had at once.
+    pub fn conflicts(&self, other: &Self) -> bool {
+        const ALL: &str = "0.0.0.0";
+        self.port == other.port
+            && self.protocol == other.protocol
+            && (self.ip == other.ip || self.ip == ALL || other.ip == ALL)
+    }
+}
+
+/// What a pod occupies on its node.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Footprint {
+    /// Namespace and name, for who evicts it.
+    pub key: Option<Key>,
+    /// Its uid.
+    pub uid: Arc<str>,
+    /// Its priority.
+    pub priority: i32,
+    /// When it started, or was made.
+    pub since: Option<Timestamp>,
+    /// What it requests.
+    pub requested: Resources,
+    /// What it is taken to use when nodes are compared.
+    pub scored: Resources,
+    /// Ports of the node it takes.
+    pub ports: Vec<HostPort>,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+}
+
+/// A pod that wants a node.
+#[derive(Clone, Debug)]
+pub struct PodInfo {
+    /// Namespace and name.
+    pub key: Key,
+    /// What it will occupy.
+    pub footprint: Arc<Footprint>,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Which scheduler it wants.
+    pub scheduler: String,
+    /// What keeps it from being looked at.
+    pub gates: Vec<String>,
+    /// The node it asks for by name.
+    pub node_name: Option<String>,
+    /// Labels its node must have.
+    pub node_selector: Vec<(String, String)>,
+    /// Rules about its node.
+    pub node_affinity: Option<Arc<NodeAffinity>>,
+    /// Taints it does not mind.
+    pub tolerations: Vec<Toleration>,
+    /// Images of its containers, as written.
+    pub images: Vec<String>,
+    /// Names of the claims it mounts.
+    pub claims: Vec<Claim>,
+    /// Whether it wants devices by claim.
+    pub resource_claims: bool,
+    /// Whether it may make room by evicting others.
+    pub may_preempt: bool,
+    /// The node where room has been made for it.
+    pub nominated: Option<String>,
+    /// The reason and message of its condition PodScheduled.
+    pub verdict: Option<(String, String)>,
+    /// How events call it.
+    pub reference: ObjectReference,
+}
+
+/// A persistent volume claim that a pod mounts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Its name.
+    pub name: String,
+    /// Whether it is made for the pod alone.
+    pub ephemeral: bool,
+}
+
+impl PodInfo {
+    /// The projection of a pod; `None` where it has no specification.
+    pub fn of(pod: &Pod) -> Option<Self> {
+        let spec = pod.spec.as_ref()?;
+        let meta = &pod.metadata;
+        let affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.clone());
+        let status = pod.status.as_ref();
+        let verdict = status
+            .and_then(|s| s.conditions.as_ref())
+            .and_then(|all| all.iter().find(|c| c.type_ == "PodScheduled"))
+            .map(|c| {
+                (
+                    c.reason.clone().unwrap_or_default(),
+                    c.message.clone().unwrap_or_default(),
+                )
+            });
+        Some(Self {
+            key: Key::of(pod),
+            footprint: Arc::new(footprint(pod, spec)),
+            created: meta
+                .creation_timestamp
+                .as_ref()
+                .map_or(Timestamp::UNIX_EPOCH, |t| t.0),
+            scheduler: spec.scheduler_name.clone().unwrap_or_default(),
+            gates: spec
+                .scheduling_gates
+                .iter()
+                .flatten()
+                .map(|g| g.name.clone())
+                .collect(),
+            node_name: spec.node_name.clone().filter(|n| !n.is_empty()),
+            node_selector: spec
+                .node_selector
+                .clone()
+                .unwrap_or_default()
+                .into_iter()
+                .collect(),
+            node_affinity: affinity.map(Arc::new),
+            tolerations: spec.tolerations.clone().unwrap_or_default(),
+            images: images(spec),
+            claims: claims(meta.name.as_deref().unwrap_or_default(), spec),
+            resource_claims: spec.resource_claims.as_ref().is_some_and(|c| !c.is_empty()),
+            may_preempt: spec.preemption_policy.as_deref() != Some("Never"),
+            nominated: status
+                .and_then(|s| s.nominated_node_name.clone())
+                .filter(|n| !n.is_empty()),
+            verdict,
+            reference: client::events::reference(pod),
+        })
+    }
+
+    /// Its uid.
+    pub fn uid(&self) -> &Arc<str> {
+        &self.footprint.uid
+    }
+}
+
+/// What a pod occupies.
+pub fn footprint(pod: &Pod, spec: &PodSpec) -> Footprint {
+    let meta = &pod.metadata;
+    let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref());
+    Footprint {
+        key: Some(Key::of(pod)),
+        uid: meta.uid.as_deref().unwrap_or_default().into(),
+        priority: spec.priority.unwrap_or(0),
+        since: started.or(meta.creation_timestamp.as_ref()).map(|t| t.0),
+        requested: resources::requested(spec),
+        scored: resources::requested_for_scoring(spec),
+        ports: ports(spec),
+        deleting: meta.deletion_timestamp.is_some(),
+    }
+}
+
+fn ports(spec: &PodSpec) -> Vec<HostPort> {
+    let sidecars = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let mut all: Vec<HostPort> = spec
+        .containers
+        .iter()
+        .chain(sidecars)
+        .flat_map(|c| c.ports.iter().flatten())
+        .filter_map(|p| {
+            let port = p.host_port.filter(|port| *port > 0)?;
+            let ip = p
+                .host_ip
+                .clone()
+                .filter(|ip| !ip.is_empty())
+                .unwrap_or("0.0.0.0".into());
+            Some(HostPort {
+                ip,
+                protocol: p.protocol.clone().unwrap_or("TCP".into()),
+                port,
+            })
+        })
+        .collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+fn images(spec: &PodSpec) -> Vec<String> {
+    let init = spec.init_containers.iter().flatten();
+    init.chain(&spec.containers)
+        .filter_map(|c| c.image.clone())
+        .collect()
+}
+
+fn claims(pod: &str, spec: &PodSpec) -> Vec<Claim> {
+    let of_volume = |v: &k8s_openapi::api::core::v1::Volume| {
+        if let Some(claim) = &v.persistent_volume_claim {
+            return Some(Claim {
+                name: claim.claim_name.clone(),
+                ephemeral: false,
+            });
+        }
+        v.ephemeral.as_ref().map(|_| Claim {
+            name: format!("{pod}-{}", v.name),
+            ephemeral: true,
+        })
+    };
+    spec.volumes
+        .iter()
+        .flatten()
+        .filter_map(of_volume)
+        .collect()
+}
