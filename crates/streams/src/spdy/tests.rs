@@ -134,7 +134,9 @@ async fn what_breaks_the_protocol_is_refused() {
     client.open(3, "data").await;
     let (kind, _, body) = client.frame().await;
     assert_eq!((kind, body), (RESET, vec![0, 0, 0, 3, 0, 0, 0, 3]));
-    client.io.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    // Another version of the protocol.
+    let head = [0x80, 2, 0, 6, 0, 0, 0, 4];
+    client.io.write_all(&head).await.unwrap();
     connection.gone().cancelled().await;
 }
 
