@@ -15,6 +15,7 @@ mod context;
 mod pods;
 
 pub mod deployment;
+pub mod endpoints;
 pub mod replicaset;
 pub mod root_ca;
 pub mod serviceaccount;
@@ -38,6 +39,8 @@ pub struct Controller {
 /// Every controller.
 pub const ALL: &[Controller] = &[
     deployment::CONTROLLER,
+    endpoints::LEGACY,
+    endpoints::SLICES,
     replicaset::CONTROLLER,
     root_ca::CONTROLLER,
     serviceaccount::CONTROLLER,

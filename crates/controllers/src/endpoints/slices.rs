@@ -1,0 +1,451 @@
+//! EndpointSlices: at most a hundred endpoints each, changed as little as possible.
+
+use std::collections::BTreeMap;
+
+use client::{Cache, Error, Key, Queue, Reconcile, Recorder, Requeue, Scope, write};
+use k8s_openapi::{
+    api::{
+        core::v1::{Node, Pod, Service},
+        discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{Api, api::PostParams};
+use serde_json::json;
+
+use super::{
+    HEADLESS, TRIGGER_TIME, View, ZONE,
+    backends::{self, Backend, Groups, Port},
+    selector_of,
+};
+use crate::{Context, claim};
+
+/// Endpoints of one slice.
+const SLICE_MAX: usize = 100;
+const SERVICE: &str = "kubernetes.io/service-name";
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+const MANAGER: &str = "endpointslice-controller.k8s.io";
+
+/// What is to be done about one slice.
+#[derive(Debug, PartialEq)]
+enum Act {
+    Create(EndpointSlice),
+    Update(EndpointSlice),
+    Delete(String),
+}
+
+/// Decides for one address family. `existing` are the slices of that family.
+fn plan(service: &Service, family: &str, groups: &Groups, existing: &[EndpointSlice]) -> Vec<Act> {
+    let mut groups = groups.clone();
+    if groups.is_empty() {
+        groups.insert(Vec::new(), Vec::new());
+    }
+    let mut acts = Vec::new();
+    let publish_all = service
+        .spec
+        .as_ref()
+        .and_then(|s| s.publish_not_ready_addresses)
+        .unwrap_or(false);
+    let mut used: Vec<bool> = vec![false; existing.len()];
+    for (ports, backends) in &groups {
+        let ports: Vec<EndpointPort> = ports.iter().map(slice_port).collect();
+        let mut wanted: BTreeMap<(String, String), Endpoint> = backends
+            .iter()
+            .map(|b| {
+                (
+                    (b.address.clone(), b.target.uid.clone().unwrap_or_default()),
+                    b,
+                )
+            })
+            .map(|(key, b)| (key, endpoint(b, publish_all)))
+            .collect();
+        let same_ports = |s: &EndpointSlice| {
+            let mut own = s.ports.clone().unwrap_or_default();
+            own.sort_by(|a, b| a.name.cmp(&b.name));
+            let mut want = ports.clone();
+            want.sort_by(|a, b| a.name.cmp(&b.name));
+            own == want
+        };
+        let mut filled: Vec<(usize, Vec<Endpoint>)> = Vec::new();
+        for (i, slice) in existing.iter().enumerate() {
+            if !used[i] && same_ports(slice) {
+                used[i] = true;
+                let kept = slice.endpoints.iter().flatten();
+                filled.push((i, kept.filter_map(|e| wanted.remove(&key_of(e))).collect()));
+            }
+        }
+        let mut rest = wanted.into_values();
+        for (_, endpoints) in &mut filled {
+            let room = SLICE_MAX.saturating_sub(endpoints.len());
+            endpoints.extend(rest.by_ref().take(room));
+        }
+        let rest: Vec<Endpoint> = rest.collect();
+        let mut left = filled.len();
+        for (i, endpoints) in filled {
+            // One slice stays even if it is empty: it says that nobody answers.
+            if endpoints.is_empty() && (left > 1 || !rest.is_empty()) {
+                left -= 1;
+                acts.push(Act::Delete(
+                    existing[i].metadata.name.clone().unwrap_or_default(),
+                ));
+            } else if let Some(changed) = changed(service, &existing[i], endpoints) {
+                acts.push(Act::Update(changed));
+            }
+        }
+        let none_there = left == 0 && rest.is_empty();
+        for chunk in rest.chunks(SLICE_MAX).chain(none_there.then_some(&[][..])) {
+            acts.push(Act::Create(new_slice(
+                service,
+                family,
+                &ports,
+                chunk.to_vec(),
+            )));
+        }
+    }
+    let stale = existing.iter().zip(&used).filter(|(_, used)| !**used);
+    acts.extend(stale.map(|(s, _)| Act::Delete(s.metadata.name.clone().unwrap_or_default())));
+    acts
+}
+
+fn slice_port(port: &Port) -> EndpointPort {
+    EndpointPort {
+        name: Some(port.name.clone()),
+        protocol: Some(port.protocol.clone()),
+        port: Some(port.port),
+        app_protocol: port.app_protocol.clone(),
+    }
+}
+
+fn endpoint(backend: &Backend, publish_all: bool) -> Endpoint {
+    Endpoint {
+        addresses: vec![backend.address.clone()],
+        conditions: Some(EndpointConditions {
+            ready: Some(publish_all || backend.serving && !backend.terminating),
+            serving: Some(backend.serving),
+            terminating: Some(backend.terminating),
+        }),
+        hostname: backend.hostname.clone(),
+        node_name: backend.node.clone(),
+        zone: backend.zone.clone(),
+        target_ref: Some(backend.target.clone()),
+        ..Endpoint::default()
+    }
+}
+
+fn key_of(endpoint: &Endpoint) -> (String, String) {
+    let uid = endpoint.target_ref.as_ref().and_then(|t| t.uid.clone());
+    (
+        endpoint.addresses.first().cloned().unwrap_or_default(),
+        uid.unwrap_or_default(),
+    )
+}
+
+fn labels(service: &Service) -> BTreeMap<String, String> {
+    let mut labels = service.metadata.labels.clone().unwrap_or_default();
+    labels.remove(HEADLESS);
+    if service.spec.as_ref().and_then(|s| s.cluster_ip.as_deref()) == Some("None") {
+        labels.insert(HEADLESS.into(), String::new());
+    }
+    labels.insert(
+        SERVICE.into(),
+        service.metadata.name.clone().unwrap_or_default(),
+    );
+    labels.insert(MANAGED_BY.into(), MANAGER.into());
+    labels
+}
+
+fn changed(
+    service: &Service,
+    old: &EndpointSlice,
+    endpoints: Vec<Endpoint>,
+) -> Option<EndpointSlice> {
+    let labels = Some(labels(service));
+    let same_endpoints = old.endpoints.as_deref().unwrap_or_default() == endpoints;
+    if same_endpoints && old.metadata.labels == labels {
+        return None;
+    }
+    let mut new = old.clone();
+    new.endpoints = Some(endpoints);
+    new.metadata.labels = labels;
+    Some(new)
+}
+
+fn new_slice(
+    service: &Service,
+    family: &str,
+    ports: &[EndpointPort],
+    endpoints: Vec<Endpoint>,
+) -> EndpointSlice {
+    let name = service.metadata.name.as_deref().unwrap_or_default();
+    EndpointSlice {
+        metadata: ObjectMeta {
+            generate_name: Some(format!("{name}-")),
+            namespace: service.metadata.namespace.clone(),
+            labels: Some(labels(service)),
+            owner_references: Some(vec![claim::owner_reference(service)]),
+            ..ObjectMeta::default()
+        },
+        address_type: family.to_owned(),
+        ports: Some(ports.to_vec()),
+        endpoints: Some(endpoints),
+    }
+}
+
+struct Slices {
+    context: Context,
+    recorder: Recorder,
+    services: Cache<Service>,
+    pods: Cache<Pod>,
+    nodes: Cache<Node>,
+    slices: Cache<EndpointSlice>,
+}
+
+pub(super) async fn run(context: Context, view: View, queue: Queue<Key>) {
+    let slices = context.caches.get::<EndpointSlice>(Scope::all());
+    let to = queue.clone();
+    slices.on_change(move |change| {
+        let Some(latest) = change.latest() else {
+            return;
+        };
+        let ours = latest.label(MANAGED_BY) == Some(MANAGER);
+        if let Some(service) = latest.label(SERVICE).filter(|_| ours) {
+            to.add(Key::new(change.key.namespace.clone(), service));
+        }
+    });
+    slices.synced().await;
+    let View {
+        services,
+        pods,
+        nodes,
+    } = view;
+    let recorder = context.recorder();
+    let reconciler = Slices {
+        context: context.clone(),
+        recorder,
+        services,
+        pods,
+        nodes,
+        slices,
+    };
+    context.work(reconciler, queue).await;
+}
+
+impl Reconcile for Slices {
+    type Key = Key;
+
+    fn name(&self) -> &'static str {
+        super::SLICES.name
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
+        let Some(service) = self.services.get(key)? else {
+            return Ok(Requeue::OnChange);
+        };
+        let Some(selector) = selector_of(&service) else {
+            return Ok(Requeue::OnChange);
+        };
+        if service.metadata.deletion_timestamp.is_some() {
+            return Ok(Requeue::OnChange);
+        }
+        let pods = self.pods.list_matching(&key.namespace, &selector);
+        let zone_of = |node: &str| {
+            let node = self.nodes.entry(&Key::cluster(node))?;
+            node.label(ZONE).map(str::to_owned)
+        };
+        let own: Vec<EndpointSlice> = self.own(key);
+        let families = backends::families(&service);
+        let mut acts: Vec<Act> = own
+            .iter()
+            .filter(|s| !families.contains(&s.address_type))
+            .map(|s| Act::Delete(s.metadata.name.clone().unwrap_or_default()))
+            .collect();
+        for family in &families {
+            let groups = backends::group(&service, &pods, family, zone_of);
+            let existing: Vec<EndpointSlice> = own
+                .iter()
+                .filter(|s| s.address_type == *family)
+                .cloned()
+                .collect();
+            acts.extend(plan(&service, family, &groups, &existing));
+        }
+        for act in acts {
+            if let Err(e) = self.act(key, act).await {
+                let message = format!("Error updating Endpoint Slices for Service {key}: {e}");
+                self.recorder
+                    .warning(&service, "FailedToUpdateEndpointSlices", message);
+                return Err(e);
+            }
+        }
+        Ok(Requeue::OnChange)
+    }
+}
+
+impl Slices {
+    fn own(&self, key: &Key) -> Vec<EndpointSlice> {
+        let labelled = self.slices.entries_labelled(SERVICE, &key.name);
+        let own: Vec<_> = labelled
+            .into_iter()
+            .filter(|e| e.key.namespace == key.namespace && !e.deleting)
+            .filter(|e| e.label(MANAGED_BY) == Some(MANAGER))
+            .collect();
+        client::cache::decode_all(&own)
+    }
+
+    async fn act(&self, key: &Key, act: Act) -> Result<(), Error> {
+        let api: Api<EndpointSlice> = write::namespaced(&self.context.client, &key.namespace);
+        let now = json!(api::time::format(self.context.now()));
+        let stamp = |slice: &mut EndpointSlice| {
+            let all = slice.metadata.annotations.get_or_insert_default();
+            all.insert(
+                TRIGGER_TIME.into(),
+                now.as_str().unwrap_or_default().to_owned(),
+            );
+        };
+        let written = match act {
+            Act::Create(mut slice) => {
+                stamp(&mut slice);
+                match api.create(&PostParams::default(), &slice).await {
+                    Err(e) if client::is_forbidden_by_termination(&e) => return Ok(()),
+                    other => other?,
+                }
+            }
+            Act::Update(mut slice) => {
+                stamp(&mut slice);
+                let name = slice.metadata.name.clone().unwrap_or_default();
+                let replaced = api.replace(&name, &PostParams::default(), &slice).await;
+                match write::tolerate_missing(replaced)? {
+                    Some(written) => written,
+                    None => return Ok(()),
+                }
+            }
+            Act::Delete(name) => {
+                write::delete(&api, &name, None).await?;
+                let key = Key::new(key.namespace.clone(), name);
+                return self
+                    .slices
+                    .until(&key, |e| e.is_none_or(|e| e.deleting))
+                    .await;
+            }
+        };
+        self.slices.caught_up(write::revision_of(&written)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service() -> Service {
+        serde_json::from_value(json!({
+            "metadata": {"name": "s", "namespace": "n", "uid": "s", "labels": {"l": "m"}},
+            "spec": {"clusterIP": "None"},
+        }))
+        .unwrap()
+    }
+
+    fn groups(count: usize) -> Groups {
+        let port = Port {
+            name: "".into(),
+            protocol: "TCP".into(),
+            port: 80,
+            app_protocol: None,
+        };
+        let backend = |i: usize| Backend {
+            address: format!("10.0.{}.{}", i / 250, i % 250),
+            serving: true,
+            terminating: false,
+            node: None,
+            zone: None,
+            hostname: None,
+            target: Default::default(),
+        };
+        Groups::from([(vec![port], (0..count).map(backend).collect())])
+    }
+
+    /// Carries a plan out.
+    fn apply(existing: &mut Vec<EndpointSlice>, acts: Vec<Act>) -> usize {
+        let count = acts.len();
+        for act in acts {
+            match act {
+                Act::Create(mut s) => {
+                    s.metadata.name = Some(format!("s-{}", existing.len()));
+                    existing.push(s);
+                }
+                Act::Update(s) => {
+                    let at = existing
+                        .iter()
+                        .position(|e| e.metadata.name == s.metadata.name);
+                    existing[at.unwrap()] = s;
+                }
+                Act::Delete(name) => existing.retain(|e| e.metadata.name != Some(name.clone())),
+            }
+        }
+        count
+    }
+
+    fn sizes(existing: &[EndpointSlice]) -> Vec<usize> {
+        existing
+            .iter()
+            .map(|s| s.endpoints.as_ref().unwrap().len())
+            .collect()
+    }
+
+    #[test]
+    fn slices_fill_up_and_change_only_where_needed() {
+        let service = service();
+        let mut slices = Vec::new();
+        let mut go = |n: usize| {
+            let acts = plan(&service, "IPv4", &groups(n), &slices);
+            let count = apply(&mut slices, acts);
+            (count, sizes(&slices))
+        };
+        assert_eq!(go(250), (3, vec![100, 100, 50]));
+        assert_eq!(go(250), (0, vec![100, 100, 50]));
+        assert_eq!(go(251), (1, vec![100, 100, 51]));
+        let (count, after) = go(100);
+        assert_eq!(after.iter().sum::<usize>(), 100);
+        assert!(count <= 3 && after.iter().all(|n| *n <= SLICE_MAX), "{count} {after:?}");
+        assert_eq!(go(0).1.iter().sum::<usize>(), 0);
+    }
+
+    #[test]
+    fn nobody_answers_is_said_by_an_empty_slice() {
+        let acts = plan(&service(), "IPv4", &Groups::new(), &[]);
+        let [Act::Create(slice)] = acts.as_slice() else {
+            panic!("{acts:?}")
+        };
+        assert_eq!(slice.endpoints, Some(vec![]));
+        let labels = slice.metadata.labels.as_ref().unwrap();
+        assert_eq!(
+            (
+                labels[SERVICE].as_str(),
+                labels[HEADLESS].as_str(),
+                labels["l"].as_str()
+            ),
+            ("s", "", "m")
+        );
+        let again = plan(
+            &service(),
+            "IPv4",
+            &Groups::new(),
+            std::slice::from_ref(slice),
+        );
+        assert_eq!(again, []);
+        let some = plan(&service(), "IPv4", &groups(1), std::slice::from_ref(slice));
+        assert_eq!(some.len(), 2, "another port set: {some:?}");
+    }
+
+    #[test]
+    fn conditions() {
+        let mut backend = groups(1).into_values().next().unwrap().remove(0);
+        let of = |b: &Backend, all| {
+            let c = endpoint(b, all).conditions.unwrap();
+            (c.ready, c.serving, c.terminating)
+        };
+        assert_eq!(of(&backend, false), (Some(true), Some(true), Some(false)));
+        backend.terminating = true;
+        assert_eq!(of(&backend, false), (Some(false), Some(true), Some(true)));
+        backend.serving = false;
+        assert_eq!(of(&backend, true), (Some(true), Some(false), Some(true)));
+    }
+}
