@@ -12,6 +12,7 @@ mod decode;
 mod default;
 pub mod openapi;
 pub mod patch;
+pub mod protobuf;
 mod tree;
 mod walk;
 
