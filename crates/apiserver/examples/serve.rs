@@ -24,14 +24,25 @@ fn ca() -> Result<Pki, Error> {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.distinguished_name.push(DnType::CommonName, "ca");
     let ca = params.self_signed(&key)?.der().clone();
-    Ok(Pki { ca, issuer: Issuer::new(params, key) })
+    Ok(Pki {
+        ca,
+        issuer: Issuer::new(params, key),
+    })
 }
 
-fn leaf(pki: &Pki, name: &str, organization: &str, sans: &[&str]) -> Result<(CertificateDer<'static>, KeyPair), Error> {
+fn leaf(
+    pki: &Pki,
+    name: &str,
+    organization: &str,
+    sans: &[&str],
+) -> Result<(CertificateDer<'static>, KeyPair), Error> {
     let key = KeyPair::generate()?;
-    let mut params = CertificateParams::new(sans.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>())?;
+    let mut params =
+        CertificateParams::new(sans.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>())?;
     params.distinguished_name.push(DnType::CommonName, name);
-    params.distinguished_name.push(DnType::OrganizationName, organization);
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, organization);
     Ok((params.signed_by(&key, &pki.issuer)?.der().clone(), key))
 }
 
@@ -54,18 +65,24 @@ async fn main() -> Result<(), Error> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 
     let pki = ca()?;
-    let (server_cert, server_key) = leaf(&pki, "kube-apiserver", "styr", &["127.0.0.1", "localhost"])?;
+    let (server_cert, server_key) =
+        leaf(&pki, "kube-apiserver", "styr", &["127.0.0.1", "localhost"])?;
     let (admin_cert, admin_key) = leaf(&pki, "admin", "system:masters", &[])?;
     let mut roots = rustls::RootCertStore::empty();
     roots.add(pki.ca.clone())?;
-    let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).allow_unauthenticated().build()?;
+    let verifier = WebPkiClientVerifier::builder(Arc::new(roots))
+        .allow_unauthenticated()
+        .build()?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(server_key.serialize_der()));
     let mut tls = rustls::ServerConfig::builder()
         .with_client_cert_verifier(verifier)
         .with_single_cert(vec![server_cert], key)?;
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
 
-    let tokens = TokenIssuer::new("https://kubernetes.default.svc.cluster.local", &KeyPair::generate()?.serialize_pem())?;
+    let tokens = TokenIssuer::new(
+        "https://kubernetes.default.svc.cluster.local",
+        &KeyPair::generate()?.serialize_pem(),
+    )?;
     let mut config = Config::new(tokens);
     config.encryption_key = Some([7; 32]);
     config.advertise_port = port;

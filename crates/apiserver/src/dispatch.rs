@@ -16,17 +16,22 @@ use crate::http::respond;
 use crate::registry::list::{ListOptions, Page, Selection, served};
 use crate::registry::table::{self, IncludeObject};
 use crate::registry::watch::Shape;
-use crate::registry::{
-    DeleteOptions, Fail, Part, Registry, Resource, Stored, Write, splice,
-};
+use crate::registry::{DeleteOptions, Fail, Part, Registry, Resource, Stored, Write, splice};
 
 /// Media types of bodies, as refusals name them.
-const BODY_TYPES: [&str; 2] = ["application/json", "application/yaml"];
+const BODY_TYPES: [&str; 3] = [
+    "application/json",
+    "application/yaml",
+    "application/vnd.kubernetes.protobuf",
+];
 /// Media types of answers, as refusals name them.
 const ANSWER_TYPES: [&str; 2] = ["application/json", "application/yaml"];
 /// Media types of patches, as refusals name them.
-const PATCH_TYPES: [&str; 3] =
-    ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+const PATCH_TYPES: [&str; 3] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+];
 
 /// How a patch is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,8 +56,17 @@ pub struct Input {
 
 /// `Content-Type` without parameters, in lower case; empty if there is none.
 pub fn content_type(request: &Request) -> String {
-    let value = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    let value = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default();
+    value
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase()
 }
 
 /// Reads a body within its bound.
@@ -65,12 +79,20 @@ pub async fn read_body(body: RequestBody) -> Result<Bytes, Fail> {
     })
 }
 
-fn body_type(text: &str) -> Option<ContentType> {
-    match text {
-        "" | "application/json" => Some(ContentType::Json),
-        "application/yaml" => Some(ContentType::Yaml),
-        _ => None,
+/// Reads a body of a known type; protobuf becomes JSON here, so that nothing behind knows of it.
+async fn typed_body(request: Request) -> Result<(Bytes, ContentType), Fail> {
+    let media = content_type(&request);
+    let content_type = match media.as_str() {
+        "" | "application/json" | "application/vnd.kubernetes.protobuf" => ContentType::Json,
+        "application/yaml" => ContentType::Yaml,
+        _ => return Err(Box::new(Status::unsupported_media_type(&BODY_TYPES))),
+    };
+    let bytes = read_body(request.into_body()).await?;
+    if media == "application/vnd.kubernetes.protobuf" && !bytes.is_empty() {
+        let object = codec::protobuf::to_json(&bytes)?;
+        return Ok((object.to_string().into(), content_type));
     }
+    Ok((bytes, content_type))
 }
 
 impl Call {
@@ -79,16 +101,19 @@ impl Call {
     /// # Errors
     /// 415, 413 or 422 for what cannot be read.
     pub async fn input(&self, request: Request) -> Result<Input, Fail> {
-        let content_type =
-            body_type(&content_type(&request)).ok_or_else(|| Box::new(Status::unsupported_media_type(&BODY_TYPES)))?;
-        let bytes = read_body(request.into_body()).await?;
-        Ok(Input { bytes, content_type, validation: self.validation()? })
+        let (bytes, content_type) = typed_body(request).await?;
+        Ok(Input {
+            bytes,
+            content_type,
+            validation: self.validation()?,
+        })
     }
 
     fn validation(&self) -> Result<FieldValidation, Fail> {
         let text = self.query.get("fieldValidation").unwrap_or_default();
         FieldValidation::parse(text).ok_or_else(|| {
-            let why = FieldError::not_supported("fieldValidation", text, &["Ignore", "Strict", "Warn"]);
+            let why =
+                FieldError::not_supported("fieldValidation", text, &["Ignore", "Strict", "Warn"]);
             Box::new(Status::invalid("meta.k8s.io", "CreateOptions", "", &[why]))
         })
     }
@@ -102,7 +127,12 @@ impl Call {
             None => Ok(self.query.get("dryRun").is_some()),
             Some(other) => {
                 let why = FieldError::not_supported("dryRun", other, &["All"]);
-                Err(Box::new(Status::invalid("meta.k8s.io", "CreateOptions", "", &[why])))
+                Err(Box::new(Status::invalid(
+                    "meta.k8s.io",
+                    "CreateOptions",
+                    "",
+                    &[why],
+                )))
             }
         }
     }
@@ -111,10 +141,18 @@ impl Call {
     ///
     /// # Errors
     /// As [`Self::dry_run`].
-    pub fn write<'a>(&'a self, registry: &Registry, resource: &'a Arc<Resource>) -> Result<Write<'a>, Fail> {
+    pub fn write<'a>(
+        &'a self,
+        registry: &Registry,
+        resource: &'a Arc<Resource>,
+    ) -> Result<Write<'a>, Fail> {
         Ok(Write {
             resource,
-            namespace: if resource.kind.namespaced { &self.info.namespace } else { "" },
+            namespace: if resource.kind.namespaced {
+                &self.info.namespace
+            } else {
+                ""
+            },
             name: &self.info.name,
             subresource: &self.info.subresource,
             user: &self.user,
@@ -127,13 +165,18 @@ impl Call {
     /// The form of the answer; 406 if none fits.
     pub fn form(&self, headers: &HeaderMap, transforms: &[Transform]) -> Result<Form, Fail> {
         let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
-        negotiate::choose(accept, transforms).ok_or_else(|| Box::new(Status::not_acceptable(&ANSWER_TYPES)))
+        negotiate::choose(accept, transforms)
+            .ok_or_else(|| Box::new(Status::not_acceptable(&ANSWER_TYPES)))
     }
 
     fn include(&self) -> Result<IncludeObject, Fail> {
         let text = self.query.get("includeObject");
         IncludeObject::parse(text).ok_or_else(|| {
-            let why = FieldError::invalid("includeObject", text.unwrap_or_default(), "must be 'Metadata', 'Object', 'None', or empty");
+            let why = FieldError::invalid(
+                "includeObject",
+                text.unwrap_or_default(),
+                "must be 'Metadata', 'Object', 'None', or empty",
+            );
             Box::new(Status::invalid("meta.k8s.io", "TableOptions", "", &[why]))
         })
     }
@@ -143,8 +186,12 @@ impl Call {
     /// # Errors
     /// 400 with upstream's decoding errors.
     pub fn decode(&self, resource: &Resource, input: &Input) -> Result<Value, Fail> {
-        let (mut object, warnings) =
-            codec::decode(&input.bytes, input.content_type, &resource.kind, input.validation)?;
+        let (mut object, warnings) = codec::decode(
+            &input.bytes,
+            input.content_type,
+            &resource.kind,
+            input.validation,
+        )?;
         self.warnings.add(warnings);
         complete(resource, &mut object);
         Ok(object)
@@ -169,23 +216,47 @@ impl Call {
                 return Ok(respond::json_bytes(code, bytes, form.encoding, self.style));
             }
             Transform::Table => {
-                let page = Page { revision: stored.revision, items: vec![stored], ..Page::default() };
+                let page = Page {
+                    revision: stored.revision,
+                    items: vec![stored],
+                    ..Page::default()
+                };
                 table::table(resource, &page, self.include()?, form, registry.now(), true)?
             }
             Transform::Partial | Transform::PartialList => table::partial_of(&stored, form)?,
         };
-        Ok(respond::json_bytes(code, value.to_string().into(), form.encoding, self.style))
+        Ok(respond::json_bytes(
+            code,
+            value.to_string().into(),
+            form.encoding,
+            self.style,
+        ))
     }
 
-    fn list(&self, registry: &Registry, resource: &Resource, page: &Page, form: Form) -> Result<Response, Fail> {
+    fn list(
+        &self,
+        registry: &Registry,
+        resource: &Resource,
+        page: &Page,
+        form: Form,
+    ) -> Result<Response, Fail> {
         let bytes = match form.transform {
             Transform::None => page.to_json(resource),
             Transform::Table => {
-                table::table(resource, page, self.include()?, form, registry.now(), true)?.to_string().into()
+                table::table(resource, page, self.include()?, form, registry.now(), true)?
+                    .to_string()
+                    .into()
             }
-            Transform::Partial | Transform::PartialList => table::partial_list(page, form)?.to_string().into(),
+            Transform::Partial | Transform::PartialList => {
+                table::partial_list(page, form)?.to_string().into()
+            }
         };
-        Ok(respond::json_bytes(StatusCode::OK, bytes, form.encoding, self.style))
+        Ok(respond::json_bytes(
+            StatusCode::OK,
+            bytes,
+            form.encoding,
+            self.style,
+        ))
     }
 }
 
@@ -203,7 +274,11 @@ pub fn patch_type(request: &Request, resource: &Resource) -> Result<PatchType, F
         "application/merge-patch+json" => Ok(PatchType::Merge),
         "application/strategic-merge-patch+json" if strategic => Ok(PatchType::Strategic),
         _ => {
-            let accepted = if strategic { &PATCH_TYPES[..] } else { &PATCH_TYPES[..2] };
+            let accepted = if strategic {
+                &PATCH_TYPES[..]
+            } else {
+                &PATCH_TYPES[..2]
+            };
             Err(Box::new(Status::unsupported_media_type(accepted)))
         }
     }
@@ -211,11 +286,17 @@ pub fn patch_type(request: &Request, resource: &Resource) -> Result<PatchType, F
 
 /// Parses a patch's body.
 pub fn parse_patch(bytes: &[u8]) -> Result<Value, Fail> {
-    serde_json::from_slice(bytes).map_err(|e| Box::new(Status::bad_request(format!("error decoding patch: {e}"))))
+    serde_json::from_slice(bytes)
+        .map_err(|e| Box::new(Status::bad_request(format!("error decoding patch: {e}"))))
 }
 
 /// Applies a patch to an object of the served version.
-pub fn apply_patch(resource: &Resource, kind: PatchType, object: &Value, patch: &Value) -> Result<Value, Fail> {
+pub fn apply_patch(
+    resource: &Resource,
+    kind: PatchType,
+    object: &Value,
+    patch: &Value,
+) -> Result<Value, Fail> {
     Ok(match kind {
         PatchType::Json => codec::patch::json_patch(object, patch)?,
         PatchType::Merge => codec::patch::merge_patch(object, patch),
@@ -225,9 +306,15 @@ pub fn apply_patch(resource: &Resource, kind: PatchType, object: &Value, patch: 
 
 impl ApiServer {
     /// Serves a request for a resource.
-    pub(crate) async fn serve_resource(self: &Arc<Self>, request: Request, call: &Call) -> Result<Response, Fail> {
+    pub(crate) async fn serve_resource(
+        self: &Arc<Self>,
+        request: Request,
+        call: &Call,
+    ) -> Result<Response, Fail> {
         let info = &call.info;
-        let resource = self.registry.resource(&info.group, &info.version, &info.resource)?;
+        let resource = self
+            .registry
+            .resource(&info.group, &info.version, &info.resource)?;
         if !info.subresource.is_empty() {
             return self.serve_subresource(request, call, &resource).await;
         }
@@ -241,13 +328,25 @@ impl ApiServer {
             "get" => {
                 let form = call.form(request.headers(), &[Transform::Table, Transform::Partial])?;
                 let write = call.write(&self.registry, &resource)?;
-                let stored = self.registry.get(&resource, write.namespace, &info.name).await?;
+                let stored = self
+                    .registry
+                    .get(&resource, write.namespace, &info.name)
+                    .await?;
                 call.object(&self.registry, &resource, StatusCode::OK, stored, form)
             }
-            "list" => self.serve_list(&request.headers().clone(), call, &resource).await,
-            "watch" => self.serve_watch(&request.headers().clone(), call, &resource).await,
+            "list" => {
+                self.serve_list(&request.headers().clone(), call, &resource)
+                    .await
+            }
+            "watch" => {
+                self.serve_watch(&request.headers().clone(), call, &resource)
+                    .await
+            }
             "create" => self.serve_create(request, call, &resource).await,
-            "update" => self.serve_update(request, call, &resource, Part::Main).await,
+            "update" => {
+                self.serve_update(request, call, &resource, Part::Main)
+                    .await
+            }
             "patch" => self.serve_patch(request, call, &resource, Part::Main).await,
             "delete" => self.serve_delete(request, call, &resource).await,
             "deletecollection" => self.serve_delete_collection(request, call, &resource).await,
@@ -255,37 +354,75 @@ impl ApiServer {
         }
     }
 
-    async fn serve_list(&self, headers: &HeaderMap, call: &Call, resource: &Arc<Resource>) -> Result<Response, Fail> {
+    async fn serve_list(
+        &self,
+        headers: &HeaderMap,
+        call: &Call,
+        resource: &Arc<Resource>,
+    ) -> Result<Response, Fail> {
         let form = call.form(headers, &[Transform::Table, Transform::PartialList])?;
         let options = ListOptions::parse(resource, &call.query, false)?;
-        let page = self.registry.list(resource, &call.info.namespace, &options).await?;
+        let page = self
+            .registry
+            .list(resource, &call.info.namespace, &options)
+            .await?;
         call.list(&self.registry, resource, &page, form)
     }
 
-    async fn serve_watch(&self, headers: &HeaderMap, call: &Call, resource: &Arc<Resource>) -> Result<Response, Fail> {
-        let form =
-            call.form(headers, &[Transform::Table, Transform::Partial, Transform::PartialList])?;
+    async fn serve_watch(
+        &self,
+        headers: &HeaderMap,
+        call: &Call,
+        resource: &Arc<Resource>,
+    ) -> Result<Response, Fail> {
+        let form = call.form(
+            headers,
+            &[Transform::Table, Transform::Partial, Transform::PartialList],
+        )?;
         let mut options = ListOptions::parse(resource, &call.query, true)?;
         if call.info.name_in_path {
             // `.../name?watch=true` watches one object.
             options.selection = Selection::of_name(&call.info.name)?;
         }
-        let namespace = if resource.kind.namespaced { call.info.namespace.as_str() } else { "" };
-        let shape = Shape { form: Form { encoding: Encoding::Json, ..form }, include: call.include()? };
-        let body = self.registry.watch(resource, namespace, options, shape).await?;
+        let namespace = if resource.kind.namespaced {
+            call.info.namespace.as_str()
+        } else {
+            ""
+        };
+        let shape = Shape {
+            form: Form {
+                encoding: Encoding::Json,
+                ..form
+            },
+            include: call.include()?,
+        };
+        let body = self
+            .registry
+            .watch(resource, namespace, options, shape)
+            .await?;
         let mut response = Response::new(body);
-        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            header::HeaderValue::from_static("application/json"),
+        );
         Ok(response)
     }
 
-    async fn serve_create(&self, request: Request, call: &Call, resource: &Arc<Resource>) -> Result<Response, Fail> {
+    async fn serve_create(
+        &self,
+        request: Request,
+        call: &Call,
+        resource: &Arc<Resource>,
+    ) -> Result<Response, Fail> {
         if call.info.name_in_path {
             return Err(not_allowed(call));
         }
         let form = call.form(request.headers(), &[Transform::Table, Transform::Partial])?;
         let write = call.write(&self.registry, resource)?;
         if resource.kind.namespaced && write.namespace.is_empty() {
-            return Err(Box::new(Status::bad_request("an empty namespace may not be set during creation")));
+            return Err(Box::new(Status::bad_request(
+                "an empty namespace may not be set during creation",
+            )));
         }
         let input = call.input(request).await?;
         let object = resource.to_stored(call.decode(resource, &input)?);
@@ -306,7 +443,11 @@ impl ApiServer {
         let input = call.input(request).await?;
         let object = call.decode(resource, &input)?;
         let update = self.registry.replace(&write, part, object).await?;
-        let code = if update.created { StatusCode::CREATED } else { StatusCode::OK };
+        let code = if update.created {
+            StatusCode::CREATED
+        } else {
+            StatusCode::OK
+        };
         call.object(&self.registry, resource, code, update.stored, form)
     }
 
@@ -327,7 +468,12 @@ impl ApiServer {
             .registry
             .update(&write, part, |object| {
                 let mut patched = apply_patch(resource, patch_type, object, &patch)?;
-                call.warnings.add(codec::check(&mut patched, &resource.kind, Vec::new(), validation)?);
+                call.warnings.add(codec::check(
+                    &mut patched,
+                    &resource.kind,
+                    Vec::new(),
+                    validation,
+                )?);
                 complete(resource, &mut patched);
                 Ok(patched)
             })
@@ -335,7 +481,12 @@ impl ApiServer {
         call.object(&self.registry, resource, StatusCode::OK, stored, form)
     }
 
-    async fn serve_delete(&self, request: Request, call: &Call, resource: &Arc<Resource>) -> Result<Response, Fail> {
+    async fn serve_delete(
+        &self,
+        request: Request,
+        call: &Call,
+        resource: &Arc<Resource>,
+    ) -> Result<Response, Fail> {
         let form = call.form(request.headers(), &[Transform::Table, Transform::Partial])?;
         let write = call.write(&self.registry, resource)?;
         let options = self.delete_options(request, call).await?;
@@ -346,15 +497,27 @@ impl ApiServer {
             let done = Status::success(&kind.group, &kind.resource, write.name, meta::uid(&value));
             return Ok(respond::status(&done, call.style));
         }
-        call.object(&self.registry, resource, StatusCode::OK, deleted.stored, form)
+        call.object(
+            &self.registry,
+            resource,
+            StatusCode::OK,
+            deleted.stored,
+            form,
+        )
     }
 
     /// Reads the options of a delete from body and query.
-    pub(crate) async fn delete_options(&self, request: Request, call: &Call) -> Result<DeleteOptions, Fail> {
-        let content_type =
-            body_type(&content_type(&request)).ok_or_else(|| Box::new(Status::unsupported_media_type(&BODY_TYPES)))?;
-        let bytes = read_body(request.into_body()).await?;
-        let value = if bytes.is_empty() { Value::Null } else { codec::parse(&bytes, content_type)?.0 };
+    pub(crate) async fn delete_options(
+        &self,
+        request: Request,
+        call: &Call,
+    ) -> Result<DeleteOptions, Fail> {
+        let (bytes, content_type) = typed_body(request).await?;
+        let value = if bytes.is_empty() {
+            Value::Null
+        } else {
+            codec::parse(&bytes, content_type)?.0
+        };
         DeleteOptions::parse(&value, &call.query)
     }
 
@@ -364,7 +527,10 @@ impl ApiServer {
         call: &Call,
         resource: &Arc<Resource>,
     ) -> Result<Response, Fail> {
-        let form = call.form(request.headers(), &[Transform::Table, Transform::PartialList])?;
+        let form = call.form(
+            request.headers(),
+            &[Transform::Table, Transform::PartialList],
+        )?;
         let write = call.write(&self.registry, resource)?;
         let options = self.delete_options(request, call).await?;
         let list = ListOptions::parse(resource, &call.query, false)?;
@@ -372,7 +538,10 @@ impl ApiServer {
         let mut targets = Vec::with_capacity(page.items.len());
         for item in &page.items {
             let value = item.value()?;
-            targets.push((meta::namespace(&value).to_owned(), meta::name(&value).to_owned()));
+            targets.push((
+                meta::namespace(&value).to_owned(),
+                meta::name(&value).to_owned(),
+            ));
         }
         self.registry.delete_all(&write, &options, targets).await?;
         call.list(&self.registry, resource, &page, form)
@@ -382,5 +551,9 @@ impl ApiServer {
 /// 405 in upstream's words.
 pub fn not_allowed(call: &Call) -> Fail {
     let info = &call.info;
-    Box::new(Status::method_not_allowed(&info.group, &info.resource, &info.verb))
+    Box::new(Status::method_not_allowed(
+        &info.group,
+        &info.resource,
+        &info.verb,
+    ))
 }

@@ -42,7 +42,9 @@ struct LongLabels {
 }
 
 /// Upper bounds of the request durations in seconds.
-const SECONDS: [f64; 12] = [0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 1.0, 2.0, 5.0, 15.0, 60.0];
+const SECONDS: [f64; 12] = [
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 1.0, 2.0, 5.0, 15.0, 60.0,
+];
 
 /// The server's metrics.
 pub struct Metrics {
@@ -58,7 +60,11 @@ fn histogram() -> Histogram {
 }
 
 fn scope(info: &RequestInfo) -> &'static str {
-    match (info.is_resource, info.name.is_empty(), info.namespace.is_empty()) {
+    match (
+        info.is_resource,
+        info.name.is_empty(),
+        info.namespace.is_empty(),
+    ) {
         (false, ..) => "",
         (true, false, _) => "resource",
         (true, true, false) => "namespace",
@@ -71,14 +77,36 @@ impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::default();
         let requests = Family::default();
-        registry.register("apiserver_request", "Requests by verb, resource and response code", requests.clone());
+        registry.register(
+            "apiserver_request",
+            "Requests by verb, resource and response code",
+            requests.clone(),
+        );
         let durations = Family::new_with_constructor(histogram as fn() -> Histogram);
-        registry.register("apiserver_request_duration_seconds", "Time until the response starts", durations.clone());
+        registry.register(
+            "apiserver_request_duration_seconds",
+            "Time until the response starts",
+            durations.clone(),
+        );
         let long = Family::default();
-        registry.register("apiserver_longrunning_requests", "Streams open now", long.clone());
+        registry.register(
+            "apiserver_longrunning_requests",
+            "Streams open now",
+            long.clone(),
+        );
         let inflight = Gauge::default();
-        registry.register("apiserver_current_inflight_requests", "Requests under way", inflight.clone());
-        Self { registry, requests, durations, long, inflight: Arc::new(inflight) }
+        registry.register(
+            "apiserver_current_inflight_requests",
+            "Requests under way",
+            inflight.clone(),
+        );
+        Self {
+            registry,
+            requests,
+            durations,
+            long,
+            inflight: Arc::new(inflight),
+        }
     }
 
     /// A request begins; the answer belongs to [`Self::end`].
@@ -113,9 +141,15 @@ impl Metrics {
         if long {
             return;
         }
-        let labels =
-            DurationLabels { verb, group: text(&info.group), resource: text(&info.resource), scope: scope(info) };
-        self.durations.get_or_create(&labels).observe(took.as_secs_f64());
+        let labels = DurationLabels {
+            verb,
+            group: text(&info.group),
+            resource: text(&info.resource),
+            scope: scope(info),
+        };
+        self.durations
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
     }
 
     /// Marks a stream as open for as long as the guard lives.
@@ -138,7 +172,10 @@ impl Metrics {
         }
         let end = out.find("# EOF").unwrap_or(out.len());
         out.truncate(end);
-        let _ = writeln!(out, "# TYPE apiserver_storage_revision gauge\napiserver_storage_revision {revision}\n# EOF");
+        let _ = writeln!(
+            out,
+            "# TYPE apiserver_storage_revision gauge\napiserver_storage_revision {revision}\n# EOF"
+        );
         out
     }
 }

@@ -43,23 +43,36 @@ fn no_such_path() -> Fail {
 
 impl ApiServer {
     /// Serves a path that is no resource.
-    pub(crate) fn serve_path(self: &Arc<Self>, method: &Method, headers: &HeaderMap, call: &Call) -> Result<Response, Fail> {
+    pub(crate) fn serve_path(
+        self: &Arc<Self>,
+        method: &Method,
+        headers: &HeaderMap,
+        call: &Call,
+    ) -> Result<Response, Fail> {
         if !reads(method) {
             return Err(Box::new(match *method {
-                Method::POST | Method::PUT | Method::PATCH | Method::DELETE => {
-                    Status::failure(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
-                }
+                Method::POST | Method::PUT | Method::PATCH | Method::DELETE => Status::failure(
+                    405,
+                    "MethodNotAllowed",
+                    "the server does not allow this method on the requested resource",
+                ),
                 _ => Status::no_resource(),
             }));
         }
-        let segments: Vec<&str> = call.info.path.split('/').filter(|s| !s.is_empty()).collect();
+        let segments: Vec<&str> = call
+            .info
+            .path
+            .split('/')
+            .filter(|s| !s.is_empty())
+            .collect();
         match segments.as_slice() {
             [] => Ok(self.document(call, &json!({"paths": self.root_paths()}))),
             ["api"] | ["apis"] => Ok(self.groups(headers, call, segments[0] == "api")),
             ["api", version] => self.resources_of(call, "", version),
             ["apis", group] => {
                 let resources = self.registry.resources();
-                let found = api::discovery::group(resources.kinds(), group).ok_or_else(no_such_path)?;
+                let found =
+                    api::discovery::group(resources.kinds(), group).ok_or_else(no_such_path)?;
                 Ok(self.document(call, &found))
             }
             ["apis", group, version] => self.resources_of(call, group, version),
@@ -78,7 +91,11 @@ impl ApiServer {
             }
             ["openid", "v1", "jwks"] => {
                 let bytes = self.registry.config().tokens.jwks().to_string();
-                Ok(respond::raw(StatusCode::OK, "application/jwk-set+json", bytes))
+                Ok(respond::raw(
+                    StatusCode::OK,
+                    "application/jwk-set+json",
+                    bytes,
+                ))
             }
             _ => Err(no_such_path()),
         }
@@ -90,7 +107,13 @@ impl ApiServer {
 
     fn root_paths(&self) -> Vec<String> {
         let mut paths: Vec<String> = ROOT_PATHS.iter().map(|p| (*p).to_owned()).collect();
-        for kind in self.registry.resources().kinds().iter().filter(|k| !k.group.is_empty()) {
+        for kind in self
+            .registry
+            .resources()
+            .kinds()
+            .iter()
+            .filter(|k| !k.group.is_empty())
+        {
             paths.push(format!("/apis/{}", kind.group));
             paths.push(format!("/apis/{}/{}", kind.group, kind.version));
         }
@@ -102,7 +125,10 @@ impl ApiServer {
     /// `/api` and `/apis`: the plain documents, or everything at once when the client knows how to read it.
     fn groups(&self, headers: &HeaderMap, call: &Call, core: bool) -> Response {
         let resources = self.registry.resources();
-        let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let accept = headers
+            .get(header::ACCEPT)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default();
         let aggregated = negotiate::parse(accept).into_iter().find_map(|range| {
             let asked = range.kind == "application/json"
                 && range.param("as") == Some("APIGroupDiscoveryList")
@@ -122,7 +148,9 @@ impl ApiServer {
         let mut response = match aggregated {
             Some((document, content_type)) => {
                 let mut response = self.document(call, &document);
-                response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+                response
+                    .headers_mut()
+                    .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
                 response
             }
             None if core => {
@@ -132,13 +160,16 @@ impl ApiServer {
             }
             None => self.document(call, &api::discovery::group_list(resources.kinds())),
         };
-        response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept"));
+        response
+            .headers_mut()
+            .append(header::VARY, HeaderValue::from_static("Accept"));
         response
     }
 
     fn resources_of(&self, call: &Call, group: &str, version: &str) -> Result<Response, Fail> {
         let resources = self.registry.resources();
-        let found = api::discovery::resource_list(resources.kinds(), group, version).ok_or_else(no_such_path)?;
+        let found = api::discovery::resource_list(resources.kinds(), group, version)
+            .ok_or_else(no_such_path)?;
         Ok(self.document(call, &found))
     }
 
@@ -149,7 +180,10 @@ impl ApiServer {
             checks.push(("shutdown", !self.registry.stop.is_cancelled()));
         }
         if let [name] = rest {
-            let known = checks.iter().find(|(n, _)| n == name).ok_or_else(no_such_path)?;
+            let known = checks
+                .iter()
+                .find(|(n, _)| n == name)
+                .ok_or_else(no_such_path)?;
             checks = vec![*known];
         } else if !rest.is_empty() {
             return Err(no_such_path());
@@ -157,14 +191,25 @@ impl ApiServer {
         let excluded: Vec<&str> = call.query.all("exclude").collect();
         checks.retain(|(n, _)| !excluded.contains(n));
         let healthy = checks.iter().all(|(_, ok)| *ok);
-        let code = if healthy { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+        let code = if healthy {
+            StatusCode::OK
+        } else {
+            StatusCode::INTERNAL_SERVER_ERROR
+        };
         let mut text = String::new();
         if call.query.flag("verbose") || !healthy {
             for (name, ok) in &checks {
-                let line = if *ok { format!("[+]{name} ok\n") } else { format!("[-]{name} failed: reason withheld\n") };
+                let line = if *ok {
+                    format!("[+]{name} ok\n")
+                } else {
+                    format!("[-]{name} failed: reason withheld\n")
+                };
                 text.push_str(&line);
             }
-            text.push_str(&format!("{endpoint} check {}\n", if healthy { "passed" } else { "failed" }));
+            text.push_str(&format!(
+                "{endpoint} check {}\n",
+                if healthy { "passed" } else { "failed" }
+            ));
         } else {
             text.push_str("ok");
         }
@@ -177,11 +222,21 @@ impl ApiServer {
             _ => return Err(no_such_path()),
         };
         let mut response = if content_type == "application/json" {
-            respond::json_bytes(StatusCode::OK, bytes, negotiate::Encoding::Json, respond::Style { pretty: false, ..call.style })
+            respond::json_bytes(
+                StatusCode::OK,
+                bytes,
+                negotiate::Encoding::Json,
+                respond::Style {
+                    pretty: false,
+                    ..call.style
+                },
+            )
         } else {
             respond::raw(StatusCode::OK, content_type, bytes)
         };
-        response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept"));
+        response
+            .headers_mut()
+            .append(header::VARY, HeaderValue::from_static("Accept"));
         Ok(response)
     }
 }

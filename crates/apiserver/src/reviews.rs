@@ -44,13 +44,18 @@ impl ApiServer {
             "LocalSubjectAccessReview" => {
                 let namespace = meta::str_at(&review, &["spec", "resourceAttributes", "namespace"]);
                 if namespace != call.info.namespace {
-                    let why = format!("spec.resourceAttributes.namespace must match namespace: {}", call.info.namespace);
+                    let why = format!(
+                        "spec.resourceAttributes.namespace must match namespace: {}",
+                        call.info.namespace
+                    );
                     return Err(Box::new(Status::bad_request(why)));
                 }
                 self.access_review(&asked_user(&review)?, &review)?
             }
             "SelfSubjectAccessReview" => self.access_review(&call.user, &review)?,
-            "SelfSubjectRulesReview" => self.rules_review(&call.user, meta::str_at(&review, &["spec", "namespace"])),
+            "SelfSubjectRulesReview" => {
+                self.rules_review(&call.user, meta::str_at(&review, &["spec", "namespace"]))
+            }
             _ => return Err(not_allowed(call)),
         };
         review["status"] = status;
@@ -67,11 +72,17 @@ impl ApiServer {
         match self.authenticator.token_user(token, &audiences, now).await {
             Some((user, of_token)) => {
                 let issuer = [self.registry.config().tokens.issuer().to_owned()];
-                let asked = if audiences.is_empty() { &issuer[..] } else { &audiences[..] };
+                let asked = if audiences.is_empty() {
+                    &issuer[..]
+                } else {
+                    &audiences[..]
+                };
                 let common: Vec<&String> = asked.iter().filter(|a| of_token.contains(a)).collect();
                 json!({"authenticated": true, "user": user_json(&user), "audiences": common})
             }
-            None => json!({"user": {}, "error": "[invalid bearer token, service account token is not valid]"}),
+            None => {
+                json!({"user": {}, "error": "[invalid bearer token, service account token is not valid]"})
+            }
         }
     }
 
@@ -94,7 +105,11 @@ impl ApiServer {
         }
         for rule in self.authorizer.rbac.rules_for(user, namespace) {
             let value = serde_json::to_value(&rule).unwrap_or_default();
-            if rule.non_resource_urls.is_empty() { resources.push(value) } else { paths.push(value) }
+            if rule.non_resource_urls.is_empty() {
+                resources.push(value)
+            } else {
+                paths.push(value)
+            }
         }
         json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false})
     }
@@ -114,7 +129,11 @@ impl ApiServer {
         } else if let Some(name) = names.iter().find(|n| **n == call.info.name) {
             of(name)
         } else {
-            return Err(Box::new(Status::not_found("", "componentstatuses", &call.info.name)));
+            return Err(Box::new(Status::not_found(
+                "",
+                "componentstatuses",
+                &call.info.name,
+            )));
         };
         if !call.info.name.is_empty() {
             answer["kind"] = "ComponentStatus".into();
@@ -136,7 +155,9 @@ fn user_json(user: &UserInfo) -> Value {
 }
 
 fn strings(list: &[Value]) -> Vec<String> {
-    list.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+    list.iter()
+        .filter_map(|v| v.as_str().map(str::to_owned))
+        .collect()
 }
 
 fn asked_user(review: &Value) -> Result<UserInfo, Fail> {
@@ -147,8 +168,17 @@ fn asked_user(review: &Value) -> Result<UserInfo, Fail> {
         ..UserInfo::default()
     };
     if user.name.is_empty() && user.groups.is_empty() {
-        let why = api::FieldError::invalid("spec.user", "", "at least one of user or group must be specified");
-        return Err(Box::new(Status::invalid("authorization.k8s.io", "SubjectAccessReview", "", &[why])));
+        let why = api::FieldError::invalid(
+            "spec.user",
+            "",
+            "at least one of user or group must be specified",
+        );
+        return Err(Box::new(Status::invalid(
+            "authorization.k8s.io",
+            "SubjectAccessReview",
+            "",
+            &[why],
+        )));
     }
     Ok(user)
 }
@@ -156,7 +186,9 @@ fn asked_user(review: &Value) -> Result<UserInfo, Fail> {
 fn asked_attributes(user: &UserInfo, review: &Value) -> Result<Attributes, Fail> {
     let empty = Value::Null;
     let resource = review.pointer("/spec/resourceAttributes").unwrap_or(&empty);
-    let path = review.pointer("/spec/nonResourceAttributes").unwrap_or(&empty);
+    let path = review
+        .pointer("/spec/nonResourceAttributes")
+        .unwrap_or(&empty);
     let text = |v: &Value, field: &str| meta::str_at(v, &[field]).to_owned();
     match (resource.is_null(), path.is_null()) {
         (false, true) => Ok(Attributes {
@@ -182,7 +214,12 @@ fn asked_attributes(user: &UserInfo, review: &Value) -> Result<Attributes, Fail>
                 resource.clone(),
                 "exactly one of nonResourceAttributes or resourceAttributes must be specified",
             );
-            Err(Box::new(Status::invalid("authorization.k8s.io", "SubjectAccessReview", "", &[why])))
+            Err(Box::new(Status::invalid(
+                "authorization.k8s.io",
+                "SubjectAccessReview",
+                "",
+                &[why],
+            )))
         }
     }
 }

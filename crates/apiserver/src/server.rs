@@ -48,7 +48,9 @@ impl ApiServer {
     pub async fn new(config: Config, store: Arc<dyn Store>) -> Result<Arc<Self>, StartError> {
         let tokens = config.tokens.clone();
         let registry = Arc::new(Registry::new(config, store.clone(), Chain::standard()));
-        crate::bootstrap::run(&registry).await.map_err(StartError::Bootstrap)?;
+        crate::bootstrap::run(&registry)
+            .await
+            .map_err(StartError::Bootstrap)?;
         let server = Arc::new(Self {
             authenticator: Authenticator::new(store.clone(), tokens),
             authorizer: Authorizer::start(store).await?,

@@ -30,7 +30,9 @@ impl ApiServer {
             return Err(not_allowed(call));
         }
         match (info.subresource.as_str(), info.verb.as_str()) {
-            ("log" | "exec" | "attach" | "portforward" | "proxy", _) => self.serve_stream(request, call).await,
+            ("log" | "exec" | "attach" | "portforward" | "proxy", _) => {
+                self.serve_stream(request, call).await
+            }
             ("scale", _) => self.serve_scale(request, call, resource).await,
             ("binding", "create") => self.serve_binding(request, call, resource).await,
             ("eviction", "create") => self.serve_eviction(request, call, resource).await,
@@ -38,7 +40,10 @@ impl ApiServer {
             (_, "get") => {
                 let form = call.form(request.headers(), &[])?;
                 let write = call.write(&self.registry, resource)?;
-                let stored = self.registry.get(resource, write.namespace, write.name).await?;
+                let stored = self
+                    .registry
+                    .get(resource, write.namespace, write.name)
+                    .await?;
                 call.object(&self.registry, resource, StatusCode::OK, stored, form)
             }
             (name, "update") => self.serve_update(request, call, resource, part(name)).await,
@@ -47,13 +52,22 @@ impl ApiServer {
         }
     }
 
-    async fn serve_scale(&self, request: Request, call: &Call, resource: &Arc<Resource>) -> Result<Response, Fail> {
+    async fn serve_scale(
+        &self,
+        request: Request,
+        call: &Call,
+        resource: &Arc<Resource>,
+    ) -> Result<Response, Fail> {
         let write = call.write(&self.registry, resource)?;
         let answer = match call.info.verb.as_str() {
             "get" => self.registry.get_scale(&write).await?,
             "update" => {
-                let wanted = self.decode_as(request, call, "autoscaling", "v1", "Scale").await?;
-                self.registry.update_scale(&write, |_| Ok(wanted.clone())).await?
+                let wanted = self
+                    .decode_as(request, call, "autoscaling", "v1", "Scale")
+                    .await?;
+                self.registry
+                    .update_scale(&write, |_| Ok(wanted.clone()))
+                    .await?
             }
             "patch" => {
                 // Strategic merge of a Scale is a plain merge: it has no lists.
@@ -62,7 +76,9 @@ impl ApiServer {
                 self.registry
                     .update_scale(&write, |current| {
                         let kind = match kind {
-                            crate::dispatch::PatchType::Strategic => crate::dispatch::PatchType::Merge,
+                            crate::dispatch::PatchType::Strategic => {
+                                crate::dispatch::PatchType::Merge
+                            }
                             other => other,
                         };
                         let mut unpinned = current;
@@ -79,13 +95,25 @@ impl ApiServer {
     }
 
     /// Decodes a body of a kind that is not the resource's own.
-    async fn decode_as(&self, request: Request, call: &Call, group: &str, version: &str, kind: &str) -> Result<Value, Fail> {
+    async fn decode_as(
+        &self,
+        request: Request,
+        call: &Call,
+        group: &str,
+        version: &str,
+        kind: &str,
+    ) -> Result<Value, Fail> {
         let input = call.input(request).await?;
         let Some(descriptor) = api::kind_by_gvk(group, version, kind) else {
             // Kinds that are only ever subresources have no descriptor: their bodies are checked by use.
             return Ok(codec::parse(&input.bytes, input.content_type)?.0);
         };
-        let (object, warnings) = codec::decode(&input.bytes, input.content_type, descriptor, input.validation)?;
+        let (object, warnings) = codec::decode(
+            &input.bytes,
+            input.content_type,
+            descriptor,
+            input.validation,
+        )?;
         call.warnings.add(warnings);
         Ok(object)
     }
@@ -106,32 +134,57 @@ impl ApiServer {
         let kind = meta::str_at(&binding, &["target", "kind"]);
         let mut errors = Vec::new();
         if !matches!(kind, "" | "Node") {
-            errors.push(FieldError::not_supported("target.kind", kind, &["Node", "<empty>"]));
+            errors.push(FieldError::not_supported(
+                "target.kind",
+                kind,
+                &["Node", "<empty>"],
+            ));
         }
         if node.is_empty() {
             errors.push(FieldError::required("target.name", ""));
         }
         if !errors.is_empty() {
-            return Err(Box::new(Status::invalid("", "Binding", write.name, &errors)));
+            return Err(Box::new(Status::invalid(
+                "", "Binding", write.name, &errors,
+            )));
         }
         let asked_uid = meta::uid(&binding).to_owned();
-        self.registry.update(&write, Part::Exact, |pod| bind(&write, pod, &binding, node, &asked_uid)).await?;
+        self.registry
+            .update(&write, Part::Exact, |pod| {
+                bind(&write, pod, &binding, node, &asked_uid)
+            })
+            .await?;
         let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
         Ok(respond::json(StatusCode::CREATED, &done, call.style))
     }
 
     /// `pods/eviction`: deletes a pod unless a disruption budget forbids it.
-    async fn serve_eviction(&self, request: Request, call: &Call, resource: &Arc<Resource>) -> Result<Response, Fail> {
-        let eviction = self.decode_as(request, call, "policy", "v1", "Eviction").await?;
+    async fn serve_eviction(
+        &self,
+        request: Request,
+        call: &Call,
+        resource: &Arc<Resource>,
+    ) -> Result<Response, Fail> {
+        let eviction = self
+            .decode_as(request, call, "policy", "v1", "Eviction")
+            .await?;
         let write = call.write(&self.registry, resource)?;
         let name = meta::name(&eviction);
         if !name.is_empty() && name != write.name {
-            let why = format!("name in URL does not match name in Eviction object: {name} vs {}", write.name);
+            let why = format!(
+                "name in URL does not match name in Eviction object: {name} vs {}",
+                write.name
+            );
             return Err(Box::new(Status::bad_request(why)));
         }
         let empty = Value::Null;
-        let options = DeleteOptions::parse(eviction.get("deleteOptions").unwrap_or(&empty), &call.query)?;
-        let pod = self.registry.get(resource, write.namespace, write.name).await?.value()?;
+        let options =
+            DeleteOptions::parse(eviction.get("deleteOptions").unwrap_or(&empty), &call.query)?;
+        let pod = self
+            .registry
+            .get(resource, write.namespace, write.name)
+            .await?
+            .value()?;
         if needs_budget(&pod) {
             self.take_budget(call, &write, &pod).await?;
         }
@@ -141,12 +194,18 @@ impl ApiServer {
     }
 
     async fn take_budget(&self, call: &Call, write: &Write<'_>, pod: &Value) -> Result<(), Fail> {
-        let budgets = self.registry.read_all(("policy", "v1", "poddisruptionbudgets"), write.namespace).await?;
+        let budgets = self
+            .registry
+            .read_all(("policy", "v1", "poddisruptionbudgets"), write.namespace)
+            .await?;
         let matching: Vec<&Value> = budgets
             .iter()
             .filter(|b| {
-                let selector = meta::get(b, &["spec", "selector"]).cloned().unwrap_or_default();
-                api::selector::LabelSelector::from_value(&selector).is_ok_and(|s| s.matches_object(pod))
+                let selector = meta::get(b, &["spec", "selector"])
+                    .cloned()
+                    .unwrap_or_default();
+                api::selector::LabelSelector::from_value(&selector)
+                    .is_ok_and(|s| s.matches_object(pod))
             })
             .collect();
         let budget = match matching.as_slice() {
@@ -158,31 +217,60 @@ impl ApiServer {
                 )));
             }
         };
-        let resource = self.registry.resource("policy", "v1", "poddisruptionbudgets")?;
-        let take = Write { resource: &resource, name: &budget, subresource: "status", ..*write };
+        let resource = self
+            .registry
+            .resource("policy", "v1", "poddisruptionbudgets")?;
+        let take = Write {
+            resource: &resource,
+            name: &budget,
+            subresource: "status",
+            ..*write
+        };
         let (pod_name, now) = (meta::name(pod).to_owned(), api::time::format(write.now));
         let dry_run = call.dry_run()?;
         let result = self
             .registry
-            .update(&take, Part::Exact, |current| disrupt(current, &pod_name, &now, dry_run))
+            .update(&take, Part::Exact, |current| {
+                disrupt(current, &pod_name, &now, dry_run)
+            })
             .await;
         result.map(drop)
     }
 
     /// `serviceaccounts/token`: issues a token.
-    async fn serve_token(&self, request: Request, call: &Call, resource: &Arc<Resource>) -> Result<Response, Fail> {
-        let asked = self.decode_as(request, call, "authentication.k8s.io", "v1", "TokenRequest").await?;
+    async fn serve_token(
+        &self,
+        request: Request,
+        call: &Call,
+        resource: &Arc<Resource>,
+    ) -> Result<Response, Fail> {
+        let asked = self
+            .decode_as(request, call, "authentication.k8s.io", "v1", "TokenRequest")
+            .await?;
         let write = call.write(&self.registry, resource)?;
-        let account = self.registry.get(resource, write.namespace, write.name).await?.value()?;
+        let account = self
+            .registry
+            .get(resource, write.namespace, write.name)
+            .await?
+            .value()?;
         let audiences: Vec<String> = meta::list_at(&asked, &["spec", "audiences"])
             .iter()
             .filter_map(|a| a.as_str().map(str::to_owned))
             .collect();
-        let lifetime =
-            meta::int_at(&asked, &["spec", "expirationSeconds"]).unwrap_or(tokens::DEFAULT_LIFETIME_SECONDS);
+        let lifetime = meta::int_at(&asked, &["spec", "expirationSeconds"])
+            .unwrap_or(tokens::DEFAULT_LIFETIME_SECONDS);
         if lifetime < tokens::MIN_LIFETIME_SECONDS {
-            let why = FieldError::invalid("spec.expirationSeconds", lifetime, "may not specify a duration less than 10 minutes");
-            return Err(Box::new(Status::invalid("authentication.k8s.io", "TokenRequest", "", &[why])));
+            let why = FieldError::invalid(
+                "spec.expirationSeconds",
+                lifetime,
+                "may not specify a duration less than 10 minutes",
+            );
+            return Err(Box::new(Status::invalid(
+                "authentication.k8s.io",
+                "TokenRequest",
+                "",
+                &[why],
+            )));
         }
         let mut token = TokenRequest {
             namespace: write.namespace.to_owned(),
@@ -207,17 +295,28 @@ impl ApiServer {
         let mut metadata = json!({"name": write.name, "namespace": write.namespace});
         metadata["creationTimestamp"] = api::time::format(write.now).into();
         answer["metadata"] = metadata;
-        let audiences =
-            if audiences.is_empty() { vec![self.registry.config().tokens.issuer().to_owned()] } else { audiences };
+        let audiences = if audiences.is_empty() {
+            vec![self.registry.config().tokens.issuer().to_owned()]
+        } else {
+            audiences
+        };
         meta::set(&mut answer, &["spec", "audiences"], audiences.into());
         meta::set(&mut answer, &["spec", "expirationSeconds"], lifetime.into());
-        answer["status"] = json!({"token": text, "expirationTimestamp": api::time::format(expires)});
+        answer["status"] =
+            json!({"token": text, "expirationTimestamp": api::time::format(expires)});
         Ok(respond::json(StatusCode::CREATED, &answer, call.style))
     }
 
     /// Ties a token to the pod, secret or node it is asked for.
-    async fn bind_token(&self, write: &Write<'_>, asked: &Value, token: &mut TokenRequest) -> Result<(), Fail> {
-        let Some(reference) = meta::get(asked, &["spec", "boundObjectRef"]).filter(|r| !r.is_null()) else {
+    async fn bind_token(
+        &self,
+        write: &Write<'_>,
+        asked: &Value,
+        token: &mut TokenRequest,
+    ) -> Result<(), Fail> {
+        let Some(reference) =
+            meta::get(asked, &["spec", "boundObjectRef"]).filter(|r| !r.is_null())
+        else {
             return Ok(());
         };
         let text = |field: &str| meta::str_at(reference, &[field]);
@@ -227,22 +326,36 @@ impl ApiServer {
             "Secret" => ("secrets", write.namespace),
             "Node" => ("nodes", ""),
             other => {
-                let why = format!("cannot bind token for serviceaccount to object of type {:?}", format!("{}, Kind={other}", text("apiVersion")));
+                let why = format!(
+                    "cannot bind token for serviceaccount to object of type {:?}",
+                    format!("{}, Kind={other}", text("apiVersion"))
+                );
                 return Err(Box::new(Status::bad_request(why)));
             }
         };
-        let found = self.registry.read(("", "v1", resource), namespace, name).await?;
+        let found = self
+            .registry
+            .read(("", "v1", resource), namespace, name)
+            .await?;
         let object = found.ok_or_else(|| Box::new(Status::not_found("", resource, name)))?;
         if !uid.is_empty() && uid != meta::uid(&object) {
-            let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated");
+            let why = format!(
+                "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+            );
             return Err(Box::new(Status::conflict("", resource, name, &why)));
         }
-        let bound = BoundObject { name: name.to_owned(), uid: meta::uid(&object).to_owned() };
+        let bound = BoundObject {
+            name: name.to_owned(),
+            uid: meta::uid(&object).to_owned(),
+        };
         match kind {
             "Pod" => {
                 let account = meta::str_at(&object, &["spec", "serviceAccountName"]);
                 if account != write.name {
-                    let why = format!("cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.", write.name);
+                    let why = format!(
+                        "cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.",
+                        write.name
+                    );
                     return Err(Box::new(Status::bad_request(why)));
                 }
                 let node = meta::str_at(&object, &["spec", "nodeName"]).to_owned();
@@ -269,26 +382,48 @@ fn part(name: &str) -> Part {
     }
 }
 
-fn bind(write: &Write<'_>, pod: &Value, binding: &Value, node: &str, asked_uid: &str) -> Result<Value, Fail> {
+fn bind(
+    write: &Write<'_>,
+    pod: &Value,
+    binding: &Value,
+    node: &str,
+    asked_uid: &str,
+) -> Result<Value, Fail> {
     let conflict = |why: String| Box::new(Status::conflict("", "pods/binding", write.name, &why));
     if !asked_uid.is_empty() && asked_uid != meta::uid(pod) {
         let actual = meta::uid(pod);
-        return Err(conflict(format!("Precondition failed: UID in precondition: {asked_uid}, UID in object meta: {actual}")));
+        return Err(conflict(format!(
+            "Precondition failed: UID in precondition: {asked_uid}, UID in object meta: {actual}"
+        )));
     }
     if pod.pointer("/metadata/deletionTimestamp").is_some() {
-        return Err(conflict(format!("pod {} is being deleted, cannot be assigned to a host", write.name)));
+        return Err(conflict(format!(
+            "pod {} is being deleted, cannot be assigned to a host",
+            write.name
+        )));
     }
     let assigned = meta::str_at(pod, &["spec", "nodeName"]);
     if !assigned.is_empty() {
-        return Err(conflict(format!("pod {} is already assigned to node {assigned:?}", write.name)));
+        return Err(conflict(format!(
+            "pod {} is already assigned to node {assigned:?}",
+            write.name
+        )));
     }
     if !meta::list_at(pod, &["spec", "schedulingGates"]).is_empty() {
-        return Err(conflict(format!("pod {} has non-empty .spec.schedulingGates", write.name)));
+        return Err(conflict(format!(
+            "pod {} has non-empty .spec.schedulingGates",
+            write.name
+        )));
     }
     let mut bound = pod.clone();
     meta::set(&mut bound, &["spec", "nodeName"], node.into());
-    for (key, value) in meta::get(binding, &["metadata", "annotations"]).and_then(Value::as_object).into_iter().flatten() {
-        meta::object_at(&mut bound, &["metadata", "annotations"]).insert(key.clone(), value.clone());
+    for (key, value) in meta::get(binding, &["metadata", "annotations"])
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+    {
+        meta::object_at(&mut bound, &["metadata", "annotations"])
+            .insert(key.clone(), value.clone());
     }
     let mut conditions = meta::list_at(&bound, &["status", "conditions"]).to_vec();
     conditions.retain(|c| meta::str_at(c, &["type"]) != "PodScheduled");
@@ -304,8 +439,10 @@ fn bind(write: &Write<'_>, pod: &Value, binding: &Value, node: &str, asked_uid: 
 
 /// Pods that are done, dying or never started can go without a budget.
 fn needs_budget(pod: &Value) -> bool {
-    !matches!(meta::str_at(pod, &["status", "phase"]), "Succeeded" | "Failed" | "Pending")
-        && pod.pointer("/metadata/deletionTimestamp").is_none()
+    !matches!(
+        meta::str_at(pod, &["status", "phase"]),
+        "Succeeded" | "Failed" | "Pending"
+    ) && pod.pointer("/metadata/deletionTimestamp").is_none()
 }
 
 /// Takes one disruption of a budget, or says why there is none.
@@ -314,16 +451,26 @@ fn disrupt(budget: &Value, pod: &str, now: &str, dry_run: bool) -> Result<Value,
     let generation = meta::int_at(budget, &["metadata", "generation"]).unwrap_or(0);
     let name = meta::name(budget);
     let refuse = |message: String| {
-        let cause = StatusCause { reason: "DisruptionBudget".into(), message, ..StatusCause::default() };
+        let cause = StatusCause {
+            reason: "DisruptionBudget".into(),
+            message,
+            ..StatusCause::default()
+        };
         let mut status = Status::too_many_requests(
             "Cannot evict pod as it would violate the pod's disruption budget.",
             if observed < generation { 10 } else { 0 },
         );
-        status.details.get_or_insert_with(StatusDetails::default).causes.push(cause);
+        status
+            .details
+            .get_or_insert_with(StatusDetails::default)
+            .causes
+            .push(cause);
         Box::new(status)
     };
     if observed < generation {
-        return Err(refuse(format!("The disruption budget {name} is still being processed by the server.")));
+        return Err(refuse(format!(
+            "The disruption budget {name} is still being processed by the server."
+        )));
     }
     let allowed = meta::int_at(budget, &["status", "disruptionsAllowed"]).unwrap_or(0);
     if allowed <= 0 {
@@ -336,7 +483,11 @@ fn disrupt(budget: &Value, pod: &str, now: &str, dry_run: bool) -> Result<Value,
     }
     let mut taken = budget.clone();
     if !dry_run {
-        meta::set(&mut taken, &["status", "disruptionsAllowed"], (allowed - 1).into());
+        meta::set(
+            &mut taken,
+            &["status", "disruptionsAllowed"],
+            (allowed - 1).into(),
+        );
         meta::set(&mut taken, &["status", "disruptedPods", pod], now.into());
     }
     Ok(taken)
@@ -354,8 +505,19 @@ mod tests {
         assert_eq!(after["status"]["disruptedPods"]["p"], "t");
         let refused = disrupt(&after, "q", "t", false).unwrap_err();
         assert_eq!(refused.code, 429);
-        assert_eq!(refused.message, "Cannot evict pod as it would violate the pod's disruption budget.");
+        assert_eq!(
+            refused.message,
+            "Cannot evict pod as it would violate the pod's disruption budget."
+        );
         let stale = json!({"metadata": {"name": "b", "generation": 2}, "status": {"observedGeneration": 1, "disruptionsAllowed": 1}});
-        assert!(disrupt(&stale, "q", "t", false).unwrap_err().details.unwrap().causes[0].message.contains("still being processed"));
+        assert!(
+            disrupt(&stale, "q", "t", false)
+                .unwrap_err()
+                .details
+                .unwrap()
+                .causes[0]
+                .message
+                .contains("still being processed")
+        );
     }
 }

@@ -86,7 +86,13 @@ fn field(entry: &[String]) -> Option<Field> {
         "Raw" => Type::Raw,
         index => Type::Message(index.parse().ok()?),
     };
-    Some(Field { name: name.clone(), of, count, pointer: flag == "p", inline: flag == "i" })
+    Some(Field {
+        name: name.clone(),
+        of,
+        count,
+        pointer: flag == "p",
+        inline: flag == "i",
+    })
 }
 
 fn table() -> &'static Table {
@@ -98,7 +104,10 @@ fn table() -> &'static Table {
             Err(_) => return Table::default(),
         };
         let message = |entries: HashMap<String, Vec<String>>| {
-            entries.iter().filter_map(|(n, e)| Some((n.parse().ok()?, field(e)?))).collect()
+            entries
+                .iter()
+                .filter_map(|(n, e)| Some((n.parse().ok()?, field(e)?)))
+                .collect()
         };
         Table {
             roots: facts.roots,
@@ -158,12 +167,16 @@ impl<'a> Reader<'a> {
         let tag = self.varint()?;
         let wire = match (tag & 7) as u8 {
             0 => Wire::Number(self.varint()?),
-            1 => Wire::Number(u64::from_le_bytes(self.take(8)?.try_into().unwrap_or_default())),
+            1 => Wire::Number(u64::from_le_bytes(
+                self.take(8)?.try_into().unwrap_or_default(),
+            )),
             2 => {
                 let n = self.varint()?;
                 Wire::Bytes(self.take(usize::try_from(n).map_err(|_| Broken::Short)?)?)
             }
-            5 => Wire::Number(u64::from(u32::from_le_bytes(self.take(4)?.try_into().unwrap_or_default()))),
+            5 => Wire::Number(u64::from(u32::from_le_bytes(
+                self.take(4)?.try_into().unwrap_or_default(),
+            ))),
             other => return Err(Broken::Wire(other)),
         };
         Ok(Some((tag >> 3, wire)))
@@ -195,7 +208,14 @@ fn time(bytes: &[u8], micro: bool) -> Result<Option<Value>, Broken> {
     let seconds = numbers.get(&1).copied().unwrap_or(0);
     let nanos = i32::try_from(numbers.get(&2).copied().unwrap_or(0)).unwrap_or(0);
     let at = api::time::Timestamp::new(seconds, nanos).map_err(|e| Broken::Other(e.to_string()))?;
-    Ok(Some(if micro { api::time::format_micro(at) } else { api::time::format(at) }.into()))
+    Ok(Some(
+        if micro {
+            api::time::format_micro(at)
+        } else {
+            api::time::format(at)
+        }
+        .into(),
+    ))
 }
 
 /// The JSON of one value; `None` for an empty time.
@@ -226,7 +246,13 @@ fn value(of: Type, wire: &Wire<'_>, depth: usize) -> Result<Option<Value>, Broke
             None => Value::Null,
         },
         (Type::Message(index), Wire::Bytes(b)) => message(index, b, depth + 1)?,
-        _ => return Err(Broken::Wire(if matches!(wire, Wire::Number(_)) { 0 } else { 2 })),
+        _ => {
+            return Err(Broken::Wire(if matches!(wire, Wire::Number(_)) {
+                0
+            } else {
+                2
+            }));
+        }
     }))
 }
 
@@ -252,17 +278,27 @@ fn message(index: usize, bytes: &[u8], depth: usize) -> Result<Value, Broken> {
         return Err(Broken::Depth);
     }
     let table = table();
-    let fields = table.messages.get(index).ok_or_else(|| Broken::Other("unknown message".into()))?;
+    let fields = table
+        .messages
+        .get(index)
+        .ok_or_else(|| Broken::Other("unknown message".into()))?;
     let mut out = Map::new();
     let mut reader = Reader(bytes);
     while let Some((number, wire)) = reader.next()? {
-        let Some(field) = fields.get(&number) else { continue };
+        let Some(field) = fields.get(&number) else {
+            continue;
+        };
         match field.count {
             Count::Many => many(field, &wire, depth, &mut out)?,
             Count::Map => {
-                let Wire::Bytes(entry) = wire else { return Err(Broken::Wire(0)) };
+                let Wire::Bytes(entry) = wire else {
+                    return Err(Broken::Wire(0));
+                };
                 let (key, item) = map_entry(field.of, entry, depth)?;
-                if let Value::Object(map) = out.entry(field.name.as_str()).or_insert_with(|| Map::new().into()) {
+                if let Value::Object(map) = out
+                    .entry(field.name.as_str())
+                    .or_insert_with(|| Map::new().into())
+                {
                     map.insert(key, item);
                 }
             }
@@ -276,22 +312,37 @@ fn message(index: usize, bytes: &[u8], depth: usize) -> Result<Value, Broken> {
         }
     }
     if table.lists.contains(&index) {
-        return Ok(out.shift_remove("items").unwrap_or_else(|| Value::Array(Vec::new())));
+        return Ok(out
+            .shift_remove("items")
+            .unwrap_or_else(|| Value::Array(Vec::new())));
     }
     Ok(Value::Object(out))
 }
 
-fn many(field: &Field, wire: &Wire<'_>, depth: usize, out: &mut Map<String, Value>) -> Result<(), Broken> {
+fn many(
+    field: &Field,
+    wire: &Wire<'_>,
+    depth: usize,
+    out: &mut Map<String, Value>,
+) -> Result<(), Broken> {
     let scalar = matches!(field.of, Type::Bool | Type::Int32 | Type::Int64);
     match wire {
         Wire::Bytes(packed) if scalar => {
             let mut reader = Reader(packed);
             while !reader.0.is_empty() {
                 let number = Wire::Number(reader.varint()?);
-                append(out, &field.name, value(field.of, &number, depth)?.unwrap_or_default());
+                append(
+                    out,
+                    &field.name,
+                    value(field.of, &number, depth)?.unwrap_or_default(),
+                );
             }
         }
-        wire => append(out, &field.name, value(field.of, wire, depth)?.unwrap_or_default()),
+        wire => append(
+            out,
+            &field.name,
+            value(field.of, wire, depth)?.unwrap_or_default(),
+        ),
     }
     Ok(())
 }
@@ -329,7 +380,11 @@ pub fn to_json(bytes: &[u8]) -> Result<Value, Status> {
     let named = |n: u64| text(types.get(&n).copied().unwrap_or_default()).map_err(broken);
     let (api_version, kind) = (named(1)?, named(2)?);
     let root = table().roots.get(&format!("{api_version}/{kind}")).copied();
-    let root = root.ok_or_else(|| bad(format!("no kind {kind:?} is registered for version {api_version:?} in protobuf")))?;
+    let root = root.ok_or_else(|| {
+        bad(format!(
+            "no kind {kind:?} is registered for version {api_version:?} in protobuf"
+        ))
+    })?;
     let mut object = Map::new();
     object.insert("kind".into(), kind.into());
     object.insert("apiVersion".into(), api_version.into());
@@ -353,15 +408,29 @@ mod tests {
     }
 
     fn envelope(version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
-        let types = [bytes_field(1, version.as_bytes()), bytes_field(2, kind.as_bytes())].concat();
+        let types = [
+            bytes_field(1, version.as_bytes()),
+            bytes_field(2, kind.as_bytes()),
+        ]
+        .concat();
         [MAGIC.to_vec(), bytes_field(1, &types), bytes_field(2, raw)].concat()
     }
 
     #[test]
     fn a_config_map() {
-        let metadata = [bytes_field(1, b"a"), bytes_field(3, b""), bytes_field(8, b"")].concat();
+        let metadata = [
+            bytes_field(1, b"a"),
+            bytes_field(3, b""),
+            bytes_field(8, b""),
+        ]
+        .concat();
         let entry = [bytes_field(1, b"k"), bytes_field(2, b"v")].concat();
-        let raw = [bytes_field(1, &metadata), bytes_field(2, &entry), vec![4 << 3, 0]].concat();
+        let raw = [
+            bytes_field(1, &metadata),
+            bytes_field(2, &entry),
+            vec![4 << 3, 0],
+        ]
+        .concat();
         assert_eq!(
             to_json(&envelope("v1", "ConfigMap", &raw)).unwrap(),
             json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "a"}, "data": {"k": "v"}, "immutable": false})
@@ -376,7 +445,10 @@ mod tests {
         let raw = bytes_field(2, &[vec![1 << 3, 0], template].concat());
         let deployment = to_json(&envelope("apps/v1", "Deployment", &raw)).unwrap();
         assert_eq!(deployment["spec"]["replicas"], 0);
-        assert_eq!(deployment["spec"]["template"]["spec"]["volumes"], json!([{"name": "v", "emptyDir": {}}]));
+        assert_eq!(
+            deployment["spec"]["template"]["spec"]["volumes"],
+            json!([{"name": "v", "emptyDir": {}}])
+        );
     }
 
     #[test]

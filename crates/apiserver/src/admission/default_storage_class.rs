@@ -19,13 +19,17 @@ impl Plugin for DefaultStorageClass {
 
     fn mutate<'a>(&'a self, review: &'a Review<'a>, object: &'a mut Value) -> Admitted<'a> {
         Box::pin(async move {
-            let claim = review.operation == Operation::Create && review.is("", "persistentvolumeclaims");
+            let claim =
+                review.operation == Operation::Create && review.is("", "persistentvolumeclaims");
             let named = meta::get(object, &["spec", "storageClassName"]).is_some()
                 || meta::annotation(object, BETA_CLASS).is_some();
             if !claim || named {
                 return Ok(());
             }
-            let classes = review.registry.read_all(("storage.k8s.io", "v1", "storageclasses"), "").await?;
+            let classes = review
+                .registry
+                .read_all(("storage.k8s.io", "v1", "storageclasses"), "")
+                .await?;
             if let Some(name) = default_class(&classes) {
                 meta::set(object, &["spec", "storageClassName"], name.into());
             }
@@ -36,13 +40,20 @@ impl Plugin for DefaultStorageClass {
 
 /// The newest default class; of several of one age the first by name.
 fn default_class(classes: &[Value]) -> Option<&str> {
-    let is_default =
-        |c: &&Value| [DEFAULT, BETA_DEFAULT].iter().any(|a| meta::annotation(c, a) == Some("true"));
+    let is_default = |c: &&Value| {
+        [DEFAULT, BETA_DEFAULT]
+            .iter()
+            .any(|a| meta::annotation(c, a) == Some("true"))
+    };
     let created = |c: &Value| meta::str_at(c, &["metadata", "creationTimestamp"]).to_owned();
     classes
         .iter()
         .filter(is_default)
-        .min_by(|a, b| created(b).cmp(&created(a)).then_with(|| meta::name(a).cmp(meta::name(b))))
+        .min_by(|a, b| {
+            created(b)
+                .cmp(&created(a))
+                .then_with(|| meta::name(a).cmp(meta::name(b)))
+        })
         .map(meta::name)
 }
 
@@ -53,10 +64,12 @@ mod tests {
 
     #[test]
     fn the_newest_default_wins() {
-        let class = |name: &str, created: &str, default: &str| {
-            json!({"metadata": {"name": name, "creationTimestamp": created, "annotations": {DEFAULT: default}}})
-        };
-        let classes = [class("a", "2020", "true"), class("b", "2021", "true"), class("c", "2022", "false")];
+        let class = |name: &str, created: &str, default: &str| json!({"metadata": {"name": name, "creationTimestamp": created, "annotations": {DEFAULT: default}}});
+        let classes = [
+            class("a", "2020", "true"),
+            class("b", "2021", "true"),
+            class("c", "2022", "false"),
+        ];
         assert_eq!(default_class(&classes), Some("b"));
         assert_eq!(default_class(&classes[2..]), None);
     }

@@ -7,7 +7,10 @@ use super::{Admitted, Operation, Plugin, Review};
 
 /// Seconds a pod stays on such a node.
 const SECONDS: i64 = 300;
-const TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+const TAINTS: [&str; 2] = [
+    "node.kubernetes.io/not-ready",
+    "node.kubernetes.io/unreachable",
+];
 
 /// The plugin.
 pub struct DefaultTolerationSeconds;
@@ -35,8 +38,10 @@ fn tolerates(toleration: &Value, taint: &str) -> bool {
 
 fn complete(pod: &mut Value) {
     let mut tolerations = meta::list_at(pod, &["spec", "tolerations"]).to_vec();
-    let missing: Vec<&str> =
-        TAINTS.into_iter().filter(|taint| !tolerations.iter().any(|t| tolerates(t, taint))).collect();
+    let missing: Vec<&str> = TAINTS
+        .into_iter()
+        .filter(|taint| !tolerations.iter().any(|t| tolerates(t, taint)))
+        .collect();
     if missing.is_empty() {
         return;
     }

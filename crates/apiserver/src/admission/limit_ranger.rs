@@ -23,7 +23,11 @@ impl Plugin for LimitRanger {
             if review.operation != Operation::Create || !review.is("", "pods") {
                 return Ok(());
             }
-            for range in review.registry.read_all(LIMIT_RANGES, review.namespace).await? {
+            for range in review
+                .registry
+                .read_all(LIMIT_RANGES, review.namespace)
+                .await?
+            {
                 for limit in meta::list_at(&range, &["spec", "limits"]) {
                     if meta::str_at(limit, &["type"]) == "Container" {
                         fill(object, limit);
@@ -37,12 +41,17 @@ impl Plugin for LimitRanger {
     fn validate<'a>(&'a self, review: &'a Review<'a>, object: &'a Value) -> Admitted<'a> {
         Box::pin(async move {
             let pod = review.operation == Operation::Create && review.is("", "pods");
-            let claim = review.operation != Operation::Delete && review.is("", "persistentvolumeclaims");
+            let claim =
+                review.operation != Operation::Delete && review.is("", "persistentvolumeclaims");
             if !pod && !claim {
                 return Ok(());
             }
             let mut errors = Vec::new();
-            for range in review.registry.read_all(LIMIT_RANGES, review.namespace).await? {
+            for range in review
+                .registry
+                .read_all(LIMIT_RANGES, review.namespace)
+                .await?
+            {
                 for limit in meta::list_at(&range, &["spec", "limits"]) {
                     check(object, limit, pod, &mut errors);
                 }
@@ -64,7 +73,9 @@ type Amounts = BTreeMap<String, Quantity>;
 
 fn amounts(value: Option<&Value>) -> Amounts {
     let entries = value.and_then(Value::as_object).into_iter().flatten();
-    entries.filter_map(|(k, v)| Some((k.clone(), quantity(v)?))).collect()
+    entries
+        .filter_map(|(k, v)| Some((k.clone(), quantity(v)?)))
+        .collect()
 }
 
 fn quantity(value: &Value) -> Option<Quantity> {
@@ -88,9 +99,15 @@ fn containers_mut(pod: &mut Value) -> impl Iterator<Item = &mut Value> {
 fn fill(pod: &mut Value, limit: &Value) {
     for container in containers_mut(pod) {
         for (field, default) in [("limits", "default"), ("requests", "defaultRequest")] {
-            for (resource, amount) in limit.get(default).and_then(Value::as_object).into_iter().flatten() {
+            for (resource, amount) in limit
+                .get(default)
+                .and_then(Value::as_object)
+                .into_iter()
+                .flatten()
+            {
                 let at = meta::object_at(container, &["resources", field]);
-                at.entry(resource.as_str()).or_insert_with(|| amount.clone());
+                at.entry(resource.as_str())
+                    .or_insert_with(|| amount.clone());
             }
         }
     }
@@ -124,29 +141,57 @@ fn check(object: &Value, limit: &Value, pod: bool, errors: &mut Vec<String>) {
         }
         ("PersistentVolumeClaim", false) => {
             let requests = amounts(meta::get(object, &["spec", "resources", "requests"]));
-            bounds("PersistentVolumeClaim", limit, &requests, &Amounts::new(), errors);
+            bounds(
+                "PersistentVolumeClaim",
+                limit,
+                &requests,
+                &Amounts::new(),
+                errors,
+            );
         }
         _ => {}
     }
 }
 
-fn bounds(what: &str, limit: &Value, requests: &Amounts, limits: &Amounts, errors: &mut Vec<String>) {
+fn bounds(
+    what: &str,
+    limit: &Value,
+    requests: &Amounts,
+    limits: &Amounts,
+    errors: &mut Vec<String>,
+) {
     for (resource, min) in amounts(limit.get("min")) {
         match requests.get(&resource) {
-            None => errors.push(format!("minimum {resource} usage per {what} is {min}.  No request is specified")),
+            None => errors.push(format!(
+                "minimum {resource} usage per {what} is {min}.  No request is specified"
+            )),
             Some(asked) if *asked < min => {
-                errors.push(format!("minimum {resource} usage per {what} is {min}, but request is {asked}"));
+                errors.push(format!(
+                    "minimum {resource} usage per {what} is {min}, but request is {asked}"
+                ));
             }
             Some(_) => {}
         }
     }
     for (resource, max) in amounts(limit.get("max")) {
-        let used = if what == "PersistentVolumeClaim" { requests } else { limits };
-        let word = if what == "PersistentVolumeClaim" { "request" } else { "limit" };
+        let used = if what == "PersistentVolumeClaim" {
+            requests
+        } else {
+            limits
+        };
+        let word = if what == "PersistentVolumeClaim" {
+            "request"
+        } else {
+            "limit"
+        };
         match used.get(&resource) {
-            None => errors.push(format!("maximum {resource} usage per {what} is {max}.  No {word} is specified")),
+            None => errors.push(format!(
+                "maximum {resource} usage per {what} is {max}.  No {word} is specified"
+            )),
             Some(asked) if *asked > max => {
-                errors.push(format!("maximum {resource} usage per {what} is {max}, but {word} is {asked}"));
+                errors.push(format!(
+                    "maximum {resource} usage per {what} is {max}, but {word} is {asked}"
+                ));
             }
             Some(_) => {}
         }
@@ -163,10 +208,19 @@ mod tests {
         let limit = json!({"type": "Container", "default": {"cpu": "500m"}, "defaultRequest": {"cpu": "100m"}, "max": {"cpu": "1"}});
         let mut pod = json!({"spec": {"containers": [{"name": "a"}, {"name": "b", "resources": {"limits": {"cpu": "2"}}}]}});
         fill(&mut pod, &limit);
-        assert_eq!(pod["spec"]["containers"][0]["resources"], json!({"limits": {"cpu": "500m"}, "requests": {"cpu": "100m"}}));
-        assert_eq!(pod["spec"]["containers"][1]["resources"]["limits"]["cpu"], "2");
+        assert_eq!(
+            pod["spec"]["containers"][0]["resources"],
+            json!({"limits": {"cpu": "500m"}, "requests": {"cpu": "100m"}})
+        );
+        assert_eq!(
+            pod["spec"]["containers"][1]["resources"]["limits"]["cpu"],
+            "2"
+        );
         let mut errors = Vec::new();
         check(&pod, &limit, true, &mut errors);
-        assert_eq!(errors, ["maximum cpu usage per Container is 1, but limit is 2"]);
+        assert_eq!(
+            errors,
+            ["maximum cpu usage per Container is 1, but limit is 2"]
+        );
     }
 }

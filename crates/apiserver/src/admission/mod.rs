@@ -68,7 +68,12 @@ impl Review<'_> {
     /// 403 in the words of admission.
     pub fn forbidden(&self, why: &str) -> Fail {
         let kind = &self.resource.kind;
-        Box::new(Status::forbidden(&kind.group, &kind.resource, self.name, why))
+        Box::new(Status::forbidden(
+            &kind.group,
+            &kind.resource,
+            self.name,
+            why,
+        ))
     }
 }
 

@@ -23,8 +23,13 @@ impl Plugin for NamespaceLifecycle {
                 return Ok(());
             }
             // Whether it is terminating is decided with the commit itself.
-            let found = review.registry.read(("", "v1", "namespaces"), "", review.namespace).await?;
-            found.map(drop).ok_or_else(|| Box::new(Status::not_found("", "namespaces", review.namespace)))
+            let found = review
+                .registry
+                .read(("", "v1", "namespaces"), "", review.namespace)
+                .await?;
+            found
+                .map(drop)
+                .ok_or_else(|| Box::new(Status::not_found("", "namespaces", review.namespace)))
         })
     }
 
@@ -46,7 +51,10 @@ pub fn check_alive(write: &Write<'_>, name: &str, namespace: &Value) -> Result<(
         return Ok(());
     }
     let kind = &write.resource.kind;
-    let why = format!("unable to create new content in namespace {} because it is being terminated", write.namespace);
+    let why = format!(
+        "unable to create new content in namespace {} because it is being terminated",
+        write.namespace
+    );
     let mut status = Status::forbidden(&kind.group, &kind.resource, name, &why);
     if let Some(details) = &mut status.details {
         details.causes.push(StatusCause {

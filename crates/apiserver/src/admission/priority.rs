@@ -28,7 +28,10 @@ impl Plugin for Priority {
     fn validate<'a>(&'a self, review: &'a Review<'a>, object: &'a Value) -> Admitted<'a> {
         Box::pin(async move {
             let class = review.is("scheduling.k8s.io", "priorityclasses");
-            if !class || review.operation == Operation::Delete || !meta::bool_at(object, &["globalDefault"]) {
+            if !class
+                || review.operation == Operation::Delete
+                || !meta::bool_at(object, &["globalDefault"])
+            {
                 return Ok(());
             }
             let all = review.registry.read_all(CLASSES, "").await?;
@@ -48,7 +51,10 @@ impl Plugin for Priority {
 
 fn default_class(classes: &[Value]) -> Option<&Value> {
     let value = |c: &Value| meta::int_at(c, &["value"]).unwrap_or(0);
-    classes.iter().filter(|c| meta::bool_at(c, &["globalDefault"])).min_by_key(|c| value(c))
+    classes
+        .iter()
+        .filter(|c| meta::bool_at(c, &["globalDefault"]))
+        .min_by_key(|c| value(c))
 }
 
 async fn complete(review: &Review<'_>, pod: &mut Value) -> Result<(), Fail> {
@@ -57,9 +63,14 @@ async fn complete(review: &Review<'_>, pod: &mut Value) -> Result<(), Fail> {
         default_class(&review.registry.read_all(CLASSES, "").await?).cloned()
     } else {
         let found = review.registry.read(CLASSES, "", &name).await?;
-        Some(found.ok_or_else(|| review.forbidden(&format!("no PriorityClass with name {name} was found")))?)
+        Some(found.ok_or_else(|| {
+            review.forbidden(&format!("no PriorityClass with name {name} was found"))
+        })?)
     };
-    let value = class.as_ref().and_then(|c| meta::int_at(c, &["value"])).unwrap_or(0);
+    let value = class
+        .as_ref()
+        .and_then(|c| meta::int_at(c, &["value"]))
+        .unwrap_or(0);
     let policy = class
         .as_ref()
         .map(|c| meta::str_at(c, &["preemptionPolicy"]).to_owned())
@@ -80,7 +91,11 @@ async fn complete(review: &Review<'_>, pod: &mut Value) -> Result<(), Fail> {
         return Err(review.forbidden(&why));
     }
     if let Some(class) = class.filter(|_| name.is_empty()) {
-        meta::set(pod, &["spec", "priorityClassName"], meta::name(&class).into());
+        meta::set(
+            pod,
+            &["spec", "priorityClassName"],
+            meta::name(&class).into(),
+        );
     }
     meta::set(pod, &["spec", "priority"], json!(value));
     meta::set(pod, &["spec", "preemptionPolicy"], json!(policy));

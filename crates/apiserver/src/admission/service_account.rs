@@ -33,9 +33,16 @@ impl Plugin for ServiceAccount {
                 "" => "default".to_owned(),
                 name => name.to_owned(),
             };
-            meta::set(object, &["spec", "serviceAccountName"], name.as_str().into());
+            meta::set(
+                object,
+                &["spec", "serviceAccountName"],
+                name.as_str().into(),
+            );
             meta::set(object, &["spec", "serviceAccount"], name.as_str().into());
-            let account = review.registry.read(("", "v1", "serviceaccounts"), review.namespace, &name).await?;
+            let account = review
+                .registry
+                .read(("", "v1", "serviceaccounts"), review.namespace, &name)
+                .await?;
             let account = account.ok_or_else(|| {
                 let why = format!(
                     "error looking up service account {}/{name}: serviceaccount {name:?} not found",
@@ -48,7 +55,9 @@ impl Plugin for ServiceAccount {
                 mount_token(object, &format!("kube-api-access-{suffix}"));
             }
             let secrets = meta::list_at(&account, &["imagePullSecrets"]).to_vec();
-            if meta::list_at(object, &["spec", "imagePullSecrets"]).is_empty() && !secrets.is_empty() {
+            if meta::list_at(object, &["spec", "imagePullSecrets"]).is_empty()
+                && !secrets.is_empty()
+            {
                 meta::set(object, &["spec", "imagePullSecrets"], secrets.into());
             }
             Ok(())
@@ -74,10 +83,15 @@ fn automounts(pod: &Value, account: &Value) -> bool {
 fn mount_token(pod: &mut Value, volume: &str) {
     let mut mounted = false;
     for list in ["initContainers", "containers"] {
-        let containers = pod.pointer_mut(&format!("/spec/{list}")).and_then(Value::as_array_mut);
+        let containers = pod
+            .pointer_mut(&format!("/spec/{list}"))
+            .and_then(Value::as_array_mut);
         for container in containers.into_iter().flatten() {
             let mut mounts = meta::list_at(container, &["volumeMounts"]).to_vec();
-            if mounts.iter().any(|m| meta::str_at(m, &["mountPath"]) == MOUNT_PATH) {
+            if mounts
+                .iter()
+                .any(|m| meta::str_at(m, &["mountPath"]) == MOUNT_PATH)
+            {
                 continue;
             }
             mounts.push(json!({"name": volume, "readOnly": true, "mountPath": MOUNT_PATH}));
@@ -113,7 +127,10 @@ mod tests {
     fn a_container_with_its_own_mount_is_left_alone() {
         let mut pod = json!({"spec": {"containers": [{"name": "a"}, {"name": "b", "volumeMounts": [{"name": "x", "mountPath": MOUNT_PATH}]}]}});
         mount_token(&mut pod, "kube-api-access-1");
-        assert_eq!(pod["spec"]["containers"][0]["volumeMounts"][0]["name"], "kube-api-access-1");
+        assert_eq!(
+            pod["spec"]["containers"][0]["volumeMounts"][0]["name"],
+            "kube-api-access-1"
+        );
         assert_eq!(pod["spec"]["containers"][1]["volumeMounts"][0]["name"], "x");
         assert_eq!(pod["spec"]["volumes"].as_array().unwrap().len(), 1);
     }
@@ -122,7 +139,10 @@ mod tests {
     fn the_pods_wish_counts_more_than_the_accounts() {
         let off = json!({"automountServiceAccountToken": false});
         assert!(!automounts(&json!({"spec": {}}), &off));
-        assert!(automounts(&json!({"spec": {"automountServiceAccountToken": true}}), &off));
+        assert!(automounts(
+            &json!({"spec": {"automountServiceAccountToken": true}}),
+            &off
+        ));
         assert!(automounts(&json!({}), &json!({})));
     }
 }

@@ -22,7 +22,10 @@ impl Plugin for TaintNodesByCondition {
                 return Ok(());
             }
             let mut taints = meta::list_at(object, &["spec", "taints"]).to_vec();
-            if !taints.iter().any(|t| meta::str_at(t, &["key"]) == NOT_READY) {
+            if !taints
+                .iter()
+                .any(|t| meta::str_at(t, &["key"]) == NOT_READY)
+            {
                 taints.push(json!({"key": NOT_READY, "effect": "NoSchedule"}));
                 meta::set(object, &["spec", "taints"], taints.into());
             }

@@ -44,22 +44,40 @@ pub fn expire(registry: Arc<Registry>) {
 /// Age of an event that was there before the server started.
 fn age(registry: &Registry, kv: &KeyValue) -> Duration {
     let object = serde_json::from_slice(&kv.value).unwrap_or_default();
-    let times = [["lastTimestamp"].as_slice(), &["eventTime"], &["metadata", "creationTimestamp"]];
-    let written = times.iter().map(|path| meta::str_at(&object, path)).find(|t| !t.is_empty());
-    let seconds = written.and_then(|t| api::time::seconds_since(t, registry.now())).unwrap_or(0);
+    let times = [
+        ["lastTimestamp"].as_slice(),
+        &["eventTime"],
+        &["metadata", "creationTimestamp"],
+    ];
+    let written = times
+        .iter()
+        .map(|path| meta::str_at(&object, path))
+        .find(|t| !t.is_empty());
+    let seconds = written
+        .and_then(|t| api::time::seconds_since(t, registry.now()))
+        .unwrap_or(0);
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
 async fn follow(registry: &Registry) -> Result<(), store::ReadError> {
     let (store, ttl) = (registry.store(), registry.config().event_ttl);
     let start = Bytes::from_static(PREFIX);
-    let range = RangeRequest { end: prefix_end(&start), start: start.clone(), limit: 0, at: None };
+    let range = RangeRequest {
+        end: prefix_end(&start),
+        start: start.clone(),
+        limit: 0,
+        at: None,
+    };
     let found = store.range(range).await?;
     let now = Instant::now();
     let mut old: Vec<Due> = found
         .kvs
         .iter()
-        .map(|kv| Due { at: now + ttl.saturating_sub(age(registry, kv)), key: kv.key.clone(), revision: kv.mod_revision })
+        .map(|kv| Due {
+            at: now + ttl.saturating_sub(age(registry, kv)),
+            key: kv.key.clone(),
+            revision: kv.mod_revision,
+        })
         .collect();
     old.sort_by_key(|due| due.at);
     let mut queue = VecDeque::from(old);
@@ -99,7 +117,9 @@ async fn sweep(registry: &Registry, queue: &mut VecDeque<Due>, now: Instant) {
             if !matches!(current, Ok((Some(ref kv), _)) if kv.mod_revision == due.revision) {
                 continue;
             }
-            batch.expect.push((due.key.clone(), Expect::ModRevision(due.revision)));
+            batch
+                .expect
+                .push((due.key.clone(), Expect::ModRevision(due.revision)));
             batch.mutations.push(Mutation::Delete { key: due.key });
         }
         if batch.mutations.is_empty() {
@@ -111,7 +131,10 @@ async fn sweep(registry: &Registry, queue: &mut VecDeque<Due>, now: Instant) {
         }
         // One of them changed just now: delete the others one by one.
         for (key, expect) in single {
-            let one = Commit { expect: vec![(key.clone(), expect)], mutations: vec![Mutation::Delete { key }] };
+            let one = Commit {
+                expect: vec![(key.clone(), expect)],
+                mutations: vec![Mutation::Delete { key }],
+            };
             if let Err(error) = registry.store().commit(one).await {
                 tracing::debug!(%error, "an event was not expired");
             }

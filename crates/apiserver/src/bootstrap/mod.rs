@@ -19,8 +19,16 @@ use crate::registry::{Fail, Part, Registry, Resource, Warnings, Write};
 const NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "default"];
 /// Priority classes of every cluster.
 const PRIORITIES: [(&str, i64, &str); 2] = [
-    ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
-    ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
 ];
 /// Annotation of roles and bindings that the server may complete.
 const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
@@ -65,7 +73,10 @@ pub(super) async fn ensure(registry: &Arc<Registry>, mut object: Value) -> Resul
     let resource = resource_of(registry, &object)?;
     complete(&resource, &mut object);
     let (user, warnings) = (myself(), Warnings::default());
-    let (namespace, name) = (meta::namespace(&object).to_owned(), meta::name(&object).to_owned());
+    let (namespace, name) = (
+        meta::namespace(&object).to_owned(),
+        meta::name(&object).to_owned(),
+    );
     let write = Write {
         resource: &resource,
         namespace: &namespace,
@@ -88,7 +99,9 @@ pub(super) async fn ensure(registry: &Arc<Registry>, mut object: Value) -> Resul
         "RoleBinding" | "ClusterRoleBinding" => "subjects",
         _ => return Ok(()),
     };
-    if meta::annotation(&existing, AUTOUPDATE) != Some("true") || missing(&existing, &object, list).is_empty() {
+    if meta::annotation(&existing, AUTOUPDATE) != Some("true")
+        || missing(&existing, &object, list).is_empty()
+    {
         return Ok(());
     }
     let update = registry.update(&write, Part::Main, |current| {
@@ -103,5 +116,9 @@ pub(super) async fn ensure(registry: &Arc<Registry>, mut object: Value) -> Resul
 
 fn missing(existing: &Value, wanted: &Value, list: &str) -> Vec<Value> {
     let have = meta::list_at(existing, &[list]);
-    meta::list_at(wanted, &[list]).iter().filter(|item| !have.contains(item)).cloned().collect()
+    meta::list_at(wanted, &[list])
+        .iter()
+        .filter(|item| !have.contains(item))
+        .cloned()
+        .collect()
 }

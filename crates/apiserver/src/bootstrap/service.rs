@@ -45,7 +45,11 @@ pub(super) async fn run(registry: &Arc<Registry>) -> Result<(), Fail> {
         "subsets": [{"addresses": [{"ip": address}], "ports": [port]}],
     });
     reconcile(registry, endpoints, &["subsets"]).await?;
-    let family = if config.advertise_address.is_ipv4() { "IPv4" } else { "IPv6" };
+    let family = if config.advertise_address.is_ipv4() {
+        "IPv4"
+    } else {
+        "IPv6"
+    };
     let slice = json!({
         "kind": "EndpointSlice",
         "apiVersion": "discovery.k8s.io/v1",

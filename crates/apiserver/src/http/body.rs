@@ -34,7 +34,9 @@ pub enum ReadBodyError {
 
 /// A body of bytes that are already there.
 pub fn full(bytes: impl Into<Bytes>) -> ResponseBody {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+    Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }
 
 /// A body without bytes.
@@ -48,7 +50,9 @@ where
     S: futures::Stream<Item = Result<Bytes, BoxError>> + Send + 'static,
 {
     use futures::StreamExt;
-    BodyExt::boxed_unsync(StreamBody::new(chunks.map(|c| c.map(http_body::Frame::data))))
+    BodyExt::boxed_unsync(StreamBody::new(
+        chunks.map(|c| c.map(http_body::Frame::data)),
+    ))
 }
 
 /// Brings any body to the server's type.
@@ -69,7 +73,9 @@ pub async fn read(mut body: RequestBody) -> Result<Bytes, ReadBodyError> {
     let mut rest = BytesMut::new();
     let mut total = 0usize;
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(ReadBodyError::Transport)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(ReadBodyError::Transport)?.into_data() else {
+            continue;
+        };
         total += data.len();
         if total > MAX_REQUEST_BYTES {
             return Err(ReadBodyError::TooLarge);
@@ -83,7 +89,11 @@ pub async fn read(mut body: RequestBody) -> Result<Bytes, ReadBodyError> {
             (Some(_), false) => rest.extend_from_slice(&data),
         }
     }
-    Ok(if rest.is_empty() { first.unwrap_or_default() } else { rest.freeze() })
+    Ok(if rest.is_empty() {
+        first.unwrap_or_default()
+    } else {
+        rest.freeze()
+    })
 }
 
 #[cfg(test)]

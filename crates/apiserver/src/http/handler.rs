@@ -63,22 +63,50 @@ impl ApiServer {
         let watched = self.metrics.begin(&info);
         let long = info.long_running();
         let labels = info.clone();
-        let work = AssertUnwindSafe(self.answer(request, peer, Call { info, query, user: UserInfo::anonymous(), style, warnings: Warnings::default() })).catch_unwind();
-        let outcome = if long { Ok(work.await) } else { tokio::time::timeout(REQUEST_TIMEOUT, work).await };
+        let work = AssertUnwindSafe(self.answer(
+            request,
+            peer,
+            Call {
+                info,
+                query,
+                user: UserInfo::anonymous(),
+                style,
+                warnings: Warnings::default(),
+            },
+        ))
+        .catch_unwind();
+        let outcome = if long {
+            Ok(work.await)
+        } else {
+            tokio::time::timeout(REQUEST_TIMEOUT, work).await
+        };
         let mut response = match outcome {
             Ok(Ok(response)) => response,
             Ok(Err(_)) => {
                 tracing::error!(verb = labels.verb, path = labels.path, "a handler panicked");
-                respond::status(&Status::internal("the server made a mistake while handling the request"), style)
+                respond::status(
+                    &Status::internal("the server made a mistake while handling the request"),
+                    style,
+                )
             }
-            Err(_) => respond::status(&Status::timeout("request did not complete within the allotted timeout"), style),
+            Err(_) => respond::status(
+                &Status::timeout("request did not complete within the allotted timeout"),
+                style,
+            ),
         };
         let headers = response.headers_mut();
         if let Ok(id) = HeaderValue::from_str(&new_uid()) {
             headers.insert("audit-id", id);
         }
-        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
-        self.metrics.end(watched, &labels, response.status().as_u16(), started.elapsed());
+        headers
+            .entry(header::CACHE_CONTROL)
+            .or_insert(HeaderValue::from_static("no-cache, private"));
+        self.metrics.end(
+            watched,
+            &labels,
+            response.status().as_u16(),
+            started.elapsed(),
+        );
         response
     }
 
@@ -98,7 +126,11 @@ impl ApiServer {
     }
 
     /// Bounds the requests of clients under way; components of this process are bounded by their own queues.
-    fn limited(&self, peer: &Peer, call: &Call) -> Result<Option<tokio::sync::OwnedSemaphorePermit>, Fail> {
+    fn limited(
+        &self,
+        peer: &Peer,
+        call: &Call,
+    ) -> Result<Option<tokio::sync::OwnedSemaphorePermit>, Fail> {
         if matches!(peer, Peer::Internal(_)) || call.info.long_running() {
             return Ok(None);
         }
@@ -107,12 +139,20 @@ impl ApiServer {
             _ => &self.writes,
         };
         slots.clone().try_acquire_owned().map(Some).map_err(|_| {
-            Box::new(Status::too_many_requests("Too many requests, please try again later.", 1))
+            Box::new(Status::too_many_requests(
+                "Too many requests, please try again later.",
+                1,
+            ))
         })
     }
 
     /// Finds out who asks and refuses what they may not.
-    async fn authorized(&self, headers: &HeaderMap, peer: &Peer, call: &mut Call) -> Result<(), Fail> {
+    async fn authorized(
+        &self,
+        headers: &HeaderMap,
+        peer: &Peer,
+        call: &mut Call,
+    ) -> Result<(), Fail> {
         call.user = match peer {
             Peer::Internal(user) => (**user).clone(),
             Peer::Socket { certificates, .. } => {
@@ -126,7 +166,9 @@ impl ApiServer {
             }
         };
         let asked = impersonate::requested(headers, &call.user);
-        if let Some((user, needed)) = asked.map_err(|e| Box::new(Status::bad_request(e.to_string())))? {
+        if let Some((user, needed)) =
+            asked.map_err(|e| Box::new(Status::bad_request(e.to_string())))?
+        {
             for attributes in &needed {
                 self.authorize(attributes)?;
             }
@@ -145,7 +187,12 @@ impl ApiServer {
         if !decision.reason().is_empty() {
             why = format!("{why}: {}", decision.reason());
         }
-        Err(Box::new(Status::forbidden(&attributes.group, &attributes.resource, &attributes.name, &why)))
+        Err(Box::new(Status::forbidden(
+            &attributes.group,
+            &attributes.resource,
+            &attributes.name,
+            &why,
+        )))
     }
 
     async fn dispatch(self: &Arc<Self>, request: Request, call: &Call) -> Result<Response, Fail> {
@@ -159,7 +206,11 @@ impl ApiServer {
 
 /// What is asked of the authorizer.
 pub fn attributes(info: &RequestInfo, user: &UserInfo) -> Attributes {
-    let mut attributes = Attributes { user: user.clone(), verb: info.verb.clone(), ..Attributes::default() };
+    let mut attributes = Attributes {
+        user: user.clone(),
+        verb: info.verb.clone(),
+        ..Attributes::default()
+    };
     if info.is_resource {
         attributes.group = info.group.clone();
         attributes.version = info.version.clone();
@@ -177,7 +228,10 @@ pub fn attributes(info: &RequestInfo, user: &UserInfo) -> Attributes {
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|t| !t.is_empty())
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| token.trim())
+        .filter(|t| !t.is_empty())
 }
 
 /// Whether the method reads only.

@@ -22,7 +22,10 @@ pub struct InProcess {
 impl ApiServer {
     /// A transport whose requests come from `user`, with that user's permissions.
     pub fn in_process(self: &Arc<Self>, user: UserInfo) -> InProcess {
-        InProcess { server: self.clone(), user: Arc::new(user) }
+        InProcess {
+            server: self.clone(),
+            user: Arc::new(user),
+        }
     }
 }
 

@@ -38,7 +38,11 @@ pub struct Form {
 impl Form {
     /// `apiVersion` of transformed answers.
     pub fn meta_version(&self) -> &'static str {
-        if self.beta { "meta.k8s.io/v1beta1" } else { "meta.k8s.io/v1" }
+        if self.beta {
+            "meta.k8s.io/v1beta1"
+        } else {
+            "meta.k8s.io/v1"
+        }
     }
 }
 
@@ -56,7 +60,10 @@ pub struct MediaRange<'a> {
 impl MediaRange<'_> {
     /// Value of a parameter.
     pub fn param(&self, name: &str) -> Option<&str> {
-        self.params.iter().find(|(k, _)| *k == name).map(|(_, v)| *v)
+        self.params
+            .iter()
+            .find(|(k, _)| *k == name)
+            .map(|(_, v)| *v)
     }
 }
 
@@ -89,7 +96,9 @@ pub fn parse(accept: &str) -> Vec<MediaRange<'_>> {
 ///
 /// `transforms` lists what the addressed resource can be turned into.
 pub fn choose(accept: Option<&str>, transforms: &[Transform]) -> Option<Form> {
-    let Some(accept) = accept.filter(|a| !a.trim().is_empty()) else { return Some(Form::default()) };
+    let Some(accept) = accept.filter(|a| !a.trim().is_empty()) else {
+        return Some(Form::default());
+    };
     parse(accept).iter().find_map(|range| {
         let encoding = match range.kind.as_str() {
             "*/*" | "application/*" | "application/json" => Encoding::Json,
@@ -109,7 +118,11 @@ pub fn choose(accept: Option<&str>, transforms: &[Transform]) -> Option<Form> {
         if transform != Transform::None && (!known || !transforms.contains(&transform)) {
             return None;
         }
-        Some(Form { transform, encoding, beta: version == "v1beta1" && transform != Transform::None })
+        Some(Form {
+            transform,
+            encoding,
+            beta: version == "v1beta1" && transform != Transform::None,
+        })
     })
 }
 
@@ -121,16 +134,24 @@ mod tests {
     fn kubectl_asks_for_tables() {
         let accept = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         let all = [Transform::Table, Transform::PartialList];
-        assert_eq!(choose(Some(accept), &all).unwrap().transform, Transform::Table);
+        assert_eq!(
+            choose(Some(accept), &all).unwrap().transform,
+            Transform::Table
+        );
         assert_eq!(choose(Some(accept), &[]).unwrap(), Form::default());
         assert_eq!(choose(None, &all), Some(Form::default()));
         assert_eq!(choose(Some("text/html"), &all), None);
         assert_eq!(
-            choose(Some("application/vnd.kubernetes.protobuf, application/json"), &all),
+            choose(
+                Some("application/vnd.kubernetes.protobuf, application/json"),
+                &all
+            ),
             Some(Form::default())
         );
         assert_eq!(
-            choose(Some("application/json;q=0.1, application/yaml"), &all).unwrap().encoding,
+            choose(Some("application/json;q=0.1, application/yaml"), &all)
+                .unwrap()
+                .encoding,
             Encoding::Yaml
         );
     }

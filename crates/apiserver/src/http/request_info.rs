@@ -26,7 +26,10 @@ impl Query {
 
     /// First value of a parameter.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
+        self.0
+            .iter()
+            .find(|(k, _)| k == name)
+            .map(|(_, v)| v.as_str())
     }
 
     /// First value unless it is empty.
@@ -36,12 +39,16 @@ impl Query {
 
     /// A boolean as upstream's query decoding reads it: present but empty, `1` or `true` are true.
     pub fn flag(&self, name: &str) -> bool {
-        self.get(name).is_some_and(|v| !matches!(v.to_ascii_lowercase().as_str(), "false" | "0"))
+        self.get(name)
+            .is_some_and(|v| !matches!(v.to_ascii_lowercase().as_str(), "false" | "0"))
     }
 
     /// All values of a parameter.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(k, _)| k == name).map(|(_, v)| v.as_str())
+        self.0
+            .iter()
+            .filter(move |(k, _)| k == name)
+            .map(|(_, v)| v.as_str())
     }
 
     /// All pairs.
@@ -108,9 +115,16 @@ const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
 impl RequestInfo {
     /// Reads method, path and query.
     pub fn parse(method: &Method, path: &str, query: &Query) -> Self {
-        let mut info = Self { path: path.to_owned(), verb: method.as_str().to_ascii_lowercase(), ..Self::default() };
-        let segments: Vec<String> =
-            path.split('/').filter(|s| !s.is_empty()).map(|s| decode(s, false)).collect();
+        let mut info = Self {
+            path: path.to_owned(),
+            verb: method.as_str().to_ascii_lowercase(),
+            ..Self::default()
+        };
+        let segments: Vec<String> = path
+            .split('/')
+            .filter(|s| !s.is_empty())
+            .map(|s| decode(s, false))
+            .collect();
         let rest = match segments.first().map(String::as_str) {
             Some("api") if segments.len() >= 3 => {
                 info.version = segments[1].clone();
@@ -185,7 +199,10 @@ impl RequestInfo {
     /// Whether the answer streams for as long as the client likes: such requests have no time-out.
     pub fn long_running(&self) -> bool {
         self.verb == "watch"
-            || matches!(self.subresource.as_str(), "exec" | "attach" | "portforward" | "log" | "proxy")
+            || matches!(
+                self.subresource.as_str(),
+                "exec" | "attach" | "portforward" | "log" | "proxy"
+            )
     }
 }
 
@@ -196,7 +213,10 @@ fn name_of_selector(selector: &str) -> Option<String> {
         .filter(|t| !t.contains("!="))
         .filter_map(|t| t.split_once("==").or_else(|| t.split_once('=')))
         .collect();
-    terms.get("metadata.name").filter(|n| !n.is_empty() && !n.contains('/')).map(|n| (*n).to_owned())
+    terms
+        .get("metadata.name")
+        .filter(|n| !n.is_empty() && !n.contains('/'))
+        .map(|n| (*n).to_owned())
 }
 
 #[cfg(test)]
@@ -231,7 +251,12 @@ mod tests {
             let i = info(m, uri);
             assert!(i.is_resource, "{uri}");
             assert_eq!(
-                (i.verb.as_str(), i.group.as_str(), i.version.as_str(), i.namespace.as_str()),
+                (
+                    i.verb.as_str(),
+                    i.group.as_str(),
+                    i.version.as_str(),
+                    i.namespace.as_str()
+                ),
                 (verb, group, version, ns),
                 "{uri}"
             );
@@ -241,12 +266,24 @@ mod tests {
                 "{uri}"
             );
         }
-        assert_eq!(info("GET", "/api/v1/namespaces/a/services/s/proxy/x/y").rest, ["x", "y"]);
+        assert_eq!(
+            info("GET", "/api/v1/namespaces/a/services/s/proxy/x/y").rest,
+            ["x", "y"]
+        );
     }
 
     #[test]
     fn non_resources() {
-        for uri in ["/", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/healthz", "/openapi/v3/api/v1"] {
+        for uri in [
+            "/",
+            "/api",
+            "/api/v1",
+            "/apis",
+            "/apis/apps",
+            "/apis/apps/v1",
+            "/healthz",
+            "/openapi/v3/api/v1",
+        ] {
             let i = info("GET", uri);
             assert!(!i.is_resource, "{uri}");
             assert_eq!(i.verb, "get");

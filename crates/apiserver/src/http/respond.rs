@@ -30,11 +30,18 @@ pub struct Style {
 impl Style {
     /// From the request: browsers and curl get indented JSON unless they decline.
     pub fn of(headers: &HeaderMap, query: &Query) -> Self {
-        let text = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok()).unwrap_or_default();
+        let text = |name| {
+            headers
+                .get(name)
+                .and_then(|v: &HeaderValue| v.to_str().ok())
+                .unwrap_or_default()
+        };
         let agent = text(header::USER_AGENT);
         let pretty = match query.get("pretty") {
             Some(_) => query.flag("pretty"),
-            None => ["curl", "Wget", "Mozilla/5.0"].iter().any(|a| agent.starts_with(a)),
+            None => ["curl", "Wget", "Mozilla/5.0"]
+                .iter()
+                .any(|a| agent.starts_with(a)),
         };
         let gzip = text(header::ACCEPT_ENCODING).split(',').any(|e| {
             let mut parts = e.trim().split(';');
@@ -48,7 +55,9 @@ impl Style {
 pub fn raw(code: StatusCode, content_type: &'static str, bytes: impl Into<Bytes>) -> Response {
     let mut response = Response::new(body::full(bytes));
     *response.status_mut() = code;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
@@ -57,22 +66,34 @@ pub fn json_bytes(code: StatusCode, bytes: Bytes, encoding: Encoding, style: Sty
     let reparsed = || serde_json::from_slice::<Value>(&bytes).ok();
     let (content_type, bytes) = match encoding {
         Encoding::Yaml => {
-            let text = reparsed().and_then(|v| serde_saphyr::to_string(&v).ok()).unwrap_or_default();
+            let text = reparsed()
+                .and_then(|v| serde_saphyr::to_string(&v).ok())
+                .unwrap_or_default();
             ("application/yaml", Bytes::from(text))
         }
         Encoding::Json if style.pretty => {
             let text = reparsed().and_then(|v| serde_json::to_vec_pretty(&v).ok());
-            ("application/json", text.map_or(bytes.clone(), |mut t| {
-                t.push(b'\n');
-                t.into()
-            }))
+            (
+                "application/json",
+                text.map_or(bytes.clone(), |mut t| {
+                    t.push(b'\n');
+                    t.into()
+                }),
+            )
         }
         Encoding::Json => ("application/json", bytes),
     };
-    if style.gzip && bytes.len() >= GZIP_FROM && let Some(packed) = gzip(&bytes) {
+    if style.gzip
+        && bytes.len() >= GZIP_FROM
+        && let Some(packed) = gzip(&bytes)
+    {
         let mut response = raw(code, content_type, packed);
-        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        response
+            .headers_mut()
+            .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        response
+            .headers_mut()
+            .insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
         return response;
     }
     raw(code, content_type, bytes)
@@ -93,8 +114,15 @@ pub fn json(code: StatusCode, value: &Value, style: Style) -> Response {
 pub fn status(status: &Status, style: Style) -> Response {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = json(code, &status.to_value(), style);
-    if let Some(seconds) = status.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    if let Some(seconds) = status
+        .details
+        .as_ref()
+        .map(|d| d.retry_after_seconds)
+        .filter(|s| *s > 0)
+    {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }
@@ -108,7 +136,13 @@ pub fn warn(response: &mut Response, warnings: Vec<String>) {
         let quoted: String = text
             .chars()
             .filter(|c| !c.is_control())
-            .flat_map(|c| if matches!(c, '"' | '\\') { vec!['\\', c] } else { vec![c] })
+            .flat_map(|c| {
+                if matches!(c, '"' | '\\') {
+                    vec!['\\', c]
+                } else {
+                    vec![c]
+                }
+            })
             .collect();
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
             response.headers_mut().append(header::WARNING, value);

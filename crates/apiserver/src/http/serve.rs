@@ -52,7 +52,9 @@ impl ApiServer {
                 () = shutdown.cancelled() => break,
                 accepted = accept(&listener, &slots) => accepted,
             };
-            let Some((socket, peer, slot)) = accepted else { continue };
+            let Some((socket, peer, slot)) = accepted else {
+                continue;
+            };
             let (server, acceptor, shutdown) = (self.clone(), acceptor.clone(), shutdown.clone());
             let watcher = graceful.watcher();
             tokio::spawn(async move {
@@ -79,9 +81,16 @@ impl ApiServer {
     ) -> Result<(), body::BoxError> {
         socket.set_nodelay(true)?;
         let tls = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await??;
-        let certificates: Arc<[CertificateDer<'static>]> =
-            tls.get_ref().1.peer_certificates().unwrap_or_default().into();
-        let peer = Peer::Socket { certificates, address };
+        let certificates: Arc<[CertificateDer<'static>]> = tls
+            .get_ref()
+            .1
+            .peer_certificates()
+            .unwrap_or_default()
+            .into();
+        let peer = Peer::Socket {
+            certificates,
+            address,
+        };
         let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
             let (server, peer) = (self.clone(), peer.clone());
             async move {
@@ -99,7 +108,11 @@ impl ApiServer {
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<tokio::sync::Semaphore>,
-) -> Option<(TcpStream, std::net::SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(
+    TcpStream,
+    std::net::SocketAddr,
+    tokio::sync::OwnedSemaphorePermit,
+)> {
     let slot = slots.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((socket, address)) => Some((socket, address, slot)),
@@ -113,7 +126,10 @@ async fn accept(
 
 fn builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -33,11 +33,18 @@ pub struct Target {
 impl Target {
     /// `host:port`, for messages and the Host header.
     pub fn authority(&self) -> String {
-        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 
     fn failed(&self, error: &dyn std::fmt::Display) -> Fail {
-        Box::new(Status::internal(format!("error dialing backend: dial tcp {}: {error}", self.authority())))
+        Box::new(Status::internal(format!(
+            "error dialing backend: dial tcp {}: {error}",
+            self.authority()
+        )))
     }
 
     /// A fresh connection.
@@ -48,9 +55,15 @@ impl Target {
         let dial = async {
             let socket = TcpStream::connect((self.host.as_str(), self.port)).await?;
             socket.set_nodelay(true)?;
-            let Some(tls) = &self.tls else { return Ok::<Box<dyn Io>, std::io::Error>(Box::new(socket)) };
+            let Some(tls) = &self.tls else {
+                return Ok::<Box<dyn Io>, std::io::Error>(Box::new(socket));
+            };
             let name = ServerName::try_from(self.host.clone()).map_err(std::io::Error::other)?;
-            Ok(Box::new(TlsConnector::from(tls.clone()).connect(name, socket).await?))
+            Ok(Box::new(
+                TlsConnector::from(tls.clone())
+                    .connect(name, socket)
+                    .await?,
+            ))
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, dial).await {
             Ok(Ok(io)) => Ok(io),
@@ -65,8 +78,9 @@ impl Target {
     /// When the other end cannot be reached or breaks off.
     pub async fn send(&self, request: Request) -> Result<Response, Fail> {
         let io = TokioIo::new(self.connect().await?);
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(io).await.map_err(|e| self.failed(&e))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io)
+            .await
+            .map_err(|e| self.failed(&e))?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection to a backend ended");
@@ -79,7 +93,10 @@ impl Target {
             request.headers_mut().insert(http::header::HOST, host);
         }
         // An unsync body is enough for the connection, which owns it.
-        let response = sender.send_request(request).await.map_err(|e| self.failed(&e))?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|e| self.failed(&e))?;
         Ok(response.map(body::boxed))
     }
 }
@@ -89,7 +106,9 @@ pub fn encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for b in text.bytes() {
         match b {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(b as char),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.push(b as char)
+            }
             b => out.push_str(&format!("%{b:02X}")),
         }
     }

@@ -40,7 +40,11 @@ const LOG_PARAMETERS: [&str; 9] = [
 
 impl ApiServer {
     /// Serves a streaming subresource.
-    pub(crate) async fn serve_stream(self: &Arc<Self>, request: Request, call: &Call) -> Result<Response, Fail> {
+    pub(crate) async fn serve_stream(
+        self: &Arc<Self>,
+        request: Request,
+        call: &Call,
+    ) -> Result<Response, Fail> {
         let _guard = self.metrics.stream(&call.info);
         match (call.info.resource.as_str(), call.info.subresource.as_str()) {
             ("pods", "log") => self.serve_log(call).await,
@@ -48,11 +52,14 @@ impl ApiServer {
             ("pods", "proxy") => {
                 let (name, scheme, port) = split_name(&call.info.name);
                 let pod = self.object("pods", &call.info.namespace, name).await?;
-                self.forward(request, call, pod_target(&pod, scheme, port)?).await
+                self.forward(request, call, pod_target(&pod, scheme, port)?)
+                    .await
             }
             ("services", "proxy") => {
                 let (name, scheme, port) = split_name(&call.info.name);
-                let target = service_target(&self.registry, &call.info.namespace, name, scheme, port).await?;
+                let target =
+                    service_target(&self.registry, &call.info.namespace, name, scheme, port)
+                        .await?;
                 self.forward(request, call, target).await
             }
             ("nodes", "proxy") => {
@@ -69,13 +76,20 @@ impl ApiServer {
     }
 
     async fn object(&self, resource: &str, namespace: &str, name: &str) -> Result<Value, Fail> {
-        let found = self.registry.read(("", "v1", resource), namespace, name).await?;
+        let found = self
+            .registry
+            .read(("", "v1", resource), namespace, name)
+            .await?;
         found.ok_or_else(|| Box::new(Status::not_found("", resource, name)))
     }
 
     fn kubelet(&self, node: &Value) -> Result<Target, Fail> {
         let tls = self.registry.config().kubelet_tls.clone();
-        let tls = tls.ok_or_else(|| Box::new(Status::service_unavailable("no client certificate for node agents is configured")))?;
+        let tls = tls.ok_or_else(|| {
+            Box::new(Status::service_unavailable(
+                "no client certificate for node agents is configured",
+            ))
+        })?;
         kubelet_of(node, tls)
     }
 
@@ -96,8 +110,16 @@ impl ApiServer {
             return Ok(respond::raw(StatusCode::OK, "text/plain", ""));
         }
         let target = self.kubelet_of_pod(&pod).await?;
-        let path = format!("/containerLogs/{}/{}/{}", encode(&info.namespace), encode(&info.name), encode(&container));
-        let asked = call.query.iter().filter(|(name, _)| LOG_PARAMETERS.contains(name));
+        let path = format!(
+            "/containerLogs/{}/{}/{}",
+            encode(&info.namespace),
+            encode(&info.name),
+            encode(&container)
+        );
+        let asked = call
+            .query
+            .iter()
+            .filter(|(name, _)| LOG_PARAMETERS.contains(name));
         let request = http::Request::builder()
             .method(Method::GET)
             .uri(with_query(&path, asked))
@@ -123,26 +145,52 @@ impl ApiServer {
         } else {
             let container = container_of(&pod, call.query.get("container").unwrap_or_default())?;
             let path = format!("/{}/{ns}/{name}/{}", info.subresource, encode(&container));
-            with_query(&path, session_parameters(&call.query).iter().map(|(k, v)| (k.as_str(), v.as_str())))
+            with_query(
+                &path,
+                session_parameters(&call.query)
+                    .iter()
+                    .map(|(k, v)| (k.as_str(), v.as_str())),
+            )
         };
         let target = self.kubelet_of_pod(&pod).await?;
         if !streams::upgrade::is_upgrade(&request) {
             return Err(Box::new(Status::bad_request("Upgrade request required")));
         }
-        *request.uri_mut() = uri.parse().map_err(|_| Box::new(Status::bad_request("invalid query")))?;
+        *request.uri_mut() = uri
+            .parse()
+            .map_err(|_| Box::new(Status::bad_request("invalid query")))?;
         strip_credentials(&mut request);
         if let Ok(host) = HeaderValue::from_str(&target.authority()) {
             request.headers_mut().insert(header::HOST, host);
         }
         let io = target.connect().await?;
-        let response = streams::upgrade::proxy(request, io).await.map_err(|e| unreachable(&target, &e))?;
+        let response = streams::upgrade::proxy(request, io)
+            .await
+            .map_err(|e| unreachable(&target, &e))?;
         let response = response.map(body::boxed);
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS { Ok(response) } else { checked(response).await }
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            Ok(response)
+        } else {
+            checked(response).await
+        }
     }
 
     /// proxy: any request, upgraded or not.
-    async fn forward(&self, mut request: Request, call: &Call, target: Target) -> Result<Response, Fail> {
-        let mut path = format!("/{}", call.info.rest.iter().map(|s| encode(s)).collect::<Vec<_>>().join("/"));
+    async fn forward(
+        &self,
+        mut request: Request,
+        call: &Call,
+        target: Target,
+    ) -> Result<Response, Fail> {
+        let mut path = format!(
+            "/{}",
+            call.info
+                .rest
+                .iter()
+                .map(|s| encode(s))
+                .collect::<Vec<_>>()
+                .join("/")
+        );
         if call.info.path.ends_with('/') && !path.ends_with('/') {
             path.push('/');
         }
@@ -150,17 +198,25 @@ impl ApiServer {
             Some(query) => format!("{path}?{query}"),
             None => path,
         };
-        *request.uri_mut() = uri.parse().map_err(|_| Box::new(Status::bad_request("invalid path")))?;
+        *request.uri_mut() = uri
+            .parse()
+            .map_err(|_| Box::new(Status::bad_request("invalid path")))?;
         strip_credentials(&mut request);
         if let Ok(host) = HeaderValue::from_str(&target.authority()) {
             request.headers_mut().insert(header::HOST, host);
         }
         if streams::upgrade::is_upgrade(&request) {
             let io = target.connect().await?;
-            let response = streams::upgrade::proxy(request, io).await.map_err(|e| unreachable(&target, &e))?;
+            let response = streams::upgrade::proxy(request, io)
+                .await
+                .map_err(|e| unreachable(&target, &e))?;
             return Ok(response.map(body::boxed));
         }
-        for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
+        for name in [
+            header::CONNECTION,
+            header::TRANSFER_ENCODING,
+            header::UPGRADE,
+        ] {
             request.headers_mut().remove(name);
         }
         *request.version_mut() = http::Version::HTTP_11;
@@ -169,7 +225,10 @@ impl ApiServer {
 }
 
 fn unreachable(target: &Target, error: &dyn std::fmt::Display) -> Fail {
-    let why = format!("error trying to reach service: {}: {error}", target.authority());
+    let why = format!(
+        "error trying to reach service: {}: {error}",
+        target.authority()
+    );
     Box::new(Status::service_unavailable(why))
 }
 
@@ -202,7 +261,11 @@ async fn checked(response: Response) -> Result<Response, Fail> {
     Err(Box::new(match code {
         StatusCode::BAD_REQUEST => Status::bad_request(text),
         StatusCode::INTERNAL_SERVER_ERROR => Status::internal(text),
-        StatusCode::NOT_FOUND => Status::failure(404, "NotFound", format!("the server could not find the requested resource ({text})")),
+        StatusCode::NOT_FOUND => Status::failure(
+            404,
+            "NotFound",
+            format!("the server could not find the requested resource ({text})"),
+        ),
         _ => Status::failure(code.as_u16(), "", text),
     }))
 }
@@ -219,15 +282,29 @@ fn split_name(name: &str) -> (&str, &str, &str) {
 }
 
 fn with_query<'a>(path: &str, pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
-    let query: Vec<String> = pairs.map(|(k, v)| format!("{}={}", encode(k), encode(v))).collect();
-    if query.is_empty() { path.to_owned() } else { format!("{path}?{}", query.join("&")) }
+    let query: Vec<String> = pairs
+        .map(|(k, v)| format!("{}={}", encode(k), encode(v)))
+        .collect();
+    if query.is_empty() {
+        path.to_owned()
+    } else {
+        format!("{path}?{}", query.join("&"))
+    }
 }
 
 /// Parameters of exec and attach under the names that node agents know, old and new.
 fn session_parameters(query: &Query) -> Vec<(String, String)> {
-    let mut out: Vec<(String, String)> = query.all("command").map(|c| ("command".to_owned(), c.to_owned())).collect();
+    let mut out: Vec<(String, String)> = query
+        .all("command")
+        .map(|c| ("command".to_owned(), c.to_owned()))
+        .collect();
     let present = |name: &str| query.flag(name);
-    let streams = [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")];
+    let streams = [
+        ("stdin", "input"),
+        ("stdout", "output"),
+        ("stderr", "error"),
+        ("tty", "tty"),
+    ];
     for (name, old) in streams {
         if !present(name) {
             continue;
@@ -254,7 +331,15 @@ mod tests {
     #[test]
     fn session_parameters_are_translated() {
         let q = Query::parse("container=c&command=sh&command=-c+x&stdin=true&stdout=1&tty=false");
-        let text = with_query("/exec/a/b/c", session_parameters(&q).iter().map(|(k, v)| (k.as_str(), v.as_str())));
-        assert_eq!(text, "/exec/a/b/c?command=sh&command=-c%20x&input=1&stdin=1&output=1&stdout=1");
+        let text = with_query(
+            "/exec/a/b/c",
+            session_parameters(&q)
+                .iter()
+                .map(|(k, v)| (k.as_str(), v.as_str())),
+        );
+        assert_eq!(
+            text,
+            "/exec/a/b/c?command=sh&command=-c%20x&input=1&stdin=1&output=1&stdout=1"
+        );
     }
 }

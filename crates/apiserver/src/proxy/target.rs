@@ -19,19 +19,38 @@ fn bad(why: String) -> Fail {
 /// The node agent of a node.
 pub fn kubelet_of(node: &Value, tls: Arc<rustls::ClientConfig>) -> Result<Target, Fail> {
     let addresses = meta::list_at(node, &["status", "addresses"]);
-    let of_type = |kind: &str| addresses.iter().find(|a| meta::str_at(a, &["type"]) == kind);
-    let found = ["InternalIP", "ExternalIP", "Hostname"].iter().find_map(|kind| of_type(kind));
+    let of_type = |kind: &str| {
+        addresses
+            .iter()
+            .find(|a| meta::str_at(a, &["type"]) == kind)
+    };
+    let found = ["InternalIP", "ExternalIP", "Hostname"]
+        .iter()
+        .find_map(|kind| of_type(kind));
     let Some(address) = found else {
         let why = format!("no preferred addresses found; known addresses: {addresses:?}");
         return Err(Box::new(Status::internal(why)));
     };
-    let port = meta::int_at(node, &["status", "daemonEndpoints", "kubeletEndpoint", "Port"]);
-    let port = port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0).unwrap_or(KUBELET_PORT);
-    Ok(Target { host: meta::str_at(address, &["address"]).to_owned(), port, tls: Some(tls) })
+    let port = meta::int_at(
+        node,
+        &["status", "daemonEndpoints", "kubeletEndpoint", "Port"],
+    );
+    let port = port
+        .and_then(|p| u16::try_from(p).ok())
+        .filter(|p| *p != 0)
+        .unwrap_or(KUBELET_PORT);
+    Ok(Target {
+        host: meta::str_at(address, &["address"]).to_owned(),
+        port,
+        tls: Some(tls),
+    })
 }
 
 fn names(pod: &Value, list: &str) -> Vec<String> {
-    meta::list_at(pod, &["spec", list]).iter().map(|c| meta::str_at(c, &["name"]).to_owned()).collect()
+    meta::list_at(pod, &["spec", list])
+        .iter()
+        .map(|c| meta::str_at(c, &["name"]).to_owned())
+        .collect()
 }
 
 /// The container asked for, or the only one.
@@ -40,21 +59,40 @@ fn names(pod: &Value, list: &str) -> Vec<String> {
 /// 400 when it does not exist, or none is named and there are several.
 pub fn container_of(pod: &Value, asked: &str) -> Result<String, Fail> {
     let containers = names(pod, "containers");
-    let others = [names(pod, "initContainers"), names(pod, "ephemeralContainers")];
+    let others = [
+        names(pod, "initContainers"),
+        names(pod, "ephemeralContainers"),
+    ];
     let name = meta::name(pod);
     if !asked.is_empty() {
-        let known = containers.iter().chain(others.iter().flatten()).any(|c| c == asked);
-        return if known { Ok(asked.to_owned()) } else { Err(bad(format!("container {asked} is not valid for pod {name}"))) };
+        let known = containers
+            .iter()
+            .chain(others.iter().flatten())
+            .any(|c| c == asked);
+        return if known {
+            Ok(asked.to_owned())
+        } else {
+            Err(bad(format!(
+                "container {asked} is not valid for pod {name}"
+            )))
+        };
     }
     match containers.as_slice() {
         [only] => Ok(only.clone()),
-        [] => Err(bad(format!("a container name must be specified for pod {name}"))),
+        [] => Err(bad(format!(
+            "a container name must be specified for pod {name}"
+        ))),
         several => {
-            let mut why =
-                format!("a container name must be specified for pod {name}, choose one of: [{}]", several.join(" "));
+            let mut why = format!(
+                "a container name must be specified for pod {name}, choose one of: [{}]",
+                several.join(" ")
+            );
             for (list, what) in others.iter().zip(["init", "ephemeral"]) {
                 if !list.is_empty() {
-                    why.push_str(&format!(" or one of the {what} containers: [{}]", list.join(" ")));
+                    why.push_str(&format!(
+                        " or one of the {what} containers: [{}]",
+                        list.join(" ")
+                    ));
                 }
             }
             Err(bad(why))
@@ -71,20 +109,29 @@ pub fn pod_target(pod: &Value, scheme: &str, port: &str) -> Result<Target, Fail>
     let declared = || {
         let containers = meta::list_at(pod, &["spec", "containers"]);
         let mut ports = containers.iter().flat_map(|c| meta::list_at(c, &["ports"]));
-        ports.find_map(|p| meta::int_at(p, &["containerPort"])).and_then(|p| u16::try_from(p).ok())
+        ports
+            .find_map(|p| meta::int_at(p, &["containerPort"]))
+            .and_then(|p| u16::try_from(p).ok())
     };
     let port = if port.is_empty() {
         declared().unwrap_or(80)
     } else {
-        port.parse().map_err(|_| bad(format!("invalid port {port:?}")))?
+        port.parse()
+            .map_err(|_| bad(format!("invalid port {port:?}")))?
     };
     plain(host, port, scheme)
 }
 
 fn plain(host: &str, port: u16, scheme: &str) -> Result<Target, Fail> {
     match scheme {
-        "" | "http" => Ok(Target { host: host.to_owned(), port, tls: None }),
-        _ => Err(Box::new(Status::service_unavailable("proxying to https backends is not supported"))),
+        "" | "http" => Ok(Target {
+            host: host.to_owned(),
+            port,
+            tls: None,
+        }),
+        _ => Err(Box::new(Status::service_unavailable(
+            "proxying to https backends is not supported",
+        ))),
     }
 }
 
@@ -96,33 +143,60 @@ pub async fn service_target(
     scheme: &str,
     port: &str,
 ) -> Result<Target, Fail> {
-    let service = registry.read(("", "v1", "services"), namespace, name).await?;
+    let service = registry
+        .read(("", "v1", "services"), namespace, name)
+        .await?;
     let service = service.ok_or_else(|| Box::new(Status::not_found("", "services", name)))?;
     let ports = meta::list_at(&service, &["spec", "ports"]);
     let number = port.parse::<i64>().ok();
     let chosen = match port {
         "" if ports.len() == 1 => ports.first(),
         "" => None,
-        _ => ports.iter().find(|p| meta::str_at(p, &["name"]) == port || (number.is_some() && meta::int_at(p, &["port"]) == number)),
+        _ => ports.iter().find(|p| {
+            meta::str_at(p, &["name"]) == port
+                || (number.is_some() && meta::int_at(p, &["port"]) == number)
+        }),
     };
     let Some(chosen) = chosen else {
-        return Err(Box::new(Status::service_unavailable(format!("no service port {port:?} found for service {name:?}"))));
+        return Err(Box::new(Status::service_unavailable(format!(
+            "no service port {port:?} found for service {name:?}"
+        ))));
     };
     let port_name = meta::str_at(chosen, &["name"]);
-    let slices = registry.read_all(("discovery.k8s.io", "v1", "endpointslices"), namespace).await?;
+    let slices = registry
+        .read_all(("discovery.k8s.io", "v1", "endpointslices"), namespace)
+        .await?;
     let mut ready: Vec<(String, u16)> = Vec::new();
-    for slice in slices.iter().filter(|s| meta::label(s, "kubernetes.io/service-name") == Some(name)) {
-        let port = meta::list_at(slice, &["ports"]).iter().find(|p| meta::str_at(p, &["name"]) == port_name);
-        let Some(port) = port.and_then(|p| meta::int_at(p, &["port"])).and_then(|p| u16::try_from(p).ok()) else { continue };
+    for slice in slices
+        .iter()
+        .filter(|s| meta::label(s, "kubernetes.io/service-name") == Some(name))
+    {
+        let port = meta::list_at(slice, &["ports"])
+            .iter()
+            .find(|p| meta::str_at(p, &["name"]) == port_name);
+        let Some(port) = port
+            .and_then(|p| meta::int_at(p, &["port"]))
+            .and_then(|p| u16::try_from(p).ok())
+        else {
+            continue;
+        };
         for endpoint in meta::list_at(slice, &["endpoints"]) {
-            let is_ready = meta::get(endpoint, &["conditions", "ready"]).and_then(Value::as_bool).unwrap_or(true);
-            if let Some(address) = meta::list_at(endpoint, &["addresses"]).first().and_then(Value::as_str).filter(|_| is_ready) {
+            let is_ready = meta::get(endpoint, &["conditions", "ready"])
+                .and_then(Value::as_bool)
+                .unwrap_or(true);
+            if let Some(address) = meta::list_at(endpoint, &["addresses"])
+                .first()
+                .and_then(Value::as_str)
+                .filter(|_| is_ready)
+            {
                 ready.push((address.to_owned(), port));
             }
         }
     }
     if ready.is_empty() {
-        return Err(Box::new(Status::service_unavailable(format!("no endpoints available for service {name:?}"))));
+        return Err(Box::new(Status::service_unavailable(format!(
+            "no endpoints available for service {name:?}"
+        ))));
     }
     let (host, port) = ready.swap_remove(rand::rng().random_range(0..ready.len()));
     plain(&host, port, scheme)
@@ -138,7 +212,10 @@ mod tests {
         let one = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}], "initContainers": [{"name": "i"}]}});
         assert_eq!(container_of(&one, "").unwrap(), "a");
         assert_eq!(container_of(&one, "i").unwrap(), "i");
-        assert_eq!(container_of(&one, "x").unwrap_err().message, "container x is not valid for pod p");
+        assert_eq!(
+            container_of(&one, "x").unwrap_err().message,
+            "container x is not valid for pod p"
+        );
         let two = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}, {"name": "b"}], "initContainers": [{"name": "i"}]}});
         assert_eq!(
             container_of(&two, "").unwrap_err().message,

@@ -14,7 +14,10 @@ const NAME_ATTEMPTS: usize = 8;
 impl Write<'_> {
     /// What strategies are told about the request.
     pub(super) fn ctx(&self) -> kinds::Ctx<'_> {
-        kinds::Ctx { kind: self.resource.stored(), now: self.now }
+        kinds::Ctx {
+            kind: self.resource.stored(),
+            now: self.now,
+        }
     }
 
     /// The same for admission.
@@ -41,7 +44,12 @@ impl Write<'_> {
     }
 
     pub(super) fn invalid(&self, name: &str, errors: &[api::FieldError]) -> Fail {
-        Box::new(Status::invalid(&self.resource.kind.group, &self.resource.kind.kind, name, errors))
+        Box::new(Status::invalid(
+            &self.resource.kind.group,
+            &self.resource.kind.kind,
+            name,
+            errors,
+        ))
     }
 }
 
@@ -62,7 +70,9 @@ impl Registry {
             let name = metadata::generated_name(&prefix, || rand::rng().random());
             metadata::of(&mut candidate).insert("name".into(), name.into());
             match self.create_once(write, candidate).await {
-                Err(status) if status.reason == "AlreadyExists" && attempt < NAME_ATTEMPTS => attempt += 1,
+                Err(status) if status.reason == "AlreadyExists" && attempt < NAME_ATTEMPTS => {
+                    attempt += 1
+                }
                 other => return other,
             }
         }
@@ -70,8 +80,15 @@ impl Registry {
 
     fn checked_for_create(&self, write: &Write<'_>, object: Value) -> Result<Value, Fail> {
         check_namespace(write, &object)?;
-        if !matches!(meta::str_at(&object, &["metadata", "resourceVersion"]), "" | "0") {
-            return Err(Box::new(Status::failure(500, "", "resourceVersion should not be set on objects to be created")));
+        if !matches!(
+            meta::str_at(&object, &["metadata", "resourceVersion"]),
+            "" | "0"
+        ) {
+            return Err(Box::new(Status::failure(
+                500,
+                "",
+                "resourceVersion should not be set on objects to be created",
+            )));
         }
         Ok(object)
     }
@@ -89,11 +106,18 @@ impl Registry {
             return Err(write.invalid(&name, &errors));
         }
         self.admission.validate(&review, &object).await?;
-        write.warnings.add(kinds::warnings(resource.stored(), &object));
+        write
+            .warnings
+            .add(kinds::warnings(resource.stored(), &object));
         self.commit_new(write, &name, object).await
     }
 
-    async fn commit_new(&self, write: &Write<'_>, name: &str, mut object: Value) -> Result<Stored, Fail> {
+    async fn commit_new(
+        &self,
+        write: &Write<'_>,
+        name: &str,
+        mut object: Value,
+    ) -> Result<Stored, Fail> {
         let resource = write.resource;
         let key = resource.key(write.namespace, name);
         let asked = object.clone();
@@ -101,11 +125,15 @@ impl Registry {
             object.clone_from(&asked);
             let mut claims = Claims::default();
             self.claim_namespace(write, name, &mut claims).await?;
-            self.claim_service(write, None, Some(&mut object), &mut claims).await?;
+            self.claim_service(write, None, Some(&mut object), &mut claims)
+                .await?;
             let bytes = codec::canonical(&object);
             let mut commit = Commit {
                 expect: vec![(key.clone(), Expect::Absent)],
-                mutations: vec![Mutation::Put { key: key.clone(), value: self.seal(resource, &key, bytes.clone()) }],
+                mutations: vec![Mutation::Put {
+                    key: key.clone(),
+                    value: self.seal(resource, &key, bytes.clone()),
+                }],
             };
             commit.expect.append(&mut claims.expect);
             commit.mutations.append(&mut claims.mutations);
@@ -117,7 +145,9 @@ impl Registry {
             }
             match self.store.commit(commit).await {
                 Ok(revision) => return Ok(Stored { bytes, revision }),
-                Err(CommitError::Conflict { key: at, .. }) if at == key => return Err(exists(write, name)),
+                Err(CommitError::Conflict { key: at, .. }) if at == key => {
+                    return Err(exists(write, name));
+                }
                 // An address was taken or the namespace changed: look again, and say so if it is final.
                 Err(CommitError::Conflict { .. }) => {}
                 Err(error) => return Err(commit_failure(error)),
@@ -127,14 +157,22 @@ impl Registry {
     }
 
     /// Ties the commit to the namespace as it is now: nothing can be created in one that goes away meanwhile.
-    async fn claim_namespace(&self, write: &Write<'_>, name: &str, claims: &mut Claims) -> Result<(), Fail> {
+    async fn claim_namespace(
+        &self,
+        write: &Write<'_>,
+        name: &str,
+        claims: &mut Claims,
+    ) -> Result<(), Fail> {
         if write.namespace.is_empty() {
             return Ok(());
         }
         let namespaces = self.resource("", "v1", "namespaces")?;
         let namespace = self.get(&namespaces, "", write.namespace).await?;
         crate::admission::namespace_lifecycle::check_alive(write, name, &namespace.value()?)?;
-        claims.expect.push((namespaces.key("", write.namespace), Expect::ModRevision(namespace.revision)));
+        claims.expect.push((
+            namespaces.key("", write.namespace),
+            Expect::ModRevision(namespace.revision),
+        ));
         Ok(())
     }
 }
@@ -165,5 +203,12 @@ pub fn new_uid() -> String {
     b[6] = (b[6] & 0x0f) | 0x40;
     b[8] = (b[8] & 0x3f) | 0x80;
     let hex: String = b.iter().map(|b| format!("{b:02x}")).collect();
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
 }

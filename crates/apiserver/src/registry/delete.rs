@@ -71,9 +71,14 @@ impl DeleteOptions {
         };
         let policy = text(body.get("propagationPolicy"))
             .or_else(|| query.non_empty("propagationPolicy").map(str::to_owned));
-        let orphan = body.get("orphanDependents").and_then(Value::as_bool).or_else(|| {
-            query.get("orphanDependents").map(|_| query.flag("orphanDependents"))
-        });
+        let orphan = body
+            .get("orphanDependents")
+            .and_then(Value::as_bool)
+            .or_else(|| {
+                query
+                    .get("orphanDependents")
+                    .map(|_| query.flag("orphanDependents"))
+            });
         let propagation = match (policy.as_deref(), orphan) {
             (Some(_), Some(_)) => {
                 return Err(invalid(api::FieldError::invalid(
@@ -83,13 +88,20 @@ impl DeleteOptions {
                 )));
             }
             (Some(text), None) => Some(Propagation::parse(text).ok_or_else(|| {
-                invalid(api::FieldError::not_supported("propagationPolicy", text, &["Foreground", "Background", "Orphan", "nil"]))
+                invalid(api::FieldError::not_supported(
+                    "propagationPolicy",
+                    text,
+                    &["Foreground", "Background", "Orphan", "nil"],
+                ))
             })?),
             (None, Some(true)) => Some(Propagation::Orphan),
             (None, Some(false)) => Some(Propagation::Background),
             (None, None) => None,
         };
-        let dry_run = body.get("dryRun").and_then(Value::as_array).is_some_and(|d| !d.is_empty())
+        let dry_run = body
+            .get("dryRun")
+            .and_then(Value::as_array)
+            .is_some_and(|d| !d.is_empty())
             || query.non_empty("dryRun").is_some();
         Ok(Self {
             grace,
@@ -141,8 +153,11 @@ fn finalizers(old: &Value, options: &DeleteOptions, collect: Collect) -> Vec<Val
         None if has(ORPHAN) || has(FOREGROUND) => (has(ORPHAN), has(FOREGROUND)),
         None => (collect == Collect::Orphan, false),
     };
-    let mut wanted: Vec<Value> =
-        current.iter().filter(|f| *f != ORPHAN && *f != FOREGROUND).cloned().collect();
+    let mut wanted: Vec<Value> = current
+        .iter()
+        .filter(|f| *f != ORPHAN && *f != FOREGROUND)
+        .cloned()
+        .collect();
     if orphan {
         wanted.push(ORPHAN.into());
     }
@@ -152,7 +167,13 @@ fn finalizers(old: &Value, options: &DeleteOptions, collect: Collect) -> Vec<Val
     wanted
 }
 
-fn plan(old: &Value, options: &DeleteOptions, default_grace: Option<i64>, collect: Collect, now: jiff::Timestamp) -> Plan {
+fn plan(
+    old: &Value,
+    options: &DeleteOptions,
+    default_grace: Option<i64>,
+    collect: Collect,
+    now: jiff::Timestamp,
+) -> Plan {
     let wanted = finalizers(old, options, collect);
     let dying_grace = meta::int_at(old, &["metadata", "deletionGracePeriodSeconds"]);
     let dying = old.pointer("/metadata/deletionTimestamp").is_some();
@@ -173,10 +194,17 @@ fn plan(old: &Value, options: &DeleteOptions, default_grace: Option<i64>, collec
     let namespace = new.get("kind").and_then(Value::as_str) == Some("Namespace");
     let metadata = metadata::of(&mut new);
     if !dying || dying_grace != Some(grace) {
-        let due = now.saturating_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(now);
+        let due = now
+            .saturating_add(jiff::SignedDuration::from_secs(grace))
+            .unwrap_or(now);
         metadata.insert("deletionTimestamp".into(), api::time::format(due).into());
         metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
-        if !dying && let Some(generation) = metadata.get("generation").and_then(Value::as_i64).filter(|g| *g > 0) {
+        if !dying
+            && let Some(generation) = metadata
+                .get("generation")
+                .and_then(Value::as_i64)
+                .filter(|g| *g > 0)
+        {
             metadata.insert("generation".into(), (generation + 1).into());
         }
     }
@@ -188,7 +216,11 @@ fn plan(old: &Value, options: &DeleteOptions, default_grace: Option<i64>, collec
     if namespace {
         meta::set(&mut new, &["status", "phase"], json!("Terminating"));
     }
-    if new == *old { Plan::Keep } else { Plan::Mark(new) }
+    if new == *old {
+        Plan::Keep
+    } else {
+        Plan::Mark(new)
+    }
 }
 
 impl Registry {
@@ -196,7 +228,11 @@ impl Registry {
     ///
     /// # Errors
     /// A Status in upstream's words: not found, failed preconditions, forbidden by admission, …
-    pub async fn delete(&self, write: &Write<'_>, options: &DeleteOptions) -> Result<Deleted, Fail> {
+    pub async fn delete(
+        &self,
+        write: &Write<'_>,
+        options: &DeleteOptions,
+    ) -> Result<Deleted, Fail> {
         let resource = write.resource;
         for _ in 0..WRITE_ATTEMPTS {
             let stored = self.get(resource, write.namespace, write.name).await?;
@@ -204,21 +240,36 @@ impl Registry {
             check_preconditions(write, options, &old, stored.revision)?;
             let review = write.review(self, Operation::Delete, write.name, Some(&old));
             self.admission.validate(&review, &Value::Null).await?;
-            if held_by_spec(&old) && old.pointer("/metadata/deletionTimestamp").is_some() && options.propagation.is_none() {
+            if held_by_spec(&old)
+                && old.pointer("/metadata/deletionTimestamp").is_some()
+                && options.propagation.is_none()
+            {
                 return Err(still_terminating(write));
             }
             let grace = kinds::delete_grace(resource.stored(), &old);
             let step = match plan(&old, options, grace, resource.policy.collect, write.now) {
-                Plan::Keep => return Ok(Deleted { stored, gone: false }),
+                Plan::Keep => {
+                    return Ok(Deleted {
+                        stored,
+                        gone: false,
+                    });
+                }
                 Plan::Remove => None,
                 Plan::Mark(new) => Some(codec::canonical(&new)),
             };
-            if let Some(done) = self.commit_delete(write, options, stored, &old, step).await? {
+            if let Some(done) = self
+                .commit_delete(write, options, stored, &old, step)
+                .await?
+            {
                 return Ok(done);
             }
         }
         let kind = &resource.kind;
-        Err(Box::new(Status::modified(&kind.group, &kind.resource, write.name)))
+        Err(Box::new(Status::modified(
+            &kind.group,
+            &kind.resource,
+            write.name,
+        )))
     }
 
     async fn commit_delete(
@@ -233,22 +284,37 @@ impl Registry {
         let key = resource.key(write.namespace, write.name);
         let mut claims = Claims::default();
         let mutation = match &marked {
-            Some(bytes) => Mutation::Put { key: key.clone(), value: self.seal(resource, &key, bytes.clone()) },
+            Some(bytes) => Mutation::Put {
+                key: key.clone(),
+                value: self.seal(resource, &key, bytes.clone()),
+            },
             None => {
-                self.claim_service(write, Some(old), None, &mut claims).await?;
+                self.claim_service(write, Some(old), None, &mut claims)
+                    .await?;
                 Mutation::Delete { key: key.clone() }
             }
         };
         let (gone, bytes) = (marked.is_none(), marked.unwrap_or(stored.bytes));
         if write.dry_run || options.dry_run {
-            return Ok(Some(Deleted { stored: Stored { bytes, revision: stored.revision }, gone }));
+            return Ok(Some(Deleted {
+                stored: Stored {
+                    bytes,
+                    revision: stored.revision,
+                },
+                gone,
+            }));
         }
-        let mut commit =
-            Commit { expect: vec![(key, Expect::ModRevision(stored.revision))], mutations: vec![mutation] };
+        let mut commit = Commit {
+            expect: vec![(key, Expect::ModRevision(stored.revision))],
+            mutations: vec![mutation],
+        };
         commit.expect.append(&mut claims.expect);
         commit.mutations.append(&mut claims.mutations);
         match self.store.commit(commit).await {
-            Ok(revision) => Ok(Some(Deleted { stored: Stored { bytes, revision }, gone })),
+            Ok(revision) => Ok(Some(Deleted {
+                stored: Stored { bytes, revision },
+                gone,
+            })),
             Err(CommitError::Conflict { .. }) => Ok(None),
             Err(error) => Err(commit_failure(error)),
         }
@@ -266,7 +332,11 @@ impl Registry {
     ) -> Result<(), Fail> {
         let mut rest = VecDeque::from(objects);
         while let Some((namespace, name)) = rest.pop_front() {
-            let one = Write { namespace: &namespace, name: &name, ..*write };
+            let one = Write {
+                namespace: &namespace,
+                name: &name,
+                ..*write
+            };
             match self.delete(&one, options).await {
                 Err(status) if status.code != 404 => return Err(status),
                 _ => {}
@@ -279,18 +349,41 @@ impl Registry {
 fn still_terminating(write: &Write<'_>) -> Fail {
     let kind = &write.resource.kind;
     let why = "The system is ensuring all content is removed from this namespace.  Upon completion, this namespace will automatically be purged by the system.";
-    Box::new(Status::conflict(&kind.group, &kind.resource, write.name, why))
+    Box::new(Status::conflict(
+        &kind.group,
+        &kind.resource,
+        write.name,
+        why,
+    ))
 }
 
-fn check_preconditions(write: &Write<'_>, options: &DeleteOptions, old: &Value, revision: u64) -> Result<(), Fail> {
+fn check_preconditions(
+    write: &Write<'_>,
+    options: &DeleteOptions,
+    old: &Value,
+    revision: u64,
+) -> Result<(), Fail> {
     let kind = &write.resource.kind;
     let current = revision.to_string();
-    let checks =
-        [("UID", &options.uid, meta::uid(old)), ("ResourceVersion", &options.resource_version, current.as_str())];
+    let checks = [
+        ("UID", &options.uid, meta::uid(old)),
+        (
+            "ResourceVersion",
+            &options.resource_version,
+            current.as_str(),
+        ),
+    ];
     for (what, asked, actual) in checks {
         if let Some(asked) = asked.as_deref().filter(|a| *a != actual) {
-            let why = format!("Precondition failed: {what} in precondition: {asked}, {what} in object meta: {actual}");
-            return Err(Box::new(Status::conflict(&kind.group, &kind.resource, write.name, &why)));
+            let why = format!(
+                "Precondition failed: {what} in precondition: {asked}, {what} in object meta: {actual}"
+            );
+            return Err(Box::new(Status::conflict(
+                &kind.group,
+                &kind.resource,
+                write.name,
+                &why,
+            )));
         }
     }
     Ok(())
@@ -304,7 +397,11 @@ mod tests {
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
     fn ask(grace: Option<i64>, propagation: Option<Propagation>) -> DeleteOptions {
-        DeleteOptions { grace, propagation, ..DeleteOptions::default() }
+        DeleteOptions {
+            grace,
+            propagation,
+            ..DeleteOptions::default()
+        }
     }
 
     fn marks(p: Plan) -> Value {
@@ -317,9 +414,21 @@ mod tests {
     #[test]
     fn objects_without_holds_go_at_once() {
         let o = json!({"kind": "ConfigMap", "metadata": {"name": "a"}});
-        assert_eq!(plan(&o, &ask(None, None), None, Collect::Background, NOW), Plan::Remove);
-        assert_eq!(plan(&o, &ask(Some(30), None), None, Collect::Background, NOW), Plan::Remove);
-        let m = marks(plan(&o, &ask(None, Some(Propagation::Foreground)), None, Collect::Background, NOW));
+        assert_eq!(
+            plan(&o, &ask(None, None), None, Collect::Background, NOW),
+            Plan::Remove
+        );
+        assert_eq!(
+            plan(&o, &ask(Some(30), None), None, Collect::Background, NOW),
+            Plan::Remove
+        );
+        let m = marks(plan(
+            &o,
+            &ask(None, Some(Propagation::Foreground)),
+            None,
+            Collect::Background,
+            NOW,
+        ));
         assert_eq!(m["finalizers"], json!(["foregroundDeletion"]));
         assert_eq!(m["deletionGracePeriodSeconds"], 0);
         let m = marks(plan(&o, &ask(None, None), None, Collect::Orphan, NOW));
@@ -329,32 +438,91 @@ mod tests {
     #[test]
     fn grace_can_be_shortened_but_not_extended() {
         let pod = json!({"kind": "Pod", "metadata": {"name": "a"}});
-        let m = marks(plan(&pod, &ask(None, None), Some(30), Collect::Background, NOW));
-        assert_eq!((&m["deletionGracePeriodSeconds"], &m["deletionTimestamp"]), (&json!(30), &json!("1970-01-01T00:00:30Z")));
+        let m = marks(plan(
+            &pod,
+            &ask(None, None),
+            Some(30),
+            Collect::Background,
+            NOW,
+        ));
+        assert_eq!(
+            (&m["deletionGracePeriodSeconds"], &m["deletionTimestamp"]),
+            (&json!(30), &json!("1970-01-01T00:00:30Z"))
+        );
         let dying = json!({"kind": "Pod", "metadata": m});
-        assert_eq!(plan(&dying, &ask(None, None), Some(30), Collect::Background, NOW), Plan::Keep);
-        assert_eq!(plan(&dying, &ask(Some(60), None), Some(30), Collect::Background, NOW), Plan::Keep);
-        let m = marks(plan(&dying, &ask(Some(5), None), Some(30), Collect::Background, NOW));
+        assert_eq!(
+            plan(&dying, &ask(None, None), Some(30), Collect::Background, NOW),
+            Plan::Keep
+        );
+        assert_eq!(
+            plan(
+                &dying,
+                &ask(Some(60), None),
+                Some(30),
+                Collect::Background,
+                NOW
+            ),
+            Plan::Keep
+        );
+        let m = marks(plan(
+            &dying,
+            &ask(Some(5), None),
+            Some(30),
+            Collect::Background,
+            NOW,
+        ));
         assert_eq!(m["deletionGracePeriodSeconds"], 5);
-        assert_eq!(plan(&dying, &ask(Some(0), None), Some(30), Collect::Background, NOW), Plan::Remove);
-        assert_eq!(plan(&pod, &ask(Some(30), None), Some(0), Collect::Background, NOW), Plan::Remove);
+        assert_eq!(
+            plan(
+                &dying,
+                &ask(Some(0), None),
+                Some(30),
+                Collect::Background,
+                NOW
+            ),
+            Plan::Remove
+        );
+        assert_eq!(
+            plan(
+                &pod,
+                &ask(Some(30), None),
+                Some(0),
+                Collect::Background,
+                NOW
+            ),
+            Plan::Remove
+        );
     }
 
     #[test]
     fn namespaces_are_held_by_their_spec() {
         let ns = json!({"kind": "Namespace", "metadata": {"name": "a"}, "spec": {"finalizers": ["kubernetes"]}});
-        let Plan::Mark(marked) = plan(&ns, &ask(None, None), None, Collect::Background, NOW) else { panic!() };
+        let Plan::Mark(marked) = plan(&ns, &ask(None, None), None, Collect::Background, NOW) else {
+            panic!()
+        };
         assert_eq!(marked["status"]["phase"], "Terminating");
-        assert_eq!(plan(&marked, &ask(None, None), None, Collect::Background, NOW), Plan::Keep);
+        assert_eq!(
+            plan(&marked, &ask(None, None), None, Collect::Background, NOW),
+            Plan::Keep
+        );
     }
 
     #[test]
     fn options_come_from_body_or_query() {
         let q = Query::parse("gracePeriodSeconds=5&propagationPolicy=Orphan");
         let o = DeleteOptions::parse(&Value::Null, &q).unwrap();
-        assert_eq!((o.grace, o.propagation), (Some(5), Some(Propagation::Orphan)));
-        let o = DeleteOptions::parse(&json!({"gracePeriodSeconds": 0, "preconditions": {"uid": "u"}}), &Query::default()).unwrap();
+        assert_eq!(
+            (o.grace, o.propagation),
+            (Some(5), Some(Propagation::Orphan))
+        );
+        let o = DeleteOptions::parse(
+            &json!({"gracePeriodSeconds": 0, "preconditions": {"uid": "u"}}),
+            &Query::default(),
+        )
+        .unwrap();
         assert_eq!((o.grace, o.uid.as_deref()), (Some(0), Some("u")));
-        assert!(DeleteOptions::parse(&json!({"propagationPolicy": "x"}), &Query::default()).is_err());
+        assert!(
+            DeleteOptions::parse(&json!({"propagationPolicy": "x"}), &Query::default()).is_err()
+        );
     }
 }

@@ -59,13 +59,17 @@ impl Selection {
     /// 400 when one cannot be parsed or names a field the kind does not select by.
     pub fn parse(resource: &Resource, query: &Query) -> Result<Self, Fail> {
         let bad = |e: api::selector::SelectorError| Box::new(Status::bad_request(e.to_string()));
-        let labels = LabelSelector::parse(query.get("labelSelector").unwrap_or_default()).map_err(bad)?;
-        let fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default()).map_err(bad)?;
+        let labels =
+            LabelSelector::parse(query.get("labelSelector").unwrap_or_default()).map_err(bad)?;
+        let fields =
+            FieldSelector::parse(query.get("fieldSelector").unwrap_or_default()).map_err(bad)?;
         for requirement in fields.requirements() {
             if kinds::field_value(resource.stored(), &Value::Null, &requirement.field).is_none() {
                 let field = &requirement.field;
                 let why = if kinds::field_labels(resource.stored()).is_empty() {
-                    format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+                    format!(
+                        "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+                    )
                 } else {
                     format!("field label not supported: {field}")
                 };
@@ -82,7 +86,10 @@ impl Selection {
     pub fn of_name(name: &str) -> Result<Self, Fail> {
         let fields = FieldSelector::parse(&format!("metadata.name={name}"))
             .map_err(|e| Box::new(Status::bad_request(e.to_string())))?;
-        Ok(Self { fields, ..Self::default() })
+        Ok(Self {
+            fields,
+            ..Self::default()
+        })
     }
 
     /// Whether everything matches.
@@ -99,18 +106,24 @@ impl Selection {
         if self.labels.is_everything() {
             return true;
         }
-        let Ok(object) = serde_json::from_slice::<Labelled<'_>>(bytes) else { return false };
+        let Ok(object) = serde_json::from_slice::<Labelled<'_>>(bytes) else {
+            return false;
+        };
         let labels = &object.metadata.labels;
-        self.labels.matches_with(|key| labels.get(key).map(AsRef::as_ref))
+        self.labels
+            .matches_with(|key| labels.get(key).map(AsRef::as_ref))
     }
 
     fn fields_match(&self, resource: &Resource, bytes: &[u8]) -> bool {
         if self.fields.is_everything() {
             return true;
         }
-        let Ok(object) = serde_json::from_slice::<Value>(bytes) else { return false };
+        let Ok(object) = serde_json::from_slice::<Value>(bytes) else {
+            return false;
+        };
         let kind = resource.stored();
-        self.fields.matches_with(|field| kinds::field_value(kind, &object, field).unwrap_or_default())
+        self.fields
+            .matches_with(|field| kinds::field_value(kind, &object, field).unwrap_or_default())
     }
 }
 
@@ -128,13 +141,22 @@ const CONTINUE_VERSION: &str = "meta.k8s.io/v1";
 
 impl Continue {
     fn encode(rv: i64, start: &str) -> String {
-        let token = Self { v: CONTINUE_VERSION.into(), rv, start: start.into() };
+        let token = Self {
+            v: CONTINUE_VERSION.into(),
+            rv,
+            start: start.into(),
+        };
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
     }
 
     fn decode(text: &str) -> Option<Self> {
-        let bytes = URL_SAFE_NO_PAD.decode(text).or_else(|_| STANDARD.decode(text)).ok()?;
-        serde_json::from_slice::<Self>(&bytes).ok().filter(|c| c.v == CONTINUE_VERSION && c.rv != 0)
+        let bytes = URL_SAFE_NO_PAD
+            .decode(text)
+            .or_else(|_| STANDARD.decode(text))
+            .ok()?;
+        serde_json::from_slice::<Self>(&bytes)
+            .ok()
+            .filter(|c| c.v == CONTINUE_VERSION && c.rv != 0)
     }
 }
 
@@ -165,7 +187,10 @@ fn invalid(errors: &[FieldError]) -> Fail {
 impl ListOptions {
     /// Everything selected, as it is now.
     pub fn of(selection: Selection) -> Self {
-        Self { selection, ..Self::default() }
+        Self {
+            selection,
+            ..Self::default()
+        }
     }
 
     /// Reads and checks the query of a list (or, with `watch`, of a watch).
@@ -178,13 +203,19 @@ impl ListOptions {
             Some(Ok(n)) => Ok(Some(n)),
             Some(Err(_)) => {
                 let value = query.get(name).unwrap_or_default();
-                Err(invalid(&[FieldError::invalid(name, value, format!("strconv.ParseUint: parsing {value:?}: invalid syntax"))]))
+                Err(invalid(&[FieldError::invalid(
+                    name,
+                    value,
+                    format!("strconv.ParseUint: parsing {value:?}: invalid syntax"),
+                )]))
             }
         };
         let from = match query.non_empty("continue") {
             None => None,
             Some(text) => Some(Continue::decode(text).ok_or_else(|| {
-                Box::new(Status::bad_request("continue key is not valid: the encoded continue token is not valid"))
+                Box::new(Status::bad_request(
+                    "continue key is not valid: the encoded continue token is not valid",
+                ))
             })?),
         };
         let version_match = match query.non_empty("resourceVersionMatch") {
@@ -193,37 +224,64 @@ impl ListOptions {
             Some("Exact") => Some(Match::Exact),
             Some(other) => {
                 let allowed = ["Exact", "NotOlderThan"];
-                return Err(invalid(&[FieldError::not_supported("resourceVersionMatch", other, &allowed)]));
+                return Err(invalid(&[FieldError::not_supported(
+                    "resourceVersionMatch",
+                    other,
+                    &allowed,
+                )]));
             }
         };
         let options = Self {
             selection: Selection::parse(resource, query)?,
-            limit: number("limit")?.map_or(0, |n| usize::try_from(n).unwrap_or(LIMIT_MAX).min(LIMIT_MAX)),
+            limit: number("limit")?.map_or(0, |n| {
+                usize::try_from(n).unwrap_or(LIMIT_MAX).min(LIMIT_MAX)
+            }),
             from,
             resource_version: number("resourceVersion")?,
             version_match,
             bookmarks: query.flag("allowWatchBookmarks"),
-            send_initial_events: query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents")),
-            timeout: number("timeoutSeconds")?.filter(|s| *s > 0).map(Duration::from_secs),
+            send_initial_events: query
+                .get("sendInitialEvents")
+                .map(|_| query.flag("sendInitialEvents")),
+            timeout: number("timeoutSeconds")?
+                .filter(|s| *s > 0)
+                .map(Duration::from_secs),
         };
-        let errors = if watch { options.watch_errors() } else { options.list_errors(query) };
-        if errors.is_empty() { Ok(options) } else { Err(invalid(&errors)) }
+        let errors = if watch {
+            options.watch_errors()
+        } else {
+            options.list_errors(query)
+        };
+        if errors.is_empty() {
+            Ok(options)
+        } else {
+            Err(invalid(&errors))
+        }
     }
 
     fn list_errors(&self, query: &Query) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let forbid = |text: &str| FieldError::forbidden("resourceVersionMatch", text);
         if self.send_initial_events.is_some() {
-            errors.push(FieldError::forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"));
+            errors.push(FieldError::forbidden(
+                "sendInitialEvents",
+                "sendInitialEvents is forbidden for list",
+            ));
         }
         if self.version_match.is_some() && query.non_empty("resourceVersion").is_none() {
-            errors.push(forbid("resourceVersionMatch is forbidden unless resourceVersion is provided"));
+            errors.push(forbid(
+                "resourceVersionMatch is forbidden unless resourceVersion is provided",
+            ));
         }
         if self.version_match.is_some() && self.from.is_some() {
-            errors.push(forbid("resourceVersionMatch is forbidden when continue is provided"));
+            errors.push(forbid(
+                "resourceVersionMatch is forbidden when continue is provided",
+            ));
         }
         if self.version_match == Some(Match::Exact) && self.resource_version == Some(0) {
-            errors.push(forbid("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""));
+            errors.push(forbid(
+                "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+            ));
         }
         errors
     }
@@ -311,7 +369,9 @@ const EXPIRED_CONTINUE: &str = "The provided continue parameter is too old to di
 fn list_failure(error: ReadError, from: Option<&Continue>) -> Fail {
     match (error, from) {
         (ReadError::Compacted { .. }, Some(_)) => Box::new(Status::expired(EXPIRED_CONTINUE)),
-        (ReadError::Future { current }, _) => Box::new(Status::too_large_resource_version(0, current)),
+        (ReadError::Future { current }, _) => {
+            Box::new(Status::too_large_resource_version(0, current))
+        }
         (error, _) => read_failure(error),
     }
 }
@@ -321,7 +381,12 @@ impl Registry {
     ///
     /// # Errors
     /// A Status in upstream's words: expired, too large resource version, …
-    pub async fn list(&self, resource: &Resource, namespace: &str, options: &ListOptions) -> Result<Page, Fail> {
+    pub async fn list(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        options: &ListOptions,
+    ) -> Result<Page, Fail> {
         let at = self.snapshot(options)?;
         if let Some(page) = self.lookup(resource, namespace, options, at).await? {
             return Ok(page);
@@ -341,8 +406,17 @@ impl Registry {
                 (n, true) => n - page.items.len(),
                 (_, false) => SCAN_CHUNK,
             };
-            let range = RangeRequest { start: start.clone(), end: end.clone(), limit, at };
-            let found = self.store.range(range).await.map_err(|e| list_failure(e, options.from.as_ref()))?;
+            let range = RangeRequest {
+                start: start.clone(),
+                end: end.clone(),
+                limit,
+                at,
+            };
+            let found = self
+                .store
+                .range(range)
+                .await
+                .map_err(|e| list_failure(e, options.from.as_ref()))?;
             page.revision = found.revision;
             at = Some(found.revision);
             let total = found.kvs.len();
@@ -357,7 +431,10 @@ impl Registry {
                 let more = found.more || i + 1 < total;
                 if options.limit > 0 && page.items.len() == options.limit && more {
                     let rest = String::from_utf8_lossy(&start[prefix.len()..]);
-                    page.next = Some(Continue::encode(i64::try_from(page.revision).unwrap_or(i64::MAX), &rest));
+                    page.next = Some(Continue::encode(
+                        i64::try_from(page.revision).unwrap_or(i64::MAX),
+                        &rest,
+                    ));
                     page.remaining = everything.then(|| found.count.saturating_sub(total as u64));
                     return Ok(page);
                 }
@@ -376,14 +453,22 @@ impl Registry {
         options: &ListOptions,
         at: Option<u64>,
     ) -> Result<Option<Page>, Fail> {
-        let Some(name) = options.selection.fields.exact("metadata.name") else { return Ok(None) };
+        let Some(name) = options.selection.fields.exact("metadata.name") else {
+            return Ok(None);
+        };
         if (resource.kind.namespaced && namespace.is_empty()) || options.from.is_some() {
             return Ok(None);
         }
         let key = resource.key(namespace, name);
-        let (kv, revision) =
-            self.store.get(&key, at).await.map_err(|e| list_failure(e, options.from.as_ref()))?;
-        let mut page = Page { revision, ..Page::default() };
+        let (kv, revision) = self
+            .store
+            .get(&key, at)
+            .await
+            .map_err(|e| list_failure(e, options.from.as_ref()))?;
+        let mut page = Page {
+            revision,
+            ..Page::default()
+        };
         if let Some(stored) = kv.map(|kv| self.open(&kv)).transpose()?
             && options.selection.matches(resource, &stored.bytes)
         {
@@ -401,7 +486,9 @@ impl Registry {
             }
             return Ok(u64::try_from(from.rv).ok());
         }
-        let Some(asked) = options.resource_version.filter(|rv| *rv > 0) else { return Ok(None) };
+        let Some(asked) = options.resource_version.filter(|rv| *rv > 0) else {
+            return Ok(None);
+        };
         let current = self.store.revision();
         if asked > current {
             return Err(Box::new(Status::too_large_resource_version(asked, current)));
@@ -421,5 +508,8 @@ pub fn served(resource: &Resource, stored: Stored) -> Result<Stored, Fail> {
         return Ok(stored);
     }
     let value = resource.to_served(stored.value()?);
-    Ok(Stored { bytes: codec::canonical(&value), revision: stored.revision })
+    Ok(Stored {
+        bytes: codec::canonical(&value),
+        revision: stored.revision,
+    })
 }

@@ -12,7 +12,12 @@ const SUFFIX_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 const SUFFIX_LENGTH: usize = 5;
 
 /// Fields of `metadata` that only the server writes.
-const SYSTEM_FIELDS: [&str; 4] = ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"];
+const SYSTEM_FIELDS: [&str; 4] = [
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+];
 
 /// `metadata` of an object, made if missing.
 pub fn of(object: &mut Value) -> &mut Map<String, Value> {
@@ -35,7 +40,13 @@ pub fn generated_name(prefix: &str, mut roll: impl FnMut() -> u32) -> String {
 /// Fills in the fields of a new object.
 pub fn stamp_new(object: &mut Value, namespace: &str, uid: &str, now: Timestamp) {
     let metadata = of(object);
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "managedFields"] {
+    for field in [
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "resourceVersion",
+        "managedFields",
+    ] {
         metadata.shift_remove(field);
     }
     if namespace.is_empty() {
@@ -49,7 +60,9 @@ pub fn stamp_new(object: &mut Value, namespace: &str, uid: &str, now: Timestamp)
 
 /// Takes over what an update cannot change, when the new object says nothing about it.
 pub fn carry_over(new: &mut Value, old: &Value, namespace: &str) {
-    let Some(old) = old.get("metadata").and_then(Value::as_object) else { return };
+    let Some(old) = old.get("metadata").and_then(Value::as_object) else {
+        return;
+    };
     let metadata = of(new);
     for field in ["selfLink", "resourceVersion", "managedFields"] {
         metadata.shift_remove(field);
@@ -93,7 +106,8 @@ mod tests {
 
     #[test]
     fn new_objects_get_system_fields() {
-        let mut o = json!({"metadata": {"name": "a", "deletionTimestamp": "x", "resourceVersion": "4"}});
+        let mut o =
+            json!({"metadata": {"name": "a", "deletionTimestamp": "x", "resourceVersion": "4"}});
         stamp_new(&mut o, "ns", "u-1", Timestamp::UNIX_EPOCH);
         assert_eq!(
             o["metadata"],

@@ -149,7 +149,10 @@ impl Registry {
 
     /// The resources served now.
     pub fn resources(&self) -> Arc<Resources> {
-        self.resources.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.resources
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// The store.
@@ -173,7 +176,10 @@ impl Registry {
             .transformer
             .open(&kv.key, kv.value.clone())
             .map_err(|e| Box::new(Status::internal(e)))?;
-        Ok(Stored { bytes, revision: kv.mod_revision })
+        Ok(Stored {
+            bytes,
+            revision: kv.mod_revision,
+        })
     }
 
     fn seal(&self, resource: &Resource, key: &[u8], value: Bytes) -> Bytes {
@@ -181,21 +187,44 @@ impl Registry {
     }
 
     /// One object, or `None`.
-    pub async fn find(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Option<Stored>, Fail> {
+    pub async fn find(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Stored>, Fail> {
         let key = resource.key(namespace, name);
         let (kv, _) = self.store.get(&key, None).await.map_err(read_failure)?;
         kv.map(|kv| self.open(&kv)).transpose()
     }
 
     /// One object; 404 without it.
-    pub async fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Stored, Fail> {
+    pub async fn get(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Stored, Fail> {
         let found = self.find(resource, namespace, name).await?;
-        found.ok_or_else(|| Box::new(Status::not_found(&resource.kind.group, &resource.kind.resource, name)))
+        found.ok_or_else(|| {
+            Box::new(Status::not_found(
+                &resource.kind.group,
+                &resource.kind.resource,
+                name,
+            ))
+        })
     }
 
     /// A built-in resource by its path.
-    pub fn resource(&self, group: &str, version: &str, resource: &str) -> Result<Arc<Resource>, Fail> {
-        self.resources().find(group, version, resource).ok_or_else(|| Box::new(Status::no_resource()))
+    pub fn resource(
+        &self,
+        group: &str,
+        version: &str,
+        resource: &str,
+    ) -> Result<Arc<Resource>, Fail> {
+        self.resources()
+            .find(group, version, resource)
+            .ok_or_else(|| Box::new(Status::no_resource()))
     }
 
     /// One object of a built-in resource as a tree, or `None`: for admission and reviews.
@@ -206,7 +235,10 @@ impl Registry {
         name: &str,
     ) -> Result<Option<Value>, Fail> {
         let resource = self.resource(group, version, resource)?;
-        self.find(&resource, namespace, name).await?.map(|s| s.value()).transpose()
+        self.find(&resource, namespace, name)
+            .await?
+            .map(|s| s.value())
+            .transpose()
     }
 
     /// All objects of a built-in resource (in a namespace, if one is given) as trees: for admission and reviews,
@@ -218,7 +250,12 @@ impl Registry {
     ) -> Result<Vec<Value>, Fail> {
         let resource = self.resource(group, version, resource)?;
         let start = resource.prefix(namespace);
-        let range = RangeRequest { end: prefix_end(&start), start, limit: 0, at: None };
+        let range = RangeRequest {
+            end: prefix_end(&start),
+            start,
+            limit: 0,
+            at: None,
+        };
         let found = self.store.range(range).await.map_err(read_failure)?;
         found.kvs.iter().map(|kv| self.open(kv)?.value()).collect()
     }

@@ -44,20 +44,34 @@ const RETURNS_DELETED: &[(&str, &[&str])] = &[
             "persistentvolumeclaims",
         ],
     ),
-    ("storage.k8s.io", &["storageclasses", "csidrivers", "csinodes", "volumeattachments"]),
+    (
+        "storage.k8s.io",
+        &[
+            "storageclasses",
+            "csidrivers",
+            "csinodes",
+            "volumeattachments",
+        ],
+    ),
 ];
 const ORPHANING: &[(&str, &[&str])] = &[("", &["replicationcontrollers"])];
 const SECRETS: &[(&str, &[&str])] = &[("", &["secrets"])];
 
 fn listed(table: &[(&str, &[&str])], kind: &Kind) -> bool {
-    table.iter().any(|(group, resources)| *group == kind.group && resources.contains(&kind.resource.as_str()))
+    table.iter().any(|(group, resources)| {
+        *group == kind.group && resources.contains(&kind.resource.as_str())
+    })
 }
 
 impl Policy {
     fn of(kind: &Kind) -> Self {
         Self {
             returns_deleted: listed(RETURNS_DELETED, kind),
-            collect: if listed(ORPHANING, kind) { Collect::Orphan } else { Collect::Background },
+            collect: if listed(ORPHANING, kind) {
+                Collect::Orphan
+            } else {
+                Collect::Background
+            },
             secret: listed(SECRETS, kind),
         }
     }
@@ -149,7 +163,11 @@ impl Resources {
     pub fn new<'a>(kinds: impl IntoIterator<Item = &'a Kind>) -> Self {
         let mut all = Self::default();
         for kind in kinds {
-            let path = (kind.group.clone(), kind.version.clone(), kind.resource.clone());
+            let path = (
+                kind.group.clone(),
+                kind.version.clone(),
+                kind.resource.clone(),
+            );
             all.by_path.insert(path, Arc::new(Resource::new(kind)));
             all.kinds.push(kind.clone());
         }
@@ -158,7 +176,9 @@ impl Resources {
 
     /// The resource at a path.
     pub fn find(&self, group: &str, version: &str, resource: &str) -> Option<Arc<Resource>> {
-        self.by_path.get(&(group.to_owned(), version.to_owned(), resource.to_owned())).cloned()
+        self.by_path
+            .get(&(group.to_owned(), version.to_owned(), resource.to_owned()))
+            .cloned()
     }
 
     /// The descriptors, in discovery order.
@@ -174,10 +194,22 @@ mod tests {
     #[test]
     fn keys_are_laid_out_as_upstream_does() {
         let resource = |g, v, r| Resource::new(api::kind(g, v, r).unwrap());
-        assert_eq!(resource("", "v1", "pods").key("a", "b"), "/registry/pods/a/b");
-        assert_eq!(resource("", "v1", "nodes").key("", "n"), "/registry/nodes/n");
-        assert_eq!(resource("apps", "v1", "deployments").prefix("a"), "/registry/apps/deployments/a/");
-        assert_eq!(resource("apps", "v1", "deployments").prefix(""), "/registry/apps/deployments/");
+        assert_eq!(
+            resource("", "v1", "pods").key("a", "b"),
+            "/registry/pods/a/b"
+        );
+        assert_eq!(
+            resource("", "v1", "nodes").key("", "n"),
+            "/registry/nodes/n"
+        );
+        assert_eq!(
+            resource("apps", "v1", "deployments").prefix("a"),
+            "/registry/apps/deployments/a/"
+        );
+        assert_eq!(
+            resource("apps", "v1", "deployments").prefix(""),
+            "/registry/apps/deployments/"
+        );
         let events = resource("events.k8s.io", "v1", "events");
         assert_eq!(events.key("a", "b"), "/registry/events/a/b");
         assert!(events.converts() && events.stored().group.is_empty());

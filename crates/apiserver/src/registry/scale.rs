@@ -15,7 +15,8 @@ pub fn scale_of(object: &Value, revision: u64) -> Value {
         }
     }
     metadata["resourceVersion"] = revision.to_string().into();
-    let mut status = json!({"replicas": meta::int_at(object, &["status", "replicas"]).unwrap_or(0)});
+    let mut status =
+        json!({"replicas": meta::int_at(object, &["status", "replicas"]).unwrap_or(0)});
     if let Some(selector) = selector_text(object).filter(|s| !s.is_empty()) {
         status["selector"] = selector.into();
     }
@@ -33,7 +34,10 @@ fn selector_text(object: &Value) -> Option<String> {
     let plain = selector.as_object()?.values().all(Value::is_string);
     let parsed = if plain {
         // A replication controller's selector is a map of labels.
-        let pairs = selector.as_object()?.iter().filter_map(|(k, v)| Some((k.as_str(), v.as_str()?)));
+        let pairs = selector
+            .as_object()?
+            .iter()
+            .filter_map(|(k, v)| Some((k.as_str(), v.as_str()?)));
         LabelSelector::from_map(pairs)
     } else {
         LabelSelector::from_value(selector).ok()?
@@ -47,7 +51,9 @@ impl Registry {
     /// # Errors
     /// 404 when there is no such object.
     pub async fn get_scale(&self, write: &Write<'_>) -> Result<Value, Fail> {
-        let stored = self.get(write.resource, write.namespace, write.name).await?;
+        let stored = self
+            .get(write.resource, write.namespace, write.name)
+            .await?;
         Ok(scale_of(&stored.value()?, stored.revision))
     }
 
@@ -61,12 +67,23 @@ impl Registry {
     {
         let stored: Stored = self
             .update(write, Part::Main, |object| {
-                let revision = meta::str_at(object, &["metadata", "resourceVersion"]).parse().unwrap_or(0);
+                let revision = meta::str_at(object, &["metadata", "resourceVersion"])
+                    .parse()
+                    .unwrap_or(0);
                 let wanted = change(scale_of(object, revision))?;
                 let replicas = meta::int_at(&wanted, &["spec", "replicas"]).unwrap_or(0);
                 if replicas < 0 {
-                    let why = api::FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
-                    return Err(Box::new(Status::invalid("autoscaling", "Scale", write.name, &[why])));
+                    let why = api::FieldError::invalid(
+                        "spec.replicas",
+                        replicas,
+                        "must be greater than or equal to 0",
+                    );
+                    return Err(Box::new(Status::invalid(
+                        "autoscaling",
+                        "Scale",
+                        write.name,
+                        &[why],
+                    )));
                 }
                 let mut object = object.clone();
                 meta::set(&mut object, &["spec", "replicas"], replicas.into());

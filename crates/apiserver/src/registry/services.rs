@@ -39,9 +39,9 @@ fn wants_address(service: &Value) -> bool {
 fn wants_ports(service: &Value) -> bool {
     match meta::str_at(service, &["spec", "type"]) {
         "NodePort" => true,
-        "LoadBalancer" => {
-            meta::get(service, &["spec", "allocateLoadBalancerNodePorts"]).and_then(Value::as_bool).unwrap_or(true)
-        }
+        "LoadBalancer" => meta::get(service, &["spec", "allocateLoadBalancerNodePorts"])
+            .and_then(Value::as_bool)
+            .unwrap_or(true),
         _ => false,
     }
 }
@@ -52,26 +52,39 @@ fn wants_health_port(service: &Value) -> bool {
 }
 
 fn port_number(value: Option<&Value>) -> Option<u16> {
-    value.and_then(Value::as_u64).and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0)
+    value
+        .and_then(Value::as_u64)
+        .and_then(|p| u16::try_from(p).ok())
+        .filter(|p| *p != 0)
 }
 
 fn held(service: &Value) -> Held {
     let mut held = Held::default();
     if wants_address(service) {
-        let mut texts: Vec<&str> =
-            meta::list_at(service, &["spec", "clusterIPs"]).iter().filter_map(Value::as_str).collect();
+        let mut texts: Vec<&str> = meta::list_at(service, &["spec", "clusterIPs"])
+            .iter()
+            .filter_map(Value::as_str)
+            .collect();
         texts.push(meta::str_at(service, &["spec", "clusterIP"]));
-        held.addresses.extend(texts.iter().filter_map(|t| t.parse::<IpAddr>().ok()));
+        held.addresses
+            .extend(texts.iter().filter_map(|t| t.parse::<IpAddr>().ok()));
     }
     let ports = meta::list_at(service, &["spec", "ports"]);
-    held.ports.extend(ports.iter().filter_map(|p| port_number(p.get("nodePort"))));
-    held.ports.extend(port_number(meta::get(service, &["spec", "healthCheckNodePort"])));
+    held.ports
+        .extend(ports.iter().filter_map(|p| port_number(p.get("nodePort"))));
+    held.ports.extend(port_number(meta::get(
+        service,
+        &["spec", "healthCheckNodePort"],
+    )));
     held
 }
 
 /// Keeps what is allocated when an update does not mention it, and drops node ports that its type has no use for.
 pub(super) fn keep_allocated(new: &mut Value, old: &Value) {
-    if wants_address(new) && wants_address(old) && meta::str_at(new, &["spec", "clusterIP"]).is_empty() {
+    if wants_address(new)
+        && wants_address(old)
+        && meta::str_at(new, &["spec", "clusterIP"]).is_empty()
+    {
         for field in ["clusterIP", "clusterIPs"] {
             if let Some(value) = meta::get(old, &["spec", field]) {
                 meta::set(new, &["spec", field], value.clone());
@@ -81,16 +94,31 @@ pub(super) fn keep_allocated(new: &mut Value, old: &Value) {
     if wants_ports(new) && wants_ports(old) {
         let before = meta::list_at(old, &["spec", "ports"]).to_vec();
         let same = |a: &Value, b: &Value| {
-            let protocol = |v: &Value| v.get("protocol").and_then(Value::as_str).unwrap_or("TCP").to_owned();
+            let protocol = |v: &Value| {
+                v.get("protocol")
+                    .and_then(Value::as_str)
+                    .unwrap_or("TCP")
+                    .to_owned()
+            };
             a.get("port") == b.get("port") && protocol(a) == protocol(b)
         };
-        for port in ports_mut(new).iter_mut().filter(|p| port_number(p.get("nodePort")).is_none()) {
-            if let Some(number) = before.iter().find(|o| same(o, port)).and_then(|o| o.get("nodePort")) {
+        for port in ports_mut(new)
+            .iter_mut()
+            .filter(|p| port_number(p.get("nodePort")).is_none())
+        {
+            if let Some(number) = before
+                .iter()
+                .find(|o| same(o, port))
+                .and_then(|o| o.get("nodePort"))
+            {
                 meta::set(port, &["nodePort"], number.clone());
             }
         }
     }
-    if wants_health_port(new) && wants_health_port(old) && meta::get(new, &["spec", "healthCheckNodePort"]).is_none() {
+    if wants_health_port(new)
+        && wants_health_port(old)
+        && meta::get(new, &["spec", "healthCheckNodePort"]).is_none()
+    {
         if let Some(port) = meta::get(old, &["spec", "healthCheckNodePort"]) {
             meta::set(new, &["spec", "healthCheckNodePort"], port.clone());
         }
@@ -107,7 +135,10 @@ pub(super) fn keep_allocated(new: &mut Value, old: &Value) {
 }
 
 fn ports_mut(service: &mut Value) -> &mut [Value] {
-    service.pointer_mut("/spec/ports").and_then(Value::as_array_mut).map_or(&mut [], Vec::as_mut_slice)
+    service
+        .pointer_mut("/spec/ports")
+        .and_then(Value::as_array_mut)
+        .map_or(&mut [], Vec::as_mut_slice)
 }
 
 fn address_key(address: IpAddr) -> Bytes {
@@ -128,14 +159,20 @@ fn usable(cidr: &IpNet) -> (u128, u128) {
 
 fn address_at(cidr: &IpNet, offset: u128) -> IpAddr {
     match cidr {
-        IpNet::V4(net) => IpAddr::V4((u32::from(net.network()) + u32::try_from(offset).unwrap_or(0)).into()),
+        IpNet::V4(net) => {
+            IpAddr::V4((u32::from(net.network()) + u32::try_from(offset).unwrap_or(0)).into())
+        }
         IpNet::V6(net) => IpAddr::V6((u128::from(net.network()) + offset).into()),
     }
 }
 
 /// First offset for services that take any address: those before it are for fixed ones.
 fn dynamic_start(count: u128) -> u128 {
-    if count < 32 { 1 } else { 1 + (count / 16).clamp(16, STATIC_BAND_MAX) }
+    if count < 32 {
+        1
+    } else {
+        1 + (count / 16).clamp(16, STATIC_BAND_MAX)
+    }
 }
 
 impl Registry {
@@ -164,7 +201,10 @@ impl Registry {
                 claims.take(address_key(*address), codec::canonical(&object));
             }
             for port in after.ports.difference(&before.ports) {
-                claims.take(port_key(*port), format!("{}/{}", write.namespace, meta::name(new)).into());
+                claims.take(
+                    port_key(*port),
+                    format!("{}/{}", write.namespace, meta::name(new)).into(),
+                );
             }
         }
         for address in before.addresses.difference(&after.addresses) {
@@ -177,7 +217,13 @@ impl Registry {
     }
 
     async fn taken(&self, key: &Bytes) -> Result<bool, Fail> {
-        Ok(self.store.get(key, None).await.map_err(read_failure)?.0.is_some())
+        Ok(self
+            .store
+            .get(key, None)
+            .await
+            .map_err(read_failure)?
+            .0
+            .is_some())
     }
 
     async fn choose_address(&self, write: &Write<'_>, service: &mut Value) -> Result<(), Fail> {
@@ -196,7 +242,11 @@ impl Registry {
             return Ok(());
         }
         if meta::list_at(service, &["spec", "ipFamilies"]).is_empty() {
-            let family = if self.config.service_cidr.addr().is_ipv4() { "IPv4" } else { "IPv6" };
+            let family = if self.config.service_cidr.addr().is_ipv4() {
+                "IPv4"
+            } else {
+                "IPv6"
+            };
             meta::set(service, &["spec", "ipFamilies"], json!([family]));
         }
         if meta::str_at(service, &["spec", "ipFamilyPolicy"]).is_empty() {
@@ -223,19 +273,33 @@ impl Registry {
                 return Ok(address);
             }
         }
-        let why = FieldError::invalid("spec.clusterIPs", json!([]), "failed to allocate a serviceIP: range is full");
+        let why = FieldError::invalid(
+            "spec.clusterIPs",
+            json!([]),
+            "failed to allocate a serviceIP: range is full",
+        );
         Err(write.invalid(meta::name(service), &[why]))
     }
 
     async fn taken_under(&self, prefix: &'static str) -> Result<BTreeSet<String>, Fail> {
         let start = Bytes::from_static(prefix.as_bytes());
-        let range = RangeRequest { end: prefix_end(&start), start, limit: 0, at: None };
+        let range = RangeRequest {
+            end: prefix_end(&start),
+            start,
+            limit: 0,
+            at: None,
+        };
         let found = self.store.range(range).await.map_err(read_failure)?;
         let name = |key: &[u8]| String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
         Ok(found.kvs.iter().map(|kv| name(&kv.key)).collect())
     }
 
-    async fn choose_ports(&self, write: &Write<'_>, service: &mut Value, before: &Held) -> Result<(), Fail> {
+    async fn choose_ports(
+        &self,
+        write: &Write<'_>,
+        service: &mut Value,
+        before: &Held,
+    ) -> Result<(), Fail> {
         let name = meta::name(service).to_owned();
         let mut chosen = held(service).ports;
         if wants_ports(service) {
@@ -251,14 +315,22 @@ impl Registry {
                 meta::set(&mut ports_mut(service)[i], &["nodePort"], port.into());
             }
         }
-        if wants_health_port(service) && port_number(meta::get(service, &["spec", "healthCheckNodePort"])).is_none() {
+        if wants_health_port(service)
+            && port_number(meta::get(service, &["spec", "healthCheckNodePort"])).is_none()
+        {
             let port = self.free_port(write, &name, &chosen, before).await?;
             meta::set(service, &["spec", "healthCheckNodePort"], port.into());
         }
         Ok(())
     }
 
-    async fn free_port(&self, write: &Write<'_>, name: &str, chosen: &BTreeSet<u16>, before: &Held) -> Result<u16, Fail> {
+    async fn free_port(
+        &self,
+        write: &Write<'_>,
+        name: &str,
+        chosen: &BTreeSet<u16>,
+        before: &Held,
+    ) -> Result<u16, Fail> {
         let range = &self.config.node_ports;
         let free = |port: &u16| !chosen.contains(port) && !before.ports.contains(port);
         for _ in 0..RANDOM_TRIES {
@@ -268,41 +340,80 @@ impl Registry {
             }
         }
         let taken = self.taken_under(PORTS).await?;
-        range.clone().find(|p| free(p) && !taken.contains(&p.to_string())).ok_or_else(|| {
-            let why = FieldError::invalid("spec.ports", Value::Null, "failed to allocate a nodePort: range is full");
-            write.invalid(name, &[why])
-        })
+        range
+            .clone()
+            .find(|p| free(p) && !taken.contains(&p.to_string()))
+            .ok_or_else(|| {
+                let why = FieldError::invalid(
+                    "spec.ports",
+                    Value::Null,
+                    "failed to allocate a nodePort: range is full",
+                );
+                write.invalid(name, &[why])
+            })
     }
 
     /// Refuses fixed values that are out of range or taken by another service.
-    async fn check_fixed(&self, write: &Write<'_>, service: &Value, before: &Held) -> Result<(), Fail> {
+    async fn check_fixed(
+        &self,
+        write: &Write<'_>,
+        service: &Value,
+        before: &Held,
+    ) -> Result<(), Fail> {
         let mut errors = Vec::new();
         let cidr = &self.config.service_cidr;
-        let addresses = meta::get(service, &["spec", "clusterIPs"]).cloned().unwrap_or_default();
+        let addresses = meta::get(service, &["spec", "clusterIPs"])
+            .cloned()
+            .unwrap_or_default();
         for address in held(service).addresses.difference(&before.addresses) {
             let why = if !cidr.contains(address) {
-                format!("the provided IP ({address}) is not in the valid range. The range of valid IPs is {cidr}")
+                format!(
+                    "the provided IP ({address}) is not in the valid range. The range of valid IPs is {cidr}"
+                )
             } else if self.taken(&address_key(*address)).await? {
                 "provided IP is already allocated".to_owned()
             } else {
                 continue;
             };
             let why = format!("failed to allocate IP {address}: {why}");
-            errors.push(FieldError::invalid("spec.clusterIPs", addresses.clone(), why));
+            errors.push(FieldError::invalid(
+                "spec.clusterIPs",
+                addresses.clone(),
+                why,
+            ));
         }
         let range = &self.config.node_ports;
-        for (i, port) in meta::list_at(service, &["spec", "ports"]).iter().enumerate() {
-            let Some(port) = port_number(port.get("nodePort")).filter(|p| !before.ports.contains(p)) else { continue };
+        for (i, port) in meta::list_at(service, &["spec", "ports"])
+            .iter()
+            .enumerate()
+        {
+            let Some(port) =
+                port_number(port.get("nodePort")).filter(|p| !before.ports.contains(p))
+            else {
+                continue;
+            };
             let why = if !range.contains(&port) {
-                format!("provided port is not in the valid range. The range of valid ports is {}-{}", range.start(), range.end())
+                format!(
+                    "provided port is not in the valid range. The range of valid ports is {}-{}",
+                    range.start(),
+                    range.end()
+                )
             } else if self.taken(&port_key(port)).await? {
                 "provided port is already allocated".to_owned()
             } else {
                 continue;
             };
-            errors.push(FieldError::invalid(format!("spec.ports[{i}].nodePort"), port, why));
+            errors.push(FieldError::invalid(
+                format!("spec.ports[{i}].nodePort"),
+                port,
+                why,
+            ));
         }
-        if errors.is_empty() { Ok(()) } else { Err(write.invalid(meta::name(service), &errors)) }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(write.invalid(meta::name(service), &errors))
+        }
     }
 }
 

@@ -13,7 +13,10 @@ const EXTRA: usize = 48;
 
 /// Byte offset just behind `"metadata":{`.
 fn metadata_start(value: &[u8]) -> Option<usize> {
-    value.windows(METADATA.len()).position(|w| w == METADATA).map(|p| p + METADATA.len())
+    value
+        .windows(METADATA.len())
+        .position(|w| w == METADATA)
+        .map(|p| p + METADATA.len())
 }
 
 fn push_revision(out: &mut BytesMut, revision: u64, rest: &[u8]) {
@@ -30,7 +33,11 @@ fn push_revision(out: &mut BytesMut, revision: u64, rest: &[u8]) {
     }
     out.extend_from_slice(RESOURCE_VERSION);
     out.extend_from_slice(&digits[at..]);
-    out.extend_from_slice(if rest.first() == Some(&b'}') { b"\"" } else { b"\"," });
+    out.extend_from_slice(if rest.first() == Some(&b'}') {
+        b"\""
+    } else {
+        b"\","
+    });
 }
 
 /// Appends `value` with its revision.

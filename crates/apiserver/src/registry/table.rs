@@ -42,7 +42,13 @@ fn columns(kind: &Kind) -> Value {
         .collect()
 }
 
-fn row(resource: &Resource, stored: &Stored, include: IncludeObject, form: Form, now: Timestamp) -> Result<Value, Fail> {
+fn row(
+    resource: &Resource,
+    stored: &Stored,
+    include: IncludeObject,
+    form: Form,
+    now: Timestamp,
+) -> Result<Value, Fail> {
     let mut object = stored.value()?;
     metadata::of(&mut object).insert("resourceVersion".into(), stored.revision.to_string().into());
     let cells = kinds::row(resource.stored(), &object, now);
@@ -64,8 +70,11 @@ pub fn table(
     now: Timestamp,
     head: bool,
 ) -> Result<Value, Fail> {
-    let rows: Result<Vec<Value>, Fail> =
-        page.items.iter().map(|item| row(resource, item, include, form, now)).collect();
+    let rows: Result<Vec<Value>, Fail> = page
+        .items
+        .iter()
+        .map(|item| row(resource, item, include, form, now))
+        .collect();
     Ok(json!({
         "kind": "Table",
         "apiVersion": form.meta_version(),
@@ -93,7 +102,11 @@ pub fn partial_of(stored: &Stored, form: Form) -> Result<Value, Fail> {
 
 /// A page as PartialObjectMetadataList.
 pub fn partial_list(page: &Page, form: Form) -> Result<Value, Fail> {
-    let items: Result<Vec<Value>, Fail> = page.items.iter().map(|item| partial_of(item, form)).collect();
+    let items: Result<Vec<Value>, Fail> = page
+        .items
+        .iter()
+        .map(|item| partial_of(item, form))
+        .collect();
     Ok(json!({
         "kind": "PartialObjectMetadataList",
         "apiVersion": form.meta_version(),

@@ -7,7 +7,9 @@ use serde_json::Value;
 use store::{Commit, CommitError, Expect, Mutation};
 
 use super::create::check_namespace;
-use super::{Claims, Fail, Registry, Resource, Stored, WRITE_ATTEMPTS, Write, commit_failure, metadata};
+use super::{
+    Claims, Fail, Registry, Resource, Stored, WRITE_ATTEMPTS, Write, commit_failure, metadata,
+};
 use crate::admission::{Operation, Review};
 
 /// Which part of an object a request may change: decides the strategy's hooks.
@@ -43,17 +45,32 @@ impl Registry {
     ///
     /// # Errors
     /// A Status in upstream's words: not found, conflict, invalid, forbidden by admission, …
-    pub async fn update<F>(&self, write: &Write<'_>, part: Part, mut change: F) -> Result<Stored, Fail>
+    pub async fn update<F>(
+        &self,
+        write: &Write<'_>,
+        part: Part,
+        mut change: F,
+    ) -> Result<Stored, Fail>
     where
         F: FnMut(&Value) -> Result<Value, Fail> + Send,
     {
         for _ in 0..WRITE_ATTEMPTS {
-            let old = self.get(write.resource, write.namespace, write.name).await?;
+            let old = self
+                .get(write.resource, write.namespace, write.name)
+                .await?;
             let before = old.value()?;
-            let changed = change(&served_with_revision(write.resource, before.clone(), old.revision))?;
+            let changed = change(&served_with_revision(
+                write.resource,
+                before.clone(),
+                old.revision,
+            ))?;
             check_identity(write, &changed, &before)?;
             check_revision(write, old.revision, &changed)?;
-            let round = Round { after: write.resource.to_stored(changed), before, old };
+            let round = Round {
+                after: write.resource.to_stored(changed),
+                before,
+                old,
+            };
             if let Some(stored) = self.finish(write, part, round).await? {
                 return Ok(stored);
             }
@@ -65,24 +82,55 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Self::update`].
-    pub async fn replace(&self, write: &Write<'_>, part: Part, object: Value) -> Result<Update, Fail> {
+    pub async fn replace(
+        &self,
+        write: &Write<'_>,
+        part: Part,
+        object: Value,
+    ) -> Result<Update, Fail> {
         let strategy = write.resource.strategy;
-        let unpinned = matches!(meta::str_at(&object, &["metadata", "resourceVersion"]), "" | "0");
-        let creates = strategy.allows_create_on_update() && part == Part::Main && write.subresource.is_empty() && unpinned;
-        if creates && self.find(write.resource, write.namespace, write.name).await?.is_none() {
+        let unpinned = matches!(
+            meta::str_at(&object, &["metadata", "resourceVersion"]),
+            "" | "0"
+        );
+        let creates = strategy.allows_create_on_update()
+            && part == Part::Main
+            && write.subresource.is_empty()
+            && unpinned;
+        if creates
+            && self
+                .find(write.resource, write.namespace, write.name)
+                .await?
+                .is_none()
+        {
             let stored = write.resource.to_stored(object);
-            return Ok(Update { stored: self.create(write, stored).await?, created: true });
+            return Ok(Update {
+                stored: self.create(write, stored).await?,
+                created: true,
+            });
         }
         if unpinned && strategy.requires_resource_version() && part == Part::Main {
-            let why = api::FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
+            let why = api::FieldError::invalid(
+                "metadata.resourceVersion",
+                0,
+                "must be specified for an update",
+            );
             return Err(write.invalid(write.name, &[why]));
         }
         let stored = self.update(write, part, |_| Ok(object.clone())).await?;
-        Ok(Update { stored, created: false })
+        Ok(Update {
+            stored,
+            created: false,
+        })
     }
 
     /// Runs hooks, admission and validation over a round and commits it; `None` asks for another round.
-    async fn finish(&self, write: &Write<'_>, part: Part, mut round: Round) -> Result<Option<Stored>, Fail> {
+    async fn finish(
+        &self,
+        write: &Write<'_>,
+        part: Part,
+        mut round: Round,
+    ) -> Result<Option<Stored>, Fail> {
         let resource = write.resource;
         metadata::carry_over(&mut round.after, &round.before, write.namespace);
         if resource.kind.group.is_empty() && resource.kind.resource == "services" {
@@ -96,15 +144,22 @@ impl Registry {
         let mut claims = Claims::default();
         let gone = deletes(&round.after);
         let kept = (!gone).then_some(&mut round.after);
-        self.claim_service(write, Some(&round.before), kept, &mut claims).await?;
+        self.claim_service(write, Some(&round.before), kept, &mut claims)
+            .await?;
         let bytes = codec::canonical(&round.after);
         let mutation = if gone {
             Mutation::Delete { key: key.clone() }
         } else {
-            Mutation::Put { key: key.clone(), value: self.seal(resource, &key, bytes.clone()) }
+            Mutation::Put {
+                key: key.clone(),
+                value: self.seal(resource, &key, bytes.clone()),
+            }
         };
         if write.dry_run {
-            return Ok(Some(Stored { bytes, revision: round.old.revision }));
+            return Ok(Some(Stored {
+                bytes,
+                revision: round.old.revision,
+            }));
         }
         let mut commit = Commit {
             expect: vec![(key.clone(), Expect::ModRevision(round.old.revision))],
@@ -183,7 +238,10 @@ fn check_identity(write: &Write<'_>, new: &Value, old: &Value) -> Result<(), Fai
         let why = if name.is_empty() {
             "name must be provided".to_owned()
         } else {
-            format!("the name of the object ({name}) does not match the name on the URL ({})", write.name)
+            format!(
+                "the name of the object ({name}) does not match the name on the URL ({})",
+                write.name
+            )
         };
         return Err(Box::new(Status::bad_request(why)));
     }
@@ -192,8 +250,14 @@ fn check_identity(write: &Write<'_>, new: &Value, old: &Value) -> Result<(), Fai
     if asked.is_empty() || asked == actual {
         return Ok(());
     }
-    let why = format!("Precondition failed: UID in precondition: {asked}, UID in object meta: {actual}");
-    Err(Box::new(Status::conflict(&kind.group, &kind.resource, write.name, &why)))
+    let why =
+        format!("Precondition failed: UID in precondition: {asked}, UID in object meta: {actual}");
+    Err(Box::new(Status::conflict(
+        &kind.group,
+        &kind.resource,
+        write.name,
+        &why,
+    )))
 }
 
 /// Refuses a change of another version than the current one.
@@ -205,9 +269,17 @@ fn check_revision(write: &Write<'_>, revision: u64, changed: &Value) -> Result<(
     };
     match asked.parse::<u64>() {
         Ok(asked) if asked == revision => Ok(()),
-        Ok(_) => Err(Box::new(Status::modified(&kind.group, &kind.resource, write.name))),
+        Ok(_) => Err(Box::new(Status::modified(
+            &kind.group,
+            &kind.resource,
+            write.name,
+        ))),
         Err(_) => {
-            let why = api::FieldError::invalid("metadata.resourceVersion", asked, "must be a decimal number");
+            let why = api::FieldError::invalid(
+                "metadata.resourceVersion",
+                asked,
+                "must be a decimal number",
+            );
             Err(write.invalid(write.name, &[why]))
         }
     }

@@ -91,8 +91,11 @@ impl Registry {
             Ok(watch) => watch,
             Err(error) => return Ok(body::full(error_event(&watch_failure(error, start)))),
         };
-        let life = options.timeout.unwrap_or_else(|| DEFAULT_TIMEOUT.mul_f64(rand::rng().random_range(1.0..2.0)));
-        let mut ticks = tokio::time::interval_at(Instant::now() + BOOKMARK_INTERVAL, BOOKMARK_INTERVAL);
+        let life = options
+            .timeout
+            .unwrap_or_else(|| DEFAULT_TIMEOUT.mul_f64(rand::rng().random_range(1.0..2.0)));
+        let mut ticks =
+            tokio::time::interval_at(Instant::now() + BOOKMARK_INTERVAL, BOOKMARK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let watcher = Watcher {
             announce: options.send_initial_events == Some(true),
@@ -111,15 +114,18 @@ impl Registry {
             stop: self.stop.clone(),
             done: false,
         };
-        Ok(body::stream(futures::stream::unfold(watcher, |mut watcher| async move {
-            watcher.next().await.map(|chunk| (Ok(chunk), watcher))
-        })))
+        Ok(body::stream(futures::stream::unfold(
+            watcher,
+            |mut watcher| async move { watcher.next().await.map(|chunk| (Ok(chunk), watcher)) },
+        )))
     }
 }
 
 fn watch_failure(error: ReadError, asked: u64) -> Fail {
     match error {
-        ReadError::Compacted { oldest } => Box::new(Status::too_old_resource_version(asked, oldest)),
+        ReadError::Compacted { oldest } => {
+            Box::new(Status::too_old_resource_version(asked, oldest))
+        }
         other => super::read_failure(other),
     }
 }
@@ -217,19 +223,31 @@ impl Watcher {
             EventKind::Put => Some(self.registry.open(&event.kv)?),
             EventKind::Delete => None,
         };
-        let previous = event.prev.as_ref().map(|kv| self.registry.open(kv)).transpose()?;
+        let previous = event
+            .prev
+            .as_ref()
+            .map(|kv| self.registry.open(kv))
+            .transpose()?;
         let selected = |stored: &Option<Stored>| {
             stored.as_ref().is_some_and(|s| {
-                self.options.selection.is_everything() || self.options.selection.matches(&self.resource, &s.bytes)
+                self.options.selection.is_everything()
+                    || self.options.selection.matches(&self.resource, &s.bytes)
             })
         };
-        let gone = |s: Stored| Stored { bytes: s.bytes, revision };
+        let gone = |s: Stored| Stored {
+            bytes: s.bytes,
+            revision,
+        };
         Ok(match (selected(&previous), selected(&current)) {
             (false, false) => match (event.kind, previous) {
                 // A delete whose previous value the store does not hand over carries it itself.
                 (EventKind::Delete, None) => {
                     let last = Some(self.registry.open(&event.kv)?);
-                    if selected(&last) { last.map(|s| ("DELETED", gone(s))) } else { None }
+                    if selected(&last) {
+                        last.map(|s| ("DELETED", gone(s)))
+                    } else {
+                        None
+                    }
                 }
                 _ => None,
             },
@@ -258,8 +276,19 @@ impl Watcher {
             }
             Transform::Table => {
                 let head = !std::mem::replace(&mut self.head_sent, true);
-                let page = Page { revision: stored.revision, items: vec![stored], ..Page::default() };
-                table::table(&self.resource, &page, self.shape.include, form, self.registry.now(), head)?
+                let page = Page {
+                    revision: stored.revision,
+                    items: vec![stored],
+                    ..Page::default()
+                };
+                table::table(
+                    &self.resource,
+                    &page,
+                    self.shape.include,
+                    form,
+                    self.registry.now(),
+                    head,
+                )?
             }
             Transform::Partial | Transform::PartialList => table::partial_of(&stored, form)?,
         };
@@ -276,7 +305,9 @@ impl Watcher {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
         let object = match self.shape.form.transform {
-            Transform::None => json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata}),
+            Transform::None => {
+                json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata})
+            }
             Transform::Table => json!({
                 "kind": "Table",
                 "apiVersion": self.shape.form.meta_version(),
