@@ -12,6 +12,7 @@ pub(super) const BASE: &[&str] = &[
     "grep",
     "hostname",
     "libc-bin",
+    "ncurses-base",
     "netbase",
     "sed",
 ];

@@ -105,7 +105,7 @@ fn archive_path(target: &Path, family: &Family) -> PathBuf {
 
 /// What the archive is made of, as far as this program knows without asking apt.
 fn fingerprint(family: &Family) -> String {
-    archive::sha256(format!("{FORMAT} {family:?}").as_bytes())
+    archive::sha256(format!("{FORMAT} {:?} {family:?}", families::BASE).as_bytes())
 }
 
 fn up_to_date(target: &Path, family: &Family) -> bool {
