@@ -218,7 +218,7 @@ impl<R: AsyncRead + Send + 'static> Reader<R> {
         let headers = self.headers(body.0.get(2..).unwrap_or_default())?;
         let over = |s: &Inbound| s.user.is_none() && s.outbound.done.load(Ordering::Relaxed);
         self.streams.retain(|_, stream| !over(stream));
-        if id % 2 == 0 || id <= self.last {
+        if id.is_multiple_of(2) || id <= self.last {
             let status = Reset::ProtocolError;
             self.send(Out::Reset { stream: id, status }).await;
             return Ok(());
