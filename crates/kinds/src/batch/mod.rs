@@ -39,6 +39,12 @@ impl Strategy for Job {
         if meta::bool_at(job, &["spec", "manualSelector"]) {
             return;
         }
+        // Labels that came from the template follow it.
+        let template = ["spec", "template", "metadata", "labels"];
+        let labels = |path: &[&str]| {
+            meta::get(job, path).filter(|l| l.as_object().is_some_and(|m| !m.is_empty()))
+        };
+        let follows = labels(&["metadata", "labels"]) == labels(&template);
         let (uid, name) = (meta::uid(job).to_owned(), meta::name(job).to_owned());
         // The older labels without a prefix are still set beside the newer ones.
         for (label, value) in [
@@ -58,6 +64,9 @@ impl Strategy for Job {
             &["spec", "selector", "matchLabels", UID_LABEL],
             uid.into(),
         );
+        if let Some(labels) = meta::get(job, &template).cloned().filter(|_| follows) {
+            meta::set(job, &["metadata", "labels"], labels);
+        }
     }
 
     fn validate(&self, obj: &Value) -> Vec<FieldError> {
