@@ -1,4 +1,5 @@
 //! The proxy and the DNS as their users meet them.
 
+mod dns;
 mod proxy;
 mod world;
