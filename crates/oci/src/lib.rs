@@ -8,8 +8,13 @@ pub mod cri;
 pub mod images;
 mod plan;
 mod proto;
+mod runtime;
 mod seccomp;
 mod shim;
 mod sys;
 
+pub use runtime::{
+    Config, ImageServiceImpl, NetworkError, OpenError, PortMapping, Runtime, RuntimeServiceImpl,
+    SandboxMeta, SandboxNetwork,
+};
 pub use shim::{ARGUMENT as SHIM_ARGUMENT, shim_main};

@@ -68,11 +68,16 @@ impl Hierarchy {
         SYSTEM.get_or_init(|| Self::detect(Path::new("/sys/fs/cgroup")))
     }
 
-    /// The cgroup at `path` (as `/parent/child`).
+    /// The cgroup at `path` (as `/parent/child`). It never is outside the tree; an empty path
+    /// stands for no cgroup at all, not for the root with everybody in it.
     pub fn cgroup(&self, path: &str) -> Cgroup<'_> {
+        let parts = path.split('/');
+        let parts: Vec<&str> = parts
+            .filter(|part| !["", ".", ".."].contains(part))
+            .collect();
         Cgroup {
             hierarchy: self,
-            path: path.trim_start_matches('/').to_owned(),
+            path: parts.join("/"),
         }
     }
 }
@@ -118,6 +123,7 @@ impl Cgroup<'_> {
         self.hierarchy
             .trees
             .iter()
+            .filter(|_| !self.path.is_empty())
             .map(|(_, tree)| tree.join(&self.path))
             .filter(|folder| folder.is_dir())
     }
@@ -132,6 +138,9 @@ impl Cgroup<'_> {
 
     /// Makes the cgroup where it is missing and moves a process into it, in every tree.
     pub fn join(&self, pid: i32) -> io::Result<()> {
+        if self.path.is_empty() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         for (_, tree) in &self.hierarchy.trees {
             let folder = tree.join(&self.path);
             fs::create_dir_all(&folder)?;
@@ -269,4 +278,27 @@ fn is_zombie(pid: i32) -> bool {
         .ok()
         .and_then(|stat| Some(stat.rsplit_once(") ")?.1.starts_with('Z')))
         .unwrap_or(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_and_what_is_outside_are_never_meant() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("cgroup.controllers"), "").unwrap();
+        fs::write(root.path().join("cgroup.procs"), "1\n").unwrap();
+        fs::create_dir_all(root.path().join("a/b")).unwrap();
+        fs::write(root.path().join("a/b/cgroup.procs"), "7\n8\n").unwrap();
+        let hierarchy = Hierarchy::detect(root.path());
+        for path in ["", "/", "..", "/../.."] {
+            assert!(hierarchy.cgroup(path).processes().is_empty(), "{path:?}");
+            assert!(hierarchy.cgroup(path).join(1).is_err(), "{path:?}");
+        }
+        assert_eq!(
+            hierarchy.cgroup("/../a").processes(),
+            BTreeSet::from([7, 8])
+        );
+    }
 }

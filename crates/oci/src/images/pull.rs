@@ -1,6 +1,7 @@
 //! Fetching an image: manifest, configuration, then the layers side by side.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{StreamExt, TryStreamExt};
 
@@ -72,8 +73,11 @@ pub(crate) async fn pull(
         let layout = store.layout.clone();
         blocking(move || layout.ingest_lock()).await?
     };
-    futures::stream::iter(diff_ids.iter().zip(&resolved.layers))
+    // Collected first: a closure within the stream would keep the future from being `Send`.
+    let layers: Vec<_> = std::iter::zip(&diff_ids, &resolved.layers)
         .map(|(diff_id, layer)| pull_layer(store, &registry, diff_id, layer, &progress))
+        .collect();
+    futures::stream::iter(layers)
         .buffer_unordered(options.parallel_layers.max(1))
         .try_collect::<()>()
         .await?;
@@ -170,10 +174,11 @@ async fn pull_layer(
     }
     let file =
         tempfile::tempfile_in(store.layout.tmp()).doing(|| "create a temporary file".into())?;
-    let reported = std::cell::Cell::new(0);
+    // Atomic only so that a pull may run as a task of its own.
+    let reported = AtomicU64::new(0);
     let report = |done: u64| {
-        if done == layer.size || done >= reported.get() + PROGRESS_STEP {
-            reported.set(done);
+        if done == layer.size || done >= reported.load(Ordering::Relaxed) + PROGRESS_STEP {
+            reported.store(done, Ordering::Relaxed);
             progress.event(ProgressEvent::LayerBytes {
                 digest: digest.clone(),
                 done,

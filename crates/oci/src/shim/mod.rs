@@ -43,7 +43,7 @@ mod server;
 mod spec;
 mod users;
 
-pub use log::{now_nanoseconds, timestamp};
+pub use log::now_nanoseconds;
 
 /// The first argument by which a program is told to be a shim.
 pub const ARGUMENT: &str = "oci-shim";
