@@ -1,7 +1,9 @@
 //! The administrator's way to the API server, for commands that ask a running cluster.
 
 use anyhow::Context;
-use kube::config::{AuthInfo, Context as KubeContext, KubeConfigOptions, Kubeconfig, NamedAuthInfo};
+use kube::config::{
+    AuthInfo, Context as KubeContext, KubeConfigOptions, Kubeconfig, NamedAuthInfo,
+};
 use kube::config::{Cluster as KubeCluster, NamedCluster, NamedContext};
 
 use base64::Engine;
@@ -66,6 +68,7 @@ pub fn admin(cluster: &Cluster) -> anyhow::Result<kube::Client> {
         ..Kubeconfig::default()
     };
     let options = KubeConfigOptions::default();
-    let config = futures::executor::block_on(kube::Config::from_custom_kubeconfig(kubeconfig, &options))?;
+    let config =
+        futures::executor::block_on(kube::Config::from_custom_kubeconfig(kubeconfig, &options))?;
     kube::Client::try_from(config).context("connecting to the API server")
 }

@@ -382,10 +382,20 @@ fn node_name() -> String {
         .to_string_lossy()
         .to_lowercase()
         .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' })
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '.' {
+                c
+            } else {
+                '-'
+            }
+        })
         .collect();
     name = name.trim_matches(['-', '.']).to_owned();
-    if name.is_empty() { "node".to_owned() } else { name }
+    if name.is_empty() {
+        "node".to_owned()
+    } else {
+        name
+    }
 }
 
 #[cfg(test)]

@@ -138,7 +138,7 @@ async fn tell(mut stream: UnixStream, mut reports: watch::Receiver<Vec<Report>>)
 }
 
 /// The reports of the server listening at `path`, as they come; `None` when nobody listens.
-pub fn reports(path: &Path) -> Option<impl Iterator<Item = Report>> {
+pub fn reports(path: &Path) -> Option<impl Iterator<Item = Report> + use<>> {
     let stream = BlockingStream::connect(path).ok()?;
     let lines = BufReader::new(stream).lines();
     Some(

@@ -15,7 +15,8 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let folder = target.parent().unwrap_or(Path::new("."));
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     let temporary = folder.join(format!(".{name}.{}", std::process::id()));
-    let written = write_new(&temporary, content, mode).and_then(|()| fs::rename(&temporary, &target));
+    let written =
+        write_new(&temporary, content, mode).and_then(|()| fs::rename(&temporary, &target));
     if written.is_err() {
         // The temporary may not exist; the first error is the one to tell.
         let _ = fs::remove_file(&temporary);
@@ -62,7 +63,10 @@ mod tests {
         replace(&link, b"new", 0o600).unwrap();
         assert!(link.is_symlink());
         assert_eq!(fs::read(&target).unwrap(), b"new");
-        assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&target).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 }

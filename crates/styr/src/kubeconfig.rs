@@ -27,7 +27,9 @@ pub enum KubeconfigError {
     #[error("neither KUBECONFIG nor HOME is set; set KUBECONFIG to the file to write")]
     NoPlace,
     /// The file is not a kubeconfig.
-    #[error("{path} is not a kubeconfig ({reason}); it was left as it is: mend it, or set KUBECONFIG to another file")]
+    #[error(
+        "{path} is not a kubeconfig ({reason}); it was left as it is: mend it, or set KUBECONFIG to another file"
+    )]
     NotAKubeconfig {
         /// The file.
         path: PathBuf,
@@ -95,14 +97,24 @@ fn sudo_user() -> Option<nix::unistd::User> {
 pub fn merge(path: &Path, entry: &Entry<'_>) -> Result<(), KubeconfigError> {
     let encode = |text: &str| STANDARD.encode(text);
     edit(path, |config| {
-        put(config, "clusters", entry.name, json!({"cluster": {
-            "certificate-authority-data": encode(entry.ca),
-            "server": entry.server,
-        }}));
-        put(config, "users", entry.name, json!({"user": {
-            "client-certificate-data": encode(&entry.user.certificate),
-            "client-key-data": encode(&entry.user.key),
-        }}));
+        put(
+            config,
+            "clusters",
+            entry.name,
+            json!({"cluster": {
+                "certificate-authority-data": encode(entry.ca),
+                "server": entry.server,
+            }}),
+        );
+        put(
+            config,
+            "users",
+            entry.name,
+            json!({"user": {
+                "client-certificate-data": encode(&entry.user.certificate),
+                "client-key-data": encode(&entry.user.key),
+            }}),
+        );
         let namespace = existing_namespace(config, entry.name);
         let mut context = json!({"cluster": entry.name, "user": entry.name});
         if let Some(namespace) = namespace {
@@ -154,15 +166,15 @@ fn put(config: &mut Map<String, Value>, list: &str, name: &str, mut item: Value)
     }
 }
 
-fn edit(
-    path: &Path,
-    change: impl FnOnce(&mut Map<String, Value>),
-) -> Result<(), KubeconfigError> {
+fn edit(path: &Path, change: impl FnOnce(&mut Map<String, Value>)) -> Result<(), KubeconfigError> {
     let io = |source| KubeconfigError::Io {
         path: path.to_owned(),
         source,
     };
-    if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty() && !f.exists()) {
+    if let Some(folder) = path
+        .parent()
+        .filter(|f| !f.as_os_str().is_empty() && !f.exists())
+    {
         fs::create_dir_all(folder).map_err(io)?;
         hand_over(folder);
     }
@@ -222,7 +234,12 @@ fn parse(path: &Path, text: &str) -> Result<Map<String, Value>, KubeconfigError>
             Ok(map)
         }
         Ok(_) => Err(bad("it is not a mapping".to_owned())),
-        Err(e) => Err(bad(e.to_string().lines().next().unwrap_or_default().to_owned())),
+        Err(e) => Err(bad(e
+            .to_string()
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned())),
     }
 }
 
@@ -322,7 +339,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config");
         merge(&path, &entry("styr", &pair())).unwrap();
-        edit(&path, |c| c["contexts"][0]["context"]["namespace"] = json!("dev")).unwrap();
+        edit(&path, |c| {
+            c["contexts"][0]["context"]["namespace"] = json!("dev")
+        })
+        .unwrap();
         merge(&path, &entry("styr", &pair())).unwrap();
         let config = parse(&path, &fs::read_to_string(&path).unwrap()).unwrap();
         assert_eq!(config["contexts"][0]["context"]["namespace"], "dev");
@@ -335,7 +355,10 @@ mod tests {
         for text in ["clusters: {a: 1}", "[1, 2]", "a: [b"] {
             fs::write(&path, text).unwrap();
             let error = merge(&path, &entry("styr", &pair())).unwrap_err();
-            assert!(matches!(error, KubeconfigError::NotAKubeconfig { .. }), "{text}");
+            assert!(
+                matches!(error, KubeconfigError::NotAKubeconfig { .. }),
+                "{text}"
+            );
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
     }

@@ -23,7 +23,13 @@ mod server;
 
 /// Kubernetes in one binary.
 #[derive(Parser)]
-#[command(name = "styr", version, about, propagate_version = true, disable_help_subcommand = true)]
+#[command(
+    name = "styr",
+    version,
+    about,
+    propagate_version = true,
+    disable_help_subcommand = true
+)]
 struct Cli {
     #[command(flatten)]
     cluster: config::ClusterArgs,
@@ -36,7 +42,8 @@ fn main() -> ExitCode {
     // anything else is set up.
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next().is_some_and(|a| a == oci::SHIM_ARGUMENT) {
-        oci::shim_main(arguments.collect());
+        let arguments: Vec<_> = arguments.collect();
+        oci::shim_main(arguments);
     }
     let cli = Cli::parse();
     match cli.command.run(&cli.cluster) {

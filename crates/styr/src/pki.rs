@@ -39,7 +39,9 @@ pub enum PkiError {
         source: std::io::Error,
     },
     /// A key or certificate is damaged.
-    #[error("{path} is damaged ({reason}); restore it from a backup, or start afresh with `styr delete`")]
+    #[error(
+        "{path} is damaged ({reason}); restore it from a backup, or start afresh with `styr delete`"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -128,14 +130,20 @@ impl Pki {
         let mut params = CertificateParams::new(subject.dns.to_vec())?;
         let addresses = subject.addresses.iter().map(|a| SanType::IpAddress(*a));
         params.subject_alt_names.extend(addresses);
-        params.distinguished_name.push(DnType::CommonName, subject.name);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, subject.name);
         if let Some(group) = subject.group {
-            params.distinguished_name.push(DnType::OrganizationName, group);
+            params
+                .distinguished_name
+                .push(DnType::OrganizationName, group);
         }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         if !params.subject_alt_names.is_empty() {
-            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+            params
+                .extended_key_usages
+                .push(ExtendedKeyUsagePurpose::ServerAuth);
         }
         validity(&mut params, LEAF_LIFETIME);
         let key = KeyPair::generate()?;
@@ -201,7 +209,9 @@ impl Pki {
 
 fn new_authority() -> Result<Pair, PkiError> {
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "styr-ca");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "styr-ca");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![
         KeyUsagePurpose::KeyCertSign,
@@ -252,7 +262,10 @@ fn read_pair(dir: &Path, name: &str) -> Result<Option<Pair>, PkiError> {
 /// The key goes first: a pair without its certificate is made anew.
 fn write_pair(dir: &Path, name: &str, pair: &Pair) -> Result<(), PkiError> {
     write(&dir.join(format!("{name}.key")), pair.key.as_bytes())?;
-    write(&dir.join(format!("{name}.crt")), pair.certificate.as_bytes())
+    write(
+        &dir.join(format!("{name}.crt")),
+        pair.certificate.as_bytes(),
+    )
 }
 
 #[cfg(test)]
@@ -273,7 +286,10 @@ mod tests {
         let key = first.encryption_key().unwrap();
         let second = Pki::open(dir.path()).unwrap();
         assert_eq!(first.ca_certificate(), second.ca_certificate());
-        assert_eq!(second.kept("admin", &admin).unwrap().certificate, pair.certificate);
+        assert_eq!(
+            second.kept("admin", &admin).unwrap().certificate,
+            pair.certificate
+        );
         assert_eq!(second.encryption_key().unwrap(), key);
     }
 

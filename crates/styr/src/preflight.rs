@@ -14,7 +14,9 @@ const MIN_FREE_BYTES: u64 = 256 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum Lack {
     /// Not root.
-    #[error("styr makes namespaces, mounts and network devices, which needs root; run it again with sudo")]
+    #[error(
+        "styr makes namespaces, mounts and network devices, which needs root; run it again with sudo"
+    )]
     Root,
     /// A kernel feature is not there.
     #[error("this kernel lacks {what}, which containers need; {fix}")]
@@ -25,7 +27,9 @@ pub enum Lack {
         fix: &'static str,
     },
     /// The port is taken.
-    #[error("{address} is in use by another program; stop it, or choose another port: styr up{flags} --api-port PORT")]
+    #[error(
+        "{address} is in use by another program; stop it, or choose another port: styr up{flags} --api-port PORT"
+    )]
     Port {
         /// The address.
         address: SocketAddrV4,
@@ -33,7 +37,9 @@ pub enum Lack {
         flags: String,
     },
     /// The disk is full.
-    #[error("{path} has {free} MiB free, and a cluster needs at least {needed} MiB; make room, or choose another folder with --data-dir")]
+    #[error(
+        "{path} has {free} MiB free, and a cluster needs at least {needed} MiB; make room, or choose another folder with --data-dir"
+    )]
     Space {
         /// The folder.
         path: String,
@@ -63,18 +69,25 @@ pub fn root() -> Result<(), Lack> {
 pub fn kernel() -> Result<(), Lack> {
     let filesystems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let module = |name: &str| {
-        filesystems.lines().any(|l| l.split_whitespace().last() == Some(name))
+        filesystems
+            .lines()
+            .any(|l| l.split_whitespace().last() == Some(name))
             || modules_contain(name)
     };
     let checks = [
-        (module("overlay"), "overlayfs", "load it with `modprobe overlay`"),
+        (
+            module("overlay"),
+            "overlayfs",
+            "load it with `modprobe overlay`",
+        ),
         (
             Path::new("/proc/self/ns/net").exists() && Path::new("/proc/self/ns/pid").exists(),
             "network or PID namespaces",
             "boot a kernel built with CONFIG_NAMESPACES",
         ),
         (
-            Path::new("/sys/fs/cgroup").exists() && fs::read_dir("/sys/fs/cgroup").is_ok_and(|d| d.count() > 0),
+            Path::new("/sys/fs/cgroup").exists()
+                && fs::read_dir("/sys/fs/cgroup").is_ok_and(|d| d.count() > 0),
             "a mounted cgroup hierarchy at /sys/fs/cgroup",
             "mount it with `mount -t cgroup2 none /sys/fs/cgroup`",
         ),

@@ -18,7 +18,8 @@ impl Steps {
     pub fn begin(first: &str) -> Self {
         let spinner = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new_spinner();
-            if let Ok(style) = ProgressStyle::with_template("{spinner:.cyan} {msg} {elapsed:.dim}") {
+            if let Ok(style) = ProgressStyle::with_template("{spinner:.cyan} {msg} {elapsed:.dim}")
+            {
                 bar.set_style(style);
             }
             bar.set_message(first.to_owned());
@@ -38,7 +39,11 @@ impl Steps {
     }
 
     fn tick(&self) -> &'static str {
-        if self.spinner.is_some() { "\x1b[32m✓\x1b[0m" } else { "-" }
+        if self.spinner.is_some() {
+            "\x1b[32m✓\x1b[0m"
+        } else {
+            "-"
+        }
     }
 }
 

@@ -37,7 +37,11 @@ impl Down {
     pub fn run(self, args: &ClusterArgs) -> anyhow::Result<()> {
         preflight::root()?;
         let cluster = args.load()?;
-        let pods = if self.keep_pods { Pods::Keep } else { Pods::Stop };
+        let pods = if self.keep_pods {
+            Pods::Keep
+        } else {
+            Pods::Stop
+        };
         let was_running = stop(&cluster, pods)?;
         let (name, flags) = (&cluster.name, args.flags());
         match (was_running, pods) {

@@ -101,7 +101,11 @@ fn list(store: &ImageStore) -> anyhow::Result<()> {
         let id = image.id.trim_start_matches("sha256:");
         let short = id.get(..SHORT_ID).unwrap_or(id);
         let none = vec!["<none>".to_owned()];
-        let names = if image.repo_tags.is_empty() { &none } else { &image.repo_tags };
+        let names = if image.repo_tags.is_empty() {
+            &none
+        } else {
+            &image.repo_tags
+        };
         for name in names {
             println!("{name:<56} {short:<14} {}", HumanBytes(image.size));
         }

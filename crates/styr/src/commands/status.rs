@@ -21,7 +21,10 @@ impl Status {
         println!("cluster:     {}", cluster.name);
         println!("folder:      {}", cluster.dir().display());
         let Some(pid) = lock::holder(&cluster.path("run/server.lock"))? else {
-            println!("status:      stopped (start it with `styr up{}`)", args.flags());
+            println!(
+                "status:      stopped (start it with `styr up{}`)",
+                args.flags()
+            );
             return Ok(());
         };
         println!("status:      running (process {pid})");
@@ -47,10 +50,7 @@ async fn seen_from_the_api(cluster: &Cluster) -> anyhow::Result<()> {
         );
     }
     let pods = Api::<Pod>::all(client).list(&everything).await?;
-    let running = pods
-        .iter()
-        .filter(|p| phase(p) == Some("Running"))
-        .count();
+    let running = pods.iter().filter(|p| phase(p) == Some("Running")).count();
     println!("pods:        {running} of {} running", pods.items.len());
     Ok(())
 }

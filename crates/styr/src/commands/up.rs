@@ -153,7 +153,8 @@ fn died(cluster: &Cluster) -> anyhow::Error {
 fn last_error(path: &Path) -> Option<String> {
     let mut file = File::open(path).ok()?;
     let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES))).ok()?;
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))
+        .ok()?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).ok()?;
     String::from_utf8_lossy(&bytes)
@@ -184,9 +185,15 @@ fn tell(cluster: &Cluster, args: &ClusterArgs, running: bool, began: Instant, ku
     if running {
         println!("Cluster {name:?} is already running.");
     } else {
-        println!("Cluster {name:?} is ready after {}.", took_text(began.elapsed()));
+        println!(
+            "Cluster {name:?} is ready after {}.",
+            took_text(began.elapsed())
+        );
     }
-    println!("kubectl now uses the context {name:?} ({}).", kubeconfig.display());
+    println!(
+        "kubectl now uses the context {name:?} ({}).",
+        kubeconfig.display()
+    );
     println!();
     println!("Try next:");
     println!("  kubectl get nodes");

@@ -38,7 +38,9 @@ impl Supervisor {
         self.tasks.spawn(async move {
             let mut pause = FIRST_PAUSE;
             loop {
-                let outcome = AssertUnwindSafe(start(shutdown.clone())).catch_unwind().await;
+                let outcome = AssertUnwindSafe(start(shutdown.clone()))
+                    .catch_unwind()
+                    .await;
                 if shutdown.is_cancelled() {
                     return;
                 }

@@ -35,7 +35,16 @@ pub fn api_server(pki: &Pki, cluster: &Cluster) -> anyhow::Result<Arc<ServerConf
         dns: &dns,
         addresses: &addresses,
     })?;
-    server(pki, &pair, &[b"h2", b"http/1.1"])
+    let clients = WebPkiClientVerifier::builder(Arc::new(roots(pki)?))
+        .allow_unauthenticated()
+        .build()
+        .context("trusting the cluster's authority")?;
+    let (chain, key) = parse(&pair)?;
+    let mut config = ServerConfig::builder()
+        .with_client_cert_verifier(clients)
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
 }
 
 /// What the API server calls nodes with.
@@ -60,7 +69,7 @@ pub fn kubelet_client(pki: &Pki) -> anyhow::Result<Arc<ClientConfig>> {
 ///
 /// # Errors
 /// When a certificate cannot be signed.
-pub fn kubelet_server(pki: &Pki, cluster: &Cluster) -> anyhow::Result<Arc<ServerConfig>> {
+pub fn kubelet_server(pki: &Pki, cluster: &Cluster) -> anyhow::Result<kubelet::config::Tls> {
     let node = &cluster.choices.node_name;
     let pair = pki.sign(&Subject {
         name: &format!("system:node:{node}"),
@@ -68,33 +77,27 @@ pub fn kubelet_server(pki: &Pki, cluster: &Cluster) -> anyhow::Result<Arc<Server
         dns: std::slice::from_ref(node),
         addresses: &[cluster.node_ip().into()],
     })?;
-    server(pki, &pair, &[b"http/1.1"])
+    let (chain, key) = parse(&pair)?;
+    Ok(kubelet::config::Tls {
+        chain,
+        key,
+        client_ca: vec![authority(pki)?],
+    })
 }
 
-fn server(pki: &Pki, pair: &Pair, protocols: &[&[u8]]) -> anyhow::Result<Arc<ServerConfig>> {
-    let clients = WebPkiClientVerifier::builder(Arc::new(roots(pki)?))
-        .allow_unauthenticated()
-        .build()
-        .context("trusting the cluster's authority")?;
-    let (chain, key) = parse(pair)?;
-    let mut config = ServerConfig::builder()
-        .with_client_cert_verifier(clients)
-        .with_single_cert(chain, key)?;
-    config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
-    Ok(Arc::new(config))
+fn authority(pki: &Pki) -> anyhow::Result<CertificateDer<'static>> {
+    Ok(CertificateDer::from_pem_slice(
+        pki.ca_certificate().as_bytes(),
+    )?)
 }
 
 fn roots(pki: &Pki) -> anyhow::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(
-        pki.ca_certificate().as_bytes(),
-    )?)?;
+    roots.add(authority(pki)?)?;
     Ok(roots)
 }
 
-fn parse(
-    pair: &Pair,
-) -> anyhow::Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+fn parse(pair: &Pair) -> anyhow::Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
     let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes())
         .collect::<Result<Vec<_>, _>>()?;
     Ok((chain, PrivateKeyDer::from_pem_slice(pair.key.as_bytes())?))

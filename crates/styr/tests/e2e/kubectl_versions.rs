@@ -43,7 +43,7 @@ fn every_stock_kubectl_does_its_daily_work() {
     if !has_kubectl("every_stock_kubectl_does_its_daily_work") {
         return;
     }
-    let cluster = Cluster::up(&["nginx-1.0"]);
+    let cluster = Cluster::up(&["nginx"]);
     cluster.apply(OBJECTS);
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=120s"]);
     let pod = cluster.kubectl(&[

@@ -48,7 +48,7 @@ fn a_rolling_update_under_load_loses_no_request_and_can_be_undone() {
     if !has_kubectl("a_rolling_update_under_load_loses_no_request_and_can_be_undone") {
         return;
     }
-    let cluster = Cluster::up(&["nginx-1.0", "nginx-2.0"]);
+    let cluster = Cluster::up(&["nginx"]);
     cluster.apply(&manifest("1.0"));
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=120s"]);
     let port = cluster.kubectl(&[
