@@ -1,44 +1,103 @@
-//! OpenAPI documents, made once and kept as bytes until the kinds change.
+//! OpenAPI documents, made when first asked for and kept packed: they are large, and clients take them packed.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::io::Read as _;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use codec::openapi;
+use flate2::read::GzDecoder;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use sha2::{Digest, Sha256};
 
-use crate::registry::Registry;
+use crate::http::body::Response;
+use crate::http::respond::{self, Style};
+use crate::registry::Resources;
+
+const JSON: &str = "application/json";
+/// What the protobuf form is called in answers: the name clients ask for is no media type that Go can parse.
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// One finished document.
+struct Document {
+    content_type: &'static str,
+    packed: Bytes,
+    etag: String,
+}
 
 /// Finished documents by path.
 #[derive(Default)]
-pub struct OpenApi(Mutex<HashMap<String, Bytes>>);
+pub struct OpenApi(Mutex<HashMap<String, Arc<Document>>>);
+
+/// The document at a path below `/openapi`; `None` if there is none.
+fn make(resources: &Resources, path: &str) -> Option<(&'static str, Bytes)> {
+    let kinds = resources.kinds();
+    let segments: Vec<&str> = path.split('/').collect();
+    match segments.as_slice() {
+        ["v2"] => Some((JSON, openapi::v2(kinds))),
+        ["v2", "protobuf"] => Some((PROTOBUF, openapi::v2_protobuf(kinds))),
+        ["v3"] => Some((JSON, openapi::v3_index(kinds).to_string().into())),
+        ["v3", "api", version] => openapi::v3(kinds, "", version).map(|d| (JSON, d)),
+        ["v3", "apis", group, version] => openapi::v3(kinds, group, version).map(|d| (JSON, d)),
+        _ => None,
+    }
+}
 
 impl OpenApi {
-    fn cached(&self, path: &str, make: impl FnOnce() -> Option<Bytes>) -> Option<Bytes> {
-        if let Some(found) = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(path)
-        {
-            return Some(found.clone());
-        }
-        // Made outside the lock: two first requests may both make it, and agree.
-        let made = make()?;
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(path.to_owned(), made.clone());
-        Some(made)
+    fn find(&self, path: &str) -> Option<Arc<Document>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned()
     }
 
-    /// `/openapi/v3`.
-    pub fn v3_index(&self, registry: &Registry) -> Bytes {
-        let make = || {
-            Some(
-                codec::openapi::v3_index(registry.resources().kinds())
-                    .to_string()
-                    .into(),
-            )
+    /// Answers a request for the document at `path`; `None` if there is none.
+    pub async fn serve(
+        &self,
+        resources: Arc<Resources>,
+        path: &str,
+        headers: &HeaderMap,
+        style: Style,
+    ) -> Option<Response> {
+        let document = match self.find(path) {
+            Some(document) => document,
+            None => {
+                let wanted = path.to_owned();
+                // Making one takes a while: not on a thread that serves others.
+                let made = tokio::task::spawn_blocking(move || {
+                    let (content_type, bytes) = make(&resources, &wanted)?;
+                    let etag = format!("\"{:X}\"", Sha256::digest(&bytes));
+                    let packed = respond::gzip(&bytes)?.into();
+                    Some(Arc::new(Document { content_type, packed, etag }))
+                });
+                let document = made.await.ok()??;
+                let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                all.insert(path.to_owned(), document.clone());
+                document
+            }
         };
-        self.cached("v3", make).unwrap_or_default()
+        Some(document.answer(headers, style))
+    }
+}
+
+impl Document {
+    fn answer(&self, headers: &HeaderMap, style: Style) -> Response {
+        let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
+        let mut response = if known.is_some_and(|tags| tags.contains(&self.etag)) {
+            respond::raw(StatusCode::NOT_MODIFIED, self.content_type, "")
+        } else if style.gzip {
+            let mut response = respond::raw(StatusCode::OK, self.content_type, self.packed.clone());
+            let gzip = HeaderValue::from_static("gzip");
+            response.headers_mut().insert(header::CONTENT_ENCODING, gzip);
+            response
+        } else {
+            let mut plain = Vec::new();
+            match GzDecoder::new(&self.packed[..]).read_to_end(&mut plain) {
+                Ok(_) => respond::raw(StatusCode::OK, self.content_type, plain),
+                Err(_) => respond::raw(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", ""),
+            }
+        };
+        if let Ok(etag) = HeaderValue::from_str(&self.etag) {
+            response.headers_mut().insert(header::ETAG, etag);
+        }
+        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
+        response
     }
 }

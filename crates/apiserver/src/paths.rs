@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use api::Status;
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
@@ -43,7 +42,7 @@ fn no_such_path() -> Fail {
 
 impl ApiServer {
     /// Serves a path that is no resource.
-    pub(crate) fn serve_path(
+    pub(crate) async fn serve_path(
         self: &Arc<Self>,
         method: &Method,
         headers: &HeaderMap,
@@ -83,7 +82,7 @@ impl ApiServer {
                 let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
                 Ok(respond::raw(StatusCode::OK, kind, text))
             }
-            ["openapi", rest @ ..] => self.openapi(call, rest),
+            ["openapi", rest @ ..] => self.openapi(headers, call, rest).await,
             [".well-known", "openid-configuration"] => {
                 let tokens = &self.registry.config().tokens;
                 let jwks = format!("{}/openid/v1/jwks", tokens.issuer().trim_end_matches('/'));
@@ -216,28 +215,18 @@ impl ApiServer {
         Ok(respond::raw(code, "text/plain; charset=utf-8", text))
     }
 
-    fn openapi(&self, call: &Call, rest: &[&str]) -> Result<Response, Fail> {
-        let (content_type, bytes): (&'static str, Bytes) = match rest {
-            ["v3"] => ("application/json", self.openapi.v3_index(&self.registry)),
-            _ => return Err(no_such_path()),
+    /// OpenAPI documents; the second version comes as protobuf to those who prefer it.
+    async fn openapi(&self, headers: &HeaderMap, call: &Call, rest: &[&str]) -> Result<Response, Fail> {
+        let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let ranges = negotiate::parse(accept);
+        let packed = ranges.first().is_some_and(|r| r.kind.contains("proto-openapi.spec.v2"));
+        let path = match rest {
+            ["v2"] if packed => "v2/protobuf".to_owned(),
+            rest => rest.join("/"),
         };
-        let mut response = if content_type == "application/json" {
-            respond::json_bytes(
-                StatusCode::OK,
-                bytes,
-                negotiate::Encoding::Json,
-                respond::Style {
-                    pretty: false,
-                    ..call.style
-                },
-            )
-        } else {
-            respond::raw(StatusCode::OK, content_type, bytes)
-        };
-        response
-            .headers_mut()
-            .append(header::VARY, HeaderValue::from_static("Accept"));
-        Ok(response)
+        let resources = self.registry.resources();
+        let found = self.openapi.serve(resources, &path, headers, call.style).await;
+        found.ok_or_else(no_such_path)
     }
 }
 

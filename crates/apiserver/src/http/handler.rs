@@ -199,7 +199,8 @@ impl ApiServer {
         if call.info.is_resource {
             self.serve_resource(request, call).await
         } else {
-            self.serve_path(request.method(), request.headers(), call)
+            let (parts, _) = request.into_parts();
+            self.serve_path(&parts.method, &parts.headers, call).await
         }
     }
 }

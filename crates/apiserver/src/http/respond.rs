@@ -99,7 +99,8 @@ pub fn json_bytes(code: StatusCode, bytes: Bytes, encoding: Encoding, style: Sty
     raw(code, content_type, bytes)
 }
 
-fn gzip(bytes: &[u8]) -> Option<Vec<u8>> {
+/// Packs bytes, fast rather than small.
+pub fn gzip(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 4), Compression::new(1));
     encoder.write_all(bytes).ok()?;
     encoder.finish().ok()
