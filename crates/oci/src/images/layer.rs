@@ -603,7 +603,3 @@ fn bad(path: &Path, reason: String) -> ImageError {
         reason,
     }
 }
-
-#[cfg(test)]
-#[path = "layer_tests.rs"]
-mod tests;
