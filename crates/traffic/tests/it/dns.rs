@@ -1,53 +1,22 @@
 //! The DNS server over real sockets, fed by a fake API.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::api::{Api, SERVICES, SLICES};
 use hickory_proto::op::{Edns, Message, Query, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio_util::sync::CancellationToken;
 use traffic::dns::{Config, Sockets, Upstreams, run};
 
-/// An API with these Services and EndpointSlices, in which nothing happens.
-fn caches(services: Vec<Value>, slices: Vec<Value>) -> client::Caches {
-    let lists = Arc::new([
-        ("/api/v1/services", "v1", "ServiceList", services),
-        (
-            "/apis/discovery.k8s.io/v1/endpointslices",
-            "discovery.k8s.io/v1",
-            "EndpointSliceList",
-            slices,
-        ),
-    ]);
-    let service = tower::service_fn(move |request: http::Request<client_body::Body>| {
-        let lists = Arc::clone(&lists);
-        async move {
-            let uri = request.uri().clone();
-            if uri.query().is_some_and(|q| q.contains("watch=")) {
-                std::future::pending::<()>().await;
-            }
-            let found = lists.iter().find(|(path, ..)| *path == uri.path());
-            let body = found.map(|(_, version, kind, items)| {
-                json!({"apiVersion": version, "kind": kind, "metadata": {"resourceVersion": "1"}, "items": items})
-            });
-            Ok::<_, Infallible>(http::Response::new(http_body_util::Full::new(
-                bytes::Bytes::from(body.unwrap_or_default().to_string()),
-            )))
-        }
-    });
-    client::Caches::new(client::in_process(service))
-}
-
-use kube::client as client_body;
-
 struct Server {
+    api: Api,
     address: SocketAddr,
     shutdown: CancellationToken,
     running: tokio::task::JoinHandle<()>,
@@ -58,18 +27,31 @@ impl Server {
         let endpoints: Vec<_> = (2..120)
             .map(|n| json!({"addresses": [format!("10.42.0.{n}")]}))
             .collect();
-        let meta = |name: &str| json!({"name": name, "namespace": "default", "resourceVersion": "1", "uid": name});
-        let services = vec![
-            json!({"metadata": meta("web"), "spec": {"clusterIP": "10.43.0.7", "ports": [{"name": "http", "port": 80}]}}),
-            json!({"metadata": meta("big"), "spec": {"clusterIP": "None", "ports": [{"name": "http", "port": 80}]}}),
-            json!({"metadata": meta("out"), "spec": {"type": "ExternalName", "externalName": "one.example.org"}}),
-        ];
+        let meta = |name: &str| json!({"name": name, "namespace": "default"});
+        let api = Api::default();
+        for (name, spec) in [
+            (
+                "web",
+                json!({"clusterIP": "10.43.0.7", "ports": [{"name": "http", "port": 80}]}),
+            ),
+            (
+                "big",
+                json!({"clusterIP": "None", "ports": [{"name": "http", "port": 80}]}),
+            ),
+            (
+                "out",
+                json!({"type": "ExternalName", "externalName": "one.example.org"}),
+            ),
+        ] {
+            api.put(SERVICES, json!({"metadata": meta(name), "spec": spec}));
+        }
         let mut labelled = meta("big-1");
         labelled["labels"] = json!({"kubernetes.io/service-name": "big"});
-        let slices = vec![
+        api.put(
+            SLICES,
             json!({"metadata": labelled, "addressType": "IPv4", "endpoints": endpoints,
             "ports": [{"name": "http", "port": 80}]}),
-        ];
+        );
         let sockets = Sockets::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = sockets.address().unwrap();
         let shutdown = CancellationToken::new();
@@ -79,11 +61,12 @@ impl Server {
             cluster_ranges: vec!["10.43.0.0/16".parse().unwrap()],
             upstreams: Upstreams::Fixed(upstreams),
         };
-        let (caches, token) = (caches(services, slices), shutdown.clone());
+        let (caches, token) = (api.caches(), shutdown.clone());
         let running =
             tokio::spawn(async move { run(caches, sockets, config, ready, token).await.unwrap() });
         is_ready.await.unwrap();
         Server {
+            api,
             address,
             shutdown,
             running,
@@ -325,5 +308,25 @@ async fn a_resolver_that_asks_back_does_not_go_round_for_ever() {
     assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
     assert!(asked.load(Ordering::SeqCst) <= 4, "{asked:?}");
     mirroring.abort();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_service_is_known_within_a_moment() {
+    let server = Server::start(vec![]).await;
+    let question = question("new.default.svc.cluster.local.", RecordType::A);
+    assert_eq!(
+        server.udp(&question).await.metadata.response_code,
+        ResponseCode::NXDomain
+    );
+    let meta = json!({"name": "new", "namespace": "default"});
+    server.api.put(
+        SERVICES,
+        json!({"metadata": meta, "spec": {"clusterIP": "10.43.0.9", "ports": [{"port": 80}]}}),
+    );
+    let begun = Instant::now();
+    while data(&server.udp(&question).await) != ["10.43.0.9"] {
+        assert!(begun.elapsed() < Duration::from_secs(2));
+    }
     server.stop().await;
 }

@@ -8,8 +8,10 @@ use client::Key;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use traffic::proxy::{Applier, Config, frontends};
 
+use crate::api::{Api, SERVICES, SLICES};
 use crate::world::{World, ask, ask_udp, pod_ip};
 
 fn config() -> Config {
@@ -217,7 +219,7 @@ fn no_connection_fails_while_endpoints_come_and_go() {
         });
         for round in 0..400u32 {
             let pods: Vec<u8> = (2..6)
-                .filter(|n| round % 16 & (1 << (n - 2)) != 0)
+                .filter(|n| (round % 16) & (1 << (n - 2)) != 0)
                 .collect();
             proxy.set(
                 "web",
@@ -332,4 +334,110 @@ fn a_table_flushed_by_others_is_made_anew() {
     });
     proxy.set("web", web(json!({})), &[3]);
     assert_eq!(world.ask(&client, "10.43.0.7:80").unwrap().0, "pod3");
+}
+
+#[test]
+fn bridged_packets_need_not_be_filtered() {
+    let mut world = world_with_servers(&[2, 3]);
+    let client = world.pod(9);
+    world.on("node", || {
+        net::sysctl::set_if_present("net/bridge/bridge-nf-call-iptables", "0")
+    });
+    let mut proxy = Proxy::new(&world);
+    proxy.set("web", node_port(), &[2, 3]);
+    for (place, to) in [
+        (client.as_str(), "10.43.0.7:80"),
+        ("pod2", "10.43.0.7:80"),
+        ("node", "127.0.0.1:30080"),
+    ] {
+        let who: BTreeSet<_> = (0..40).map(|_| world.ask(place, to).unwrap().0).collect();
+        assert_eq!(
+            who,
+            BTreeSet::from(["pod2".to_string(), "pod3".to_string()]),
+            "{to} from {place}"
+        );
+    }
+}
+
+#[test]
+fn the_running_proxy_follows_the_api() {
+    let mut world = world_with_servers(&[2, 3]);
+    let client = world.pod(9);
+    let api = Api::default();
+    let slice = |ip: &str| {
+        json!({"metadata": {"name": "web-1", "namespace": "default", "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4", "endpoints": [{"addresses": [ip]}], "ports": [{"name": "web", "port": 8080}]})
+    };
+    api.put(
+        SERVICES,
+        json!({"metadata": {"name": "web", "namespace": "default"}, "spec": web(json!({}))}),
+    );
+    api.put(SLICES, slice("10.42.0.2"));
+    let node = world.path("node");
+    let (ready, is_ready) = tokio::sync::oneshot::channel();
+    let shutdown = CancellationToken::new();
+    let (token, told) = (shutdown.clone(), api.clone());
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            // Threads of a runtime made inside a namespace are inside it too.
+            let run = || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .unwrap();
+                let proxy =
+                    async { traffic::proxy::run(told.caches(), config(), ready, token).await };
+                runtime.block_on(proxy).unwrap();
+                Ok(())
+            };
+            net::netns::within(&node, run).unwrap();
+        });
+        is_ready.blocking_recv().unwrap();
+        assert_eq!(world.ask(&client, "10.43.0.7:80").unwrap().0, "pod2");
+        api.put(SLICES, slice("10.42.0.3"));
+        let begun = std::time::Instant::now();
+        while world.ask(&client, "10.43.0.7:80").unwrap().0 != "pod3" {
+            assert!(begun.elapsed().as_secs() < 2);
+        }
+        println!("followed within {:?}", begun.elapsed());
+        shutdown.cancel();
+    });
+    // The table outlives the proxy.
+    assert_eq!(world.ask(&client, "10.43.0.7:80").unwrap().0, "pod3");
+}
+
+#[test]
+fn five_thousand_services_are_loaded_and_changed_quickly() {
+    let mut world = world_with_servers(&[2]);
+    let client = world.pod(9);
+    let mut proxy = Proxy::new(&world);
+    let service = |n: u16, ports: u8| {
+        let [high, low] = n.to_be_bytes();
+        let service: Service = serde_json::from_value(json!({"metadata": {"name": "s"},
+            "spec": {"clusterIP": format!("10.43.{high}.{low}"), "ports": [{"name": "web", "port": 80}]}}))
+        .unwrap();
+        let endpoints: Vec<_> = (0..ports)
+            .map(|p| json!({"addresses": [format!("10.42.{p}.2")]}))
+            .collect();
+        let slice: EndpointSlice =
+            serde_json::from_value(json!({"metadata": {"name": "s"}, "addressType": "IPv4",
+            "endpoints": endpoints, "ports": [{"name": "web", "port": 8080}]}))
+            .unwrap();
+        (
+            Key::new("default", format!("s{n}")),
+            frontends(&service, &[slice], "node"),
+        )
+    };
+    let all: BTreeMap<_, _> = (1..=5000).map(|n| service(n, 4)).collect();
+    let begun = std::time::Instant::now();
+    proxy.0.update(all).unwrap();
+    let loaded = begun.elapsed();
+    let begun = std::time::Instant::now();
+    for n in 1..=50 {
+        proxy.0.update(BTreeMap::from([service(n, 1)])).unwrap();
+    }
+    let changed = begun.elapsed() / 50;
+    println!("5,000 services with 20,000 endpoints: {loaded:?}; one change: {changed:?}");
+    assert_eq!(world.ask(&client, "10.43.0.7:80").unwrap().0, "pod2");
+    assert!(loaded.as_secs() < 10 && changed.as_millis() < 200);
 }
