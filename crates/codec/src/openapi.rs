@@ -201,6 +201,9 @@ mod tests {
         let doc: Value = serde_json::from_slice(&v2(api::kinds())).unwrap();
         check_references(&doc, &doc["definitions"], "#/definitions/");
         assert!(doc["paths"].as_object().unwrap().len() > 200);
+        let replicas =
+            &doc["definitions"]["io.k8s.api.apps.v1.DeploymentSpec"]["properties"]["replicas"];
+        assert!(replicas["description"].as_str().unwrap().contains("pods"));
         let proto = v2_protobuf(api::kinds());
         assert!(proto.len() > 100_000);
         assert_eq!(&proto[..5], b"\x0a\x032.0");
