@@ -321,7 +321,8 @@ impl ApiServer {
         if !resource.kind.is_stored() {
             return self.serve_virtual(request, call, &resource).await;
         }
-        if !resource.kind.has_verb(&info.verb) {
+        let needs_name = matches!(info.verb.as_str(), "update" | "patch");
+        if !resource.kind.has_verb(&info.verb) || (needs_name && !info.name_in_path) {
             return Err(not_allowed(call));
         }
         match info.verb.as_str() {

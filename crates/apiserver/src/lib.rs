@@ -26,4 +26,5 @@ mod subresources;
 
 pub use config::{Clock, Config};
 pub use http::in_process::InProcess;
+pub use paths::GIT_VERSION;
 pub use server::{ApiServer, StartError};

@@ -45,7 +45,11 @@ fn make(resources: &Resources, path: &str) -> Option<(&'static str, Bytes)> {
 
 impl OpenApi {
     fn find(&self, path: &str) -> Option<Arc<Document>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(path)
+            .cloned()
     }
 
     /// Answers a request for the document at `path`; `None` if there is none.
@@ -65,7 +69,11 @@ impl OpenApi {
                     let (content_type, bytes) = make(&resources, &wanted)?;
                     let etag = format!("\"{:X}\"", Sha256::digest(&bytes));
                     let packed = respond::gzip(&bytes)?.into();
-                    Some(Arc::new(Document { content_type, packed, etag }))
+                    Some(Arc::new(Document {
+                        content_type,
+                        packed,
+                        etag,
+                    }))
                 });
                 let document = made.await.ok()??;
                 let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -79,13 +87,17 @@ impl OpenApi {
 
 impl Document {
     fn answer(&self, headers: &HeaderMap, style: Style) -> Response {
-        let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
+        let known = headers
+            .get(header::IF_NONE_MATCH)
+            .and_then(|v| v.to_str().ok());
         let mut response = if known.is_some_and(|tags| tags.contains(&self.etag)) {
             respond::raw(StatusCode::NOT_MODIFIED, self.content_type, "")
         } else if style.gzip {
             let mut response = respond::raw(StatusCode::OK, self.content_type, self.packed.clone());
             let gzip = HeaderValue::from_static("gzip");
-            response.headers_mut().insert(header::CONTENT_ENCODING, gzip);
+            response
+                .headers_mut()
+                .insert(header::CONTENT_ENCODING, gzip);
             response
         } else {
             let mut plain = Vec::new();
@@ -97,7 +109,10 @@ impl Document {
         if let Ok(etag) = HeaderValue::from_str(&self.etag) {
             response.headers_mut().insert(header::ETAG, etag);
         }
-        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
+        response.headers_mut().insert(
+            header::VARY,
+            HeaderValue::from_static("Accept-Encoding, Accept"),
+        );
         response
     }
 }

@@ -216,16 +216,29 @@ impl ApiServer {
     }
 
     /// OpenAPI documents; the second version comes as protobuf to those who prefer it.
-    async fn openapi(&self, headers: &HeaderMap, call: &Call, rest: &[&str]) -> Result<Response, Fail> {
-        let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    async fn openapi(
+        &self,
+        headers: &HeaderMap,
+        call: &Call,
+        rest: &[&str],
+    ) -> Result<Response, Fail> {
+        let accept = headers
+            .get(header::ACCEPT)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default();
         let ranges = negotiate::parse(accept);
-        let packed = ranges.first().is_some_and(|r| r.kind.contains("proto-openapi.spec.v2"));
+        let packed = ranges
+            .first()
+            .is_some_and(|r| r.kind.contains("proto-openapi.spec.v2"));
         let path = match rest {
             ["v2"] if packed => "v2/protobuf".to_owned(),
             rest => rest.join("/"),
         };
         let resources = self.registry.resources();
-        let found = self.openapi.serve(resources, &path, headers, call.style).await;
+        let found = self
+            .openapi
+            .serve(resources, &path, headers, call.style)
+            .await;
         found.ok_or_else(no_such_path)
     }
 }

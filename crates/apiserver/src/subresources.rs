@@ -26,7 +26,7 @@ impl ApiServer {
         let Some(subresource) = resource.kind.subresource(&info.subresource) else {
             return Err(Box::new(Status::no_resource()));
         };
-        if !subresource.verbs.iter().any(|v| *v == info.verb) {
+        if !subresource.verbs.contains(&info.verb) {
             return Err(not_allowed(call));
         }
         match (info.subresource.as_str(), info.verb.as_str()) {

@@ -187,8 +187,11 @@ fn text(bytes: &[u8]) -> Result<&str, Broken> {
     std::str::from_utf8(bytes).map_err(|_| Broken::Utf8)
 }
 
-/// The numbers and bytes of a small message, by field.
-fn small(bytes: &[u8]) -> Result<(HashMap<u64, i64>, HashMap<u64, &[u8]>), Broken> {
+/// The numbers and the bytes of a message, by field.
+type Small<'a> = (HashMap<u64, i64>, HashMap<u64, &'a [u8]>);
+
+/// Reads a message of which each field occurs once.
+fn small(bytes: &[u8]) -> Result<Small<'_>, Broken> {
     let (mut numbers, mut slices) = (HashMap::new(), HashMap::new());
     let mut reader = Reader(bytes);
     while let Some((number, wire)) = reader.next()? {

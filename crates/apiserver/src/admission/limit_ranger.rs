@@ -129,7 +129,7 @@ fn check(object: &Value, limit: &Value, pod: bool, errors: &mut Vec<String>) {
                 for container in meta::list_at(object, &["spec", "containers"]) {
                     for (resource, amount) in amounts(meta::get(container, &["resources", field])) {
                         let sum = match total.get(&resource) {
-                            Some(so_far) => so_far.clone() + amount,
+                            Some(so_far) => *so_far + amount,
                             None => amount,
                         };
                         total.insert(resource, sum);

@@ -125,7 +125,7 @@ async fn sweep(registry: &Registry, queue: &mut VecDeque<Due>, now: Instant) {
         if batch.mutations.is_empty() {
             continue;
         }
-        let single = batch.expect.iter().cloned().collect::<Vec<_>>();
+        let single = batch.expect.clone();
         if registry.store().commit(batch).await.is_ok() {
             continue;
         }

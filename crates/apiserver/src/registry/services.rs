@@ -118,10 +118,9 @@ pub(super) fn keep_allocated(new: &mut Value, old: &Value) {
     if wants_health_port(new)
         && wants_health_port(old)
         && meta::get(new, &["spec", "healthCheckNodePort"]).is_none()
+        && let Some(port) = meta::get(old, &["spec", "healthCheckNodePort"])
     {
-        if let Some(port) = meta::get(old, &["spec", "healthCheckNodePort"]) {
-            meta::set(new, &["spec", "healthCheckNodePort"], port.clone());
-        }
+        meta::set(new, &["spec", "healthCheckNodePort"], port.clone());
     }
     // A change of type gives back what the client repeats unchanged from the old object.
     if !wants_ports(new) && wants_ports(old) {

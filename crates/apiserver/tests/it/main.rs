@@ -1,0 +1,10 @@
+//! Requests to an API server in this process; statuses, headers and bodies are compared with upstream's.
+
+mod harness;
+
+mod admission;
+mod crud;
+mod lists;
+mod services;
+mod subresources;
+mod watches;
