@@ -29,6 +29,9 @@ pub(crate) enum Member {
     Link(String),
 }
 
+/// A member's content and its size in bytes.
+type Opened<'a> = (Box<dyn Read + 'a>, u64);
+
 /// A part of a file, readable independently of all others.
 pub(crate) struct Section<'a> {
     file: &'a File,
@@ -98,7 +101,7 @@ impl Bundle {
     }
 
     /// Opens a member; `None` if there is none of that name.
-    pub(crate) fn open(&self, name: &str) -> Result<Option<(Box<dyn Read + '_>, u64)>, ImageError> {
+    pub(crate) fn open(&self, name: &str) -> Result<Option<Opened<'_>>, ImageError> {
         let mut name = normalise(name);
         match self {
             Self::Tar { file, files } => {

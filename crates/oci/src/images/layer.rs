@@ -13,9 +13,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec};
 use tar::{Archive, Entry, EntryType};
 
+use super::attributes::{Attributes, set_time};
 use super::digest::HashingReader;
 use super::error::Doing;
 use super::{Digest, ImageError};
@@ -36,8 +37,6 @@ const WHITEOUT: &[u8] = b".wh.";
 const WHITEOUT_META: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
-const RESERVED_ATTRIBUTES: &str = "trusted.overlay.";
-const PAX_ATTRIBUTE: &str = "SCHILY.xattr.";
 
 /// What became of a layer.
 #[derive(Debug)]
@@ -138,15 +137,6 @@ struct Tree {
     entries: u64,
     inodes: u64,
     bytes: u64,
-}
-
-/// What an entry says about its file, apart from the type.
-struct Attributes {
-    mode: Mode,
-    uid: Uid,
-    gid: Gid,
-    mtime: Timespec,
-    extended: Vec<(String, Vec<u8>)>,
 }
 
 impl Tree {
@@ -403,80 +393,6 @@ impl Tree {
     }
 }
 
-impl Attributes {
-    fn of<R: Read>(entry: &mut Entry<'_, R>, path: &Path) -> Result<Self, ImageError> {
-        let mut extended = Vec::new();
-        let mut precise_mtime = None;
-        if let Some(pax) = entry.pax_extensions().doing(|| "read the layer".into())? {
-            for item in pax.flatten() {
-                let Ok(key) = item.key() else { continue };
-                if let Some(name) = key.strip_prefix(PAX_ATTRIBUTE) {
-                    extended.push((name.to_owned(), item.value_bytes().to_owned()));
-                } else if key == "mtime" {
-                    precise_mtime = item.value().ok().and_then(parse_time);
-                }
-            }
-        }
-        extended.retain(|(name, _)| !name.starts_with(RESERVED_ATTRIBUTES));
-        let header = entry.header();
-        let id = |id: io::Result<u64>, what: &str| {
-            id.ok()
-                .and_then(|id| u32::try_from(id).ok())
-                .filter(|id| *id != u32::MAX)
-                .ok_or_else(|| bad(path, format!("invalid {what}")))
-        };
-        let mode = header
-            .mode()
-            .map_err(|e| bad(path, format!("invalid mode: {e}")))?;
-        let seconds = header.mtime().unwrap_or(0);
-        Ok(Self {
-            mode: Mode::from_raw_mode(mode & 0o7777),
-            uid: Uid::from_raw(id(header.uid(), "uid")?),
-            gid: Gid::from_raw(id(header.gid(), "gid")?),
-            mtime: precise_mtime.unwrap_or(Timespec {
-                tv_sec: i64::try_from(seconds).unwrap_or(0),
-                tv_nsec: 0,
-            }),
-            extended,
-        })
-    }
-
-    /// Owner before mode and attributes: changing the owner clears set-user-id bits and capabilities.
-    fn apply(&self, file: BorrowedFd<'_>, path: &Path) -> Result<(), ImageError> {
-        let doing = || format!("unpack {}", path.display());
-        rustix::fs::fchown(file, Some(self.uid), Some(self.gid)).doing(doing)?;
-        rustix::fs::fchmod(file, self.mode).doing(doing)?;
-        for (name, value) in &self.extended {
-            let set =
-                rustix::fs::fsetxattr(file, name.as_str(), value, rustix::fs::XattrFlags::empty());
-            match set {
-                // Attributes of security modules that this kernel does not have are of no use here.
-                Err(rustix::io::Errno::OPNOTSUPP) => {}
-                other => other.doing(doing)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// The same for links and devices, which must not be opened.
-    fn apply_at(
-        &self,
-        parent: BorrowedFd<'_>,
-        name: &OsStr,
-        path: &Path,
-        has_mode: bool,
-    ) -> Result<(), ImageError> {
-        let doing = || format!("unpack {}", path.display());
-        let at = AtFlags::SYMLINK_NOFOLLOW;
-        rustix::fs::chownat(parent, name, Some(self.uid), Some(self.gid), at).doing(doing)?;
-        if has_mode {
-            // The name was made a moment ago in a directory nobody else sees: it is no link.
-            rustix::fs::chmodat(parent, name, self.mode, AtFlags::empty()).doing(doing)?;
-        }
-        rustix::fs::utimensat(parent, name, &times(self.mtime), at).doing(doing)
-    }
-}
-
 fn is_special(kind: EntryType) -> bool {
     matches!(kind, EntryType::Char | EntryType::Block | EntryType::Fifo)
 }
@@ -525,17 +441,6 @@ fn set_opaque(dir: BorrowedFd<'_>) -> rustix::io::Result<()> {
     rustix::fs::fsetxattr(dir, OPAQUE_ATTRIBUTE, b"y", flags)
 }
 
-fn times(mtime: Timespec) -> Timestamps {
-    Timestamps {
-        last_access: mtime,
-        last_modification: mtime,
-    }
-}
-
-fn set_time(file: BorrowedFd<'_>, mtime: Timespec) -> rustix::io::Result<()> {
-    rustix::fs::futimens(file, &times(mtime))
-}
-
 fn copy(from: &mut impl Read, to: &mut impl Write, buffer: &mut [u8]) -> io::Result<u64> {
     let mut total = 0;
     loop {
@@ -546,29 +451,6 @@ fn copy(from: &mut impl Read, to: &mut impl Write, buffer: &mut [u8]) -> io::Res
         to.write_all(&buffer[..n])?;
         total += n as u64;
     }
-}
-
-/// Seconds with an optional fraction, as extended headers have them.
-fn parse_time(text: &str) -> Option<Timespec> {
-    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let digits: String = fraction.chars().take(9).collect();
-    let nanos = match digits.len() {
-        0 => 0,
-        n => digits.parse::<i64>().ok()? * 10_i64.pow(9 - n as u32),
-    };
-    let tv_sec = seconds.parse::<i64>().ok()?;
-    // A fraction counts away from zero in the text, but always upwards in a Timespec.
-    Some(if text.starts_with('-') && nanos > 0 {
-        Timespec {
-            tv_sec: tv_sec - 1,
-            tv_nsec: 1_000_000_000 - nanos,
-        }
-    } else {
-        Timespec {
-            tv_sec,
-            tv_nsec: nanos,
-        }
-    })
 }
 
 /// The entry's path relative to the root, `.` and inner `..` resolved; one that leaves the root is refused.
@@ -597,7 +479,7 @@ fn clean(raw: &[u8]) -> Result<PathBuf, ImageError> {
     Ok(path)
 }
 
-fn bad(path: &Path, reason: String) -> ImageError {
+pub(crate) fn bad(path: &Path, reason: String) -> ImageError {
     ImageError::BadEntry {
         entry: path.display().to_string(),
         reason,

@@ -5,6 +5,8 @@
 //! disk; call them from a blocking thread.
 
 mod archive;
+mod attributes;
+mod auth;
 mod bundle;
 mod collect;
 mod compression;
@@ -28,6 +30,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use auth::Auth;
 pub use collect::Collected;
 pub use digest::Digest;
 pub use error::ImageError;
@@ -35,7 +38,6 @@ pub use manifest::ImageConfig;
 pub use progress::{Progress, ProgressEvent};
 pub use pull::PullOptions;
 pub use reference::Reference;
-pub use registry::Auth;
 pub use snapshot::{SnapshotMount, Usage};
 
 use error::Doing;

@@ -4,12 +4,9 @@
 //! do not speak TLS. Credentials go to the registry and the token service it names, never over plain HTTP unless the
 //! registry itself is reached so.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use futures::StreamExt;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use reqwest::{Client, Response, Url};
@@ -17,6 +14,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use tokio::sync::Mutex;
 
+use super::auth::{Auth, Challenge, basic};
 use super::digest::Hasher;
 use super::error::Doing;
 use super::layer::MAX_LAYER_BYTES;
@@ -37,50 +35,6 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const MAX_BACKOFF: Duration = Duration::from_secs(20);
 /// Bound on error bodies and tokens in bytes.
 const MAX_ANSWER_BYTES: u64 = 64 << 10;
-
-/// Who pulls.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub enum Auth {
-    /// Nobody in particular.
-    #[default]
-    Anonymous,
-    /// A user of the registry.
-    Basic {
-        /// User name.
-        username: String,
-        /// Password or access token.
-        password: String,
-    },
-    /// An OAuth2 refresh token, exchanged at the registry's token service.
-    IdentityToken(String),
-    /// A bearer token sent to the registry as it is.
-    RegistryToken(String),
-}
-
-impl Auth {
-    /// Reads the `auth` field of a Docker configuration: base64 of `user:password`.
-    pub fn from_encoded(auth: &str) -> Option<Self> {
-        let bytes = BASE64_STANDARD.decode(auth.trim()).ok()?;
-        let text = String::from_utf8(bytes).ok()?;
-        let (username, password) = text.split_once(':')?;
-        Some(Self::Basic {
-            username: username.to_owned(),
-            password: password.trim_end_matches('\0').to_owned(),
-        })
-    }
-}
-
-/// Secrets stay out of logs.
-impl fmt::Debug for Auth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Anonymous => "Anonymous",
-            Self::Basic { .. } => "Basic",
-            Self::IdentityToken(_) => "IdentityToken",
-            Self::RegistryToken(_) => "RegistryToken",
-        })
-    }
-}
 
 /// One repository of one registry.
 pub(crate) struct Registry {
@@ -474,38 +428,6 @@ struct Partial {
     done: u64,
 }
 
-/// One way in which a registry wants to be told who asks.
-#[derive(Debug, PartialEq, Eq)]
-struct Challenge {
-    scheme: String,
-    parameters: Vec<(String, String)>,
-}
-
-impl Challenge {
-    fn parse(text: &str) -> Option<Self> {
-        let (scheme, mut rest) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
-        let mut parameters = Vec::new();
-        while let Some((key, value)) = rest.split_once('=') {
-            let key = key.trim_matches([' ', ',']).to_ascii_lowercase();
-            let (value, after) = match value.strip_prefix('"') {
-                Some(quoted) => quoted.split_once('"')?,
-                None => value.split_once(',').unwrap_or((value, "")),
-            };
-            parameters.push((key, value.to_owned()));
-            rest = after;
-        }
-        Some(Self {
-            scheme: scheme.to_ascii_lowercase(),
-            parameters,
-        })
-    }
-
-    fn parameter(&self, key: &str) -> Option<&str> {
-        let found = self.parameters.iter().find(|(k, _)| k == key);
-        found.map(|(_, value)| value.as_str())
-    }
-}
-
 fn client(
     host: &str,
     options: &PullOptions,
@@ -604,11 +526,6 @@ fn registry_words(body: &[u8]) -> String {
     }
 }
 
-fn basic(username: &str, password: &str) -> String {
-    let encoded = BASE64_STANDARD.encode(format!("{username}:{password}"));
-    format!("Basic {encoded}")
-}
-
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers
         .get(header::RETRY_AFTER)?
@@ -629,33 +546,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_challenges() {
-        let challenge = Challenge::parse(
-            r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:a/b:pull,push""#,
-        )
-        .unwrap();
-        assert_eq!(challenge.scheme, "bearer");
-        assert_eq!(
-            challenge.parameter("realm"),
-            Some("https://auth.docker.io/token")
-        );
-        assert_eq!(
-            challenge.parameter("scope"),
-            Some("repository:a/b:pull,push")
-        );
-        assert_eq!(
-            Challenge::parse("Basic realm=Registry, charset=utf-8")
-                .unwrap()
-                .parameters,
-            [
-                ("realm".into(), "Registry".into()),
-                ("charset".into(), "utf-8".into())
-            ]
-        );
-        assert_eq!(Challenge::parse(r#"Bearer realm="open"#), None);
-    }
-
-    #[test]
     fn knows_loopback() {
         for (host, want) in [
             ("localhost:5000", true),
@@ -668,19 +558,5 @@ mod tests {
         ] {
             assert_eq!(is_loopback(host), want, "{host}");
         }
-    }
-
-    #[test]
-    fn reads_encoded_credentials() {
-        let auth = Auth::from_encoded("dXNlcjpwYTpzcw==");
-        assert_eq!(
-            auth,
-            Some(Auth::Basic {
-                username: "user".into(),
-                password: "pa:ss".into()
-            })
-        );
-        assert!(!format!("{auth:?}").contains("pa:ss"));
-        assert_eq!(Auth::from_encoded("?"), None);
     }
 }

@@ -71,7 +71,7 @@ async fn pulls_with_and_without_tls_and_authentication() {
                 );
             }
             let image = pull(&fixture, &name, &user(), &options).await.unwrap();
-            assert_eq!(image.repo_tags, [name.clone()]);
+            assert_eq!(image.repo_tags, std::slice::from_ref(&name));
             let digest = format!("{}@{}", registry.image("team/app"), Digest::of(&blobs()[0]));
             assert_eq!(image.repo_digests, [digest]);
             let mount = fixture.store.snapshot(&name, "c").unwrap();
@@ -238,7 +238,7 @@ async fn an_index_leads_to_this_machines_image() {
     .unwrap();
     assert_eq!(image.layers.len(), 4);
     let pinned = registry.image(&format!("app@{}", Digest::of(&both[0])));
-    assert_eq!(image.repo_digests, [pinned.clone()]);
+    assert_eq!(image.repo_digests, std::slice::from_ref(&pinned));
     let again = pull(&fixture, &pinned, &Auth::Anonymous, &options)
         .await
         .unwrap();
