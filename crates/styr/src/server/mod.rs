@@ -21,6 +21,7 @@ use crate::network::HostNetwork;
 use crate::pki::Pki;
 
 mod control_plane;
+mod dns_service;
 pub mod node;
 mod ready;
 mod supervise;
@@ -42,7 +43,7 @@ pub async fn run(cluster: Cluster, journal: Arc<Journal>) -> anyhow::Result<()> 
     let _ = provider.install_default();
     let shutdown = CancellationToken::new();
     stop_on_signals(&shutdown)?;
-    let pki = Pki::open(&cluster.path("pki"))?;
+    let pki = Arc::new(Pki::open(&cluster.path("pki"))?);
     journal.step("certificates");
     let network = HostNetwork::open(&cluster).context("making the pod network")?;
     journal.step("pod network");
