@@ -13,7 +13,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use crate::durable::{Durable, DurableError, Group, Loaded};
+use crate::durable::{Durable, DurableError, Group};
 use crate::history::History;
 use crate::tree::Tree;
 use crate::types::{Commit, CommitError, Event, EventKind, Expect, KeyValue, Mutation, Revision};
@@ -91,7 +91,6 @@ pub(crate) fn run(
     mut queue: mpsc::Receiver<Message>,
     guard: Option<std::fs::File>,
 ) {
-    let mut broken = false;
     let mut closing = None;
     while closing.is_none() {
         let Some(first) = queue.blocking_recv() else {
@@ -115,7 +114,7 @@ pub(crate) fn run(
                 .then(|| queue.try_recv().ok())
                 .flatten();
         }
-        process(durable.as_mut(), &shared, &mut broken, waiting);
+        process(durable.as_mut(), &shared, waiting);
     }
     shared.close();
     drop(durable);
@@ -126,35 +125,28 @@ pub(crate) fn run(
     }
 }
 
-/// Bytes of keys and values in a commit.
+/// What a mutation costs beside its key and value, in bytes: keeps commits of very many small ones
+/// within the bounds of a record.
+const MUTATION_OVERHEAD: usize = 64;
+
+/// Bytes of keys and values in a commit, with a little for each.
 pub(crate) fn size(commit: &Commit) -> usize {
     let expected: usize = commit.expect.iter().map(|(key, _)| key.len()).sum();
     let mutated = commit.mutations.iter().map(|mutation| match mutation {
-        Mutation::Put { key, value } => key.len() + value.len(),
-        Mutation::Delete { key } => key.len(),
+        Mutation::Put { key, value } => MUTATION_OVERHEAD + key.len() + value.len(),
+        Mutation::Delete { key } => MUTATION_OVERHEAD + key.len(),
     });
     expected + mutated.sum::<usize>()
 }
 
-fn process(durable: &mut dyn Durable, shared: &Shared, broken: &mut bool, waiting: Vec<Request>) {
-    if *broken {
-        match durable.reload() {
-            Ok(loaded) => {
-                resync(shared, loaded);
-                *broken = false;
-            }
-            Err(error) => return refuse(waiting, &error),
-        }
-    }
+fn process(durable: &mut dyn Durable, shared: &Shared, waiting: Vec<Request>) {
     let mut pending = Pending::new(&shared.read());
     let outcomes: Vec<_> = waiting
         .iter()
         .map(|request| pending.apply(&request.commit))
         .collect();
     if !pending.events.is_empty() {
-        if let Err(error) = durable.append(&pending.group()) {
-            tracing::error!(?error, "a group of commits could not be made durable");
-            *broken = true;
+        if let Err(error) = durable.append(&pending.group(), &pending.tree) {
             return refuse(waiting, &error);
         }
         shared.publish(pending.tree, pending.revision, pending.events);
@@ -173,30 +165,6 @@ fn refuse(waiting: Vec<Request>, error: &DurableError) {
         };
         let _ = request.reply.send(Err(error));
     }
-}
-
-/// Publishes what the disk holds beyond what was published: a group that failed may have become
-/// durable after all.
-fn resync(shared: &Shared, loaded: Loaded) {
-    let (old, revision) = {
-        let state = shared.read();
-        (state.tree.clone(), state.revision)
-    };
-    if loaded.revision <= revision {
-        return;
-    }
-    let tree: Tree = loaded.entries.into_iter().collect();
-    let mut events = Vec::new();
-    for kv in tree.iter() {
-        let prev = old.get(&kv.key);
-        if prev.is_none_or(|prev| prev.mod_revision != kv.mod_revision) {
-            events.push(put(prev, kv));
-        }
-    }
-    let removed = old.iter().filter(|kv| tree.get(&kv.key).is_none());
-    events.extend(removed.map(|kv| delete(kv, loaded.revision)));
-    events.sort_by_key(|event| event.kv.mod_revision);
-    shared.publish(tree, loaded.revision, events);
 }
 
 fn put(prev: Option<&Arc<KeyValue>>, kv: &Arc<KeyValue>) -> Event {

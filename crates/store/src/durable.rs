@@ -1,22 +1,21 @@
-//! What the store needs of a disk: append a group of writes atomically and durably, and give
-//! everything back when opened.
+//! What the store needs of a disk: append a group of writes atomically and durably.
 
-use bytes::Bytes;
-
-use crate::types::{KeyValue, Revision};
+use crate::record::Write;
+use crate::tree::Tree;
+use crate::types::Revision;
 
 /// The writes of a group of commits: at most one per key.
 pub(crate) struct Group {
     /// The store's revision once the group is applied.
     pub(crate) revision: Revision,
-    /// What each key holds then; `None` deletes it.
-    pub(crate) writes: Vec<(Bytes, Option<std::sync::Arc<KeyValue>>)>,
+    /// What each key holds then.
+    pub(crate) writes: Vec<Write>,
 }
 
 /// Everything a back end held when it was opened.
 pub(crate) struct Loaded {
     pub(crate) revision: Revision,
-    pub(crate) entries: Vec<std::sync::Arc<KeyValue>>,
+    pub(crate) tree: Tree,
 }
 
 /// Why a group was not appended.
@@ -26,25 +25,29 @@ pub(crate) enum DurableError {
     Io(String),
 }
 
+impl From<std::io::Error> for DurableError {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Self::NoSpace(error.to_string())
+            }
+            _ => Self::Io(error.to_string()),
+        }
+    }
+}
+
 /// A durable back end, used by one thread.
 pub(crate) trait Durable: Send {
-    /// Makes the group durable, all or nothing. After an error the caller must `reload` before it
-    /// appends again: the group may or may not have happened.
-    fn append(&mut self, group: &Group) -> Result<(), DurableError>;
-
-    /// Opens anew after an error and gives what is there now.
-    fn reload(&mut self) -> Result<Loaded, DurableError>;
+    /// Makes the group durable, all or nothing: after an error it has not happened, and the next
+    /// group may be tried. `tree` is everything, the group included.
+    fn append(&mut self, group: &Group, tree: &Tree) -> Result<(), DurableError>;
 }
 
 /// Keeps nothing: for stores in memory.
 pub(crate) struct Nowhere;
 
 impl Durable for Nowhere {
-    fn append(&mut self, _: &Group) -> Result<(), DurableError> {
+    fn append(&mut self, _: &Group, _: &Tree) -> Result<(), DurableError> {
         Ok(())
-    }
-
-    fn reload(&mut self) -> Result<Loaded, DurableError> {
-        Err(DurableError::Io("a store in memory has no disk".into()))
     }
 }

@@ -21,8 +21,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::committer::{self, Message, Request, Shared, State};
 use crate::durable::{Durable, Loaded, Nowhere};
-use crate::fjall_engine::FjallEngine;
 use crate::history::{History, HistoryLimits};
+use crate::log::Log;
+use crate::tree::Tree;
 use crate::types::{
     Commit, CommitError, KeyValue, Mutation, OpenError, RangeRequest, RangeResult, ReadError,
     Revision, Store, Watch,
@@ -33,7 +34,7 @@ use crate::watch;
 pub const MAX_KEY_BYTES: usize = 4 << 10;
 /// Largest value, in bytes; etcd's default for a request.
 pub const MAX_VALUE_BYTES: usize = 3 << 19;
-/// Largest commit, in bytes of keys and values.
+/// Largest commit, in bytes of keys and values and 64 for each mutation.
 pub const MAX_COMMIT_BYTES: usize = 8 << 20;
 /// Commits that may wait for the committer; further ones wait in their callers.
 const QUEUE_COMMITS: usize = 4096;
@@ -41,10 +42,21 @@ const QUEUE_COMMITS: usize = 4096;
 const QUEUE_KIB: usize = 64 << 10;
 
 /// How an [`Embedded`] store is opened.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// How much of the past watches and reads at a revision can reach.
     pub history: HistoryLimits,
+    /// The log on disk is not compacted before it has so many bytes.
+    pub compact_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            history: HistoryLimits::default(),
+            compact_bytes: 64 << 20,
+        }
+    }
 }
 
 /// The embedded store engine.
@@ -63,9 +75,9 @@ impl Embedded {
         let dir = dir.to_owned();
         let opened = tokio::task::spawn_blocking(move || {
             let lock = lock(&dir)?;
-            let (engine, loaded) = FjallEngine::open(&dir.join("data"))?;
-            Self::start(Box::new(engine), loaded, &options, Some(lock))
-                .map_err(|error| io_error(&dir, &error))
+            let (log, loaded) = Log::open(&dir.join("log"), options.compact_bytes)?;
+            Self::start(Box::new(log), loaded, &options, Some(lock))
+                .map_err(|error| OpenError::from_io(&dir, &error))
         });
         match opened.await {
             Ok(result) => result,
@@ -90,7 +102,7 @@ impl Embedded {
     pub fn in_memory_with(options: Options) -> Arc<Self> {
         let empty = Loaded {
             revision: 1,
-            entries: Vec::new(),
+            tree: Tree::default(),
         };
         #[allow(clippy::expect_used)]
         Self::start(Box::new(Nowhere), empty, &options, None).expect("a thread can be started")
@@ -103,7 +115,7 @@ impl Embedded {
         guard: Option<File>,
     ) -> std::io::Result<Arc<Self>> {
         let shared = Arc::new(Shared::new(State {
-            tree: loaded.entries.into_iter().collect(),
+            tree: loaded.tree,
             revision: loaded.revision,
             history: History::new(options.history.clone(), loaded.revision),
             closed: false,
@@ -311,25 +323,17 @@ fn check_limits(commit: &Commit) -> Result<usize, CommitError> {
 
 /// Makes the folder and takes its lock, held as long as the file is open.
 fn lock(dir: &Path) -> Result<File, OpenError> {
-    std::fs::create_dir_all(dir).map_err(|error| io_error(dir, &error))?;
+    std::fs::create_dir_all(dir).map_err(|error| OpenError::from_io(dir, &error))?;
     let path = dir.join("lock");
     let file = File::options()
         .create(true)
         .truncate(false)
         .write(true)
         .open(&path)
-        .map_err(|error| io_error(dir, &error))?;
+        .map_err(|error| OpenError::from_io(dir, &error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::Locked { path }),
-        Err(std::fs::TryLockError::Error(error)) => Err(io_error(dir, &error)),
-    }
-}
-
-fn io_error(dir: &Path, error: &std::io::Error) -> OpenError {
-    let (path, reason) = (dir.to_owned(), error.to_string());
-    match error.kind() {
-        std::io::ErrorKind::StorageFull => OpenError::NoSpace { path, reason },
-        _ => OpenError::Io { path, reason },
+        Err(std::fs::TryLockError::Error(error)) => Err(OpenError::from_io(dir, &error)),
     }
 }

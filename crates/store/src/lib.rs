@@ -11,8 +11,10 @@
 mod committer;
 mod durable;
 mod embedded;
-mod fjall_engine;
 mod history;
+mod log;
+mod record;
+mod snapshot;
 mod tree;
 mod types;
 mod watch;

@@ -1,7 +1,7 @@
 //! The contract between the API server and any store engine: requests, answers, errors, and the
 //! [`Store`] trait itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -180,6 +180,18 @@ pub enum OpenError {
         /// What the system said.
         reason: String,
     },
+}
+
+impl OpenError {
+    pub(crate) fn from_io(dir: &Path, error: &std::io::Error) -> Self {
+        let (path, reason) = (dir.to_owned(), error.to_string());
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Self::NoSpace { path, reason }
+            }
+            _ => Self::Io { path, reason },
+        }
+    }
 }
 
 /// What happened to a key.

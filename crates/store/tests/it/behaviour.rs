@@ -130,7 +130,10 @@ async fn a_watch_that_falls_behind_is_told_so() {
         segment_events: 10,
         ..HistoryLimits::default()
     };
-    let store = Embedded::in_memory_with(Options { history });
+    let store = Embedded::in_memory_with(Options {
+        history,
+        ..Options::default()
+    });
     let write = |key: String| store.commit(commit(vec![put(&key, "v")]));
     let mut slow = store.watch("/registry/a/".into(), 1).unwrap();
     let mut quiet = store.watch("/registry/a/quiet/".into(), 1).unwrap();

@@ -17,6 +17,14 @@ const WRITERS: usize = 8;
 /// Keys are written again and again, so that recovery must also give the newest value.
 const KEYS: u64 = 50;
 
+/// Compacts often, so that kills hit that too.
+fn options() -> Options {
+    Options {
+        compact_bytes: 512 << 10,
+        ..Options::default()
+    }
+}
+
 /// Not a test of its own: what the victim process runs.
 #[test]
 fn victim() {
@@ -28,9 +36,7 @@ fn victim() {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let store = Embedded::open(Path::new(&dir), Options::default())
-            .await
-            .unwrap();
+        let store = Embedded::open(Path::new(&dir), options()).await.unwrap();
         let writers = (0..WRITERS).map(|writer| {
             let store = store.clone();
             tokio::spawn(async move {
@@ -86,9 +92,7 @@ fn nothing_acknowledged_is_lost() {
         let after = Duration::from_millis(20 + (round * 61) % 280);
         kill_round(dir.path(), after, &mut acknowledged);
         runtime.block_on(async {
-            let store = Embedded::open(dir.path(), Options::default())
-                .await
-                .unwrap();
+            let store = Embedded::open(dir.path(), options()).await.unwrap();
             let revision = store.revision();
             assert!(revision >= newest, "{revision} after {newest}");
             newest = revision;

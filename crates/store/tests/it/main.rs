@@ -2,6 +2,7 @@
 
 mod behaviour;
 mod crash;
+mod disk;
 mod model;
 
 use bytes::Bytes;
