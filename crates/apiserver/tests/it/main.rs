@@ -7,4 +7,5 @@ mod crud;
 mod lists;
 mod services;
 mod subresources;
+mod tls;
 mod watches;
