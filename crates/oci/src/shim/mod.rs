@@ -132,8 +132,7 @@ fn prepare(dir: &Path) -> Result<server::Server, String> {
     let (_folder, path) = proto::short_socket_path(dir).map_err(fail("open sandbox folder"))?;
     let _ = fs::remove_file(&path);
     let listener = UnixListener::bind(&path).map_err(fail("bind control socket"))?;
-    server::Server::new(plan, dir.to_path_buf(), listener, shm_namespace)
-        .map_err(fail("start event loop"))
+    server::Server::new(&plan, listener, shm_namespace).map_err(fail("start event loop"))
 }
 
 fn redirect_stdio(errors: &Path) -> io::Result<()> {
@@ -160,6 +159,9 @@ fn enter_namespaces(plan: &SandboxPlan) -> Result<(), String> {
         flags |= CloneFlags::CLONE_NEWUTS;
     }
     unshare(flags).map_err(|error| format!("make namespaces: {error}"))?;
+    if plan.new_network {
+        sys::raise_loopback().map_err(|error| format!("bring up loopback: {error}"))?;
+    }
     if let Some(hostname) = &plan.hostname {
         nix::unistd::sethostname(hostname).map_err(|error| format!("set host name: {error}"))?;
     }

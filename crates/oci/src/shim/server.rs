@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -48,8 +47,6 @@ pub enum OperationKind {
 
 /// The shim's whole state.
 pub struct Server {
-    pub plan: SandboxPlan,
-    pub dir: PathBuf,
     pub shm_namespace: OwnedFd,
     /// The first process of the pod's shared process-id namespace.
     pub pod_init: Option<i32>,
@@ -77,8 +74,7 @@ enum Source {
 
 impl Server {
     pub fn new(
-        plan: SandboxPlan,
-        dir: PathBuf,
+        plan: &SandboxPlan,
         listener: UnixListener,
         shm_namespace: OwnedFd,
     ) -> io::Result<Self> {
@@ -100,8 +96,6 @@ impl Server {
             None
         };
         Ok(Self {
-            plan,
-            dir,
             shm_namespace,
             pod_init,
             containers: BTreeMap::new(),
