@@ -2,7 +2,7 @@
 //! tracking and address management for pods.
 //!
 //! Knows no Kubernetes objects. Everything is synchronous and returns within milliseconds, because the kernel handles
-//! netlink inside the call; asynchronous callers use `spawn_blocking`. A socket belongs to the network namespace of the
+//! netlink inside the call; asynchronous callers use `spawn_blocking`. Only [`nft::Monitor`] waits, and does so asynchronously. A socket belongs to the network namespace of the
 //! thread that opened it.
 
 pub mod bridge;

@@ -5,7 +5,7 @@
 //!
 //! Invariant: every message and attribute begins on a multiple of four bytes from the start of the buffer.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use netlink_sys::{Socket as RawSocket, SocketAddr};
 
@@ -109,6 +109,8 @@ impl Writer {
 pub(crate) struct Message<'a> {
     pub(crate) kind: u16,
     pub(crate) seq: u32,
+    /// Whose request it answers or tells of.
+    pub(crate) port: u32,
     pub(crate) flags: u16,
     pub(crate) payload: &'a [u8],
 }
@@ -124,6 +126,7 @@ pub(crate) fn messages(mut buf: &[u8]) -> impl Iterator<Item = Message<'_>> {
             kind: u16_at(buf, 4)?,
             flags: u16_at(buf, 6)?,
             seq: u32_at(buf, 8)?,
+            port: u32_at(buf, 12)?,
             payload: &buf[HEADER..length],
         };
         buf = &buf[length.next_multiple_of(4).min(buf.len())..];
@@ -199,6 +202,12 @@ pub(crate) struct Socket {
     buffer: Vec<u8>,
 }
 
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.raw.as_raw_fd()
+    }
+}
+
 impl Socket {
     pub(crate) fn open(protocol: isize) -> Result<Self> {
         let io = |e| Error::io("open a netlink socket", e);
@@ -212,6 +221,25 @@ impl Socket {
             seq: 1,
             buffer: Vec::with_capacity(RECEIVE_BUFFER),
         })
+    }
+
+    /// The kernel's number for this socket.
+    pub(crate) fn port(&self) -> Result<u32> {
+        let mut own = SocketAddr::new(0, 0);
+        self.raw
+            .get_address(&mut own)
+            .map_err(|e| Error::io("name a netlink socket", e))?;
+        Ok(own.port_number())
+    }
+
+    /// Receives what the kernel tells that multicast group from now on, keeping up to `bytes` that are not read yet.
+    pub(crate) fn join(&mut self, group: u32, bytes: usize) -> Result<()> {
+        use nix::sys::socket::{setsockopt, sockopt};
+        setsockopt(&self.raw.as_fd(), sockopt::RcvBufForce, &bytes)
+            .map_err(|e| Error::io("enlarge a netlink receive buffer", e))?;
+        self.raw
+            .add_membership(group)
+            .map_err(|e| Error::io("join a netlink group", e))
     }
 
     /// The next `count` sequence numbers; the first is returned.

@@ -10,6 +10,9 @@ use crate::nft::{Family, generic_header, message_type};
 /// Most bytes of elements in one message: a nested attribute's length has sixteen bits.
 const ELEMENT_BYTES: usize = 48 * 1024;
 
+/// Longest comment, in bytes.
+const MAX_COMMENT: usize = 250;
+
 /// Where in the packet's path a base chain hangs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
@@ -76,6 +79,8 @@ enum Op {
     AddElements(String, Vec<Element>),
     DeleteElements(String, Vec<Element>),
     AddRule(String, Vec<Expr>),
+    InsertRule(String, Vec<Expr>, String),
+    DeleteRule(String, u64),
 }
 
 /// Changes to one table. Each method's return value is the change's index, which [`BatchError`] refers to.
@@ -163,6 +168,20 @@ impl Batch {
         self.push(Op::AddRule(chain.to_string(), exprs))
     }
 
+    /// Puts a rule before all others of a chain, with a comment by which [`super::Dumper::rules`] shows it.
+    pub fn insert_rule(&mut self, chain: &str, exprs: Vec<Expr>, comment: &str) -> usize {
+        self.push(Op::InsertRule(
+            chain.to_string(),
+            exprs,
+            comment.to_string(),
+        ))
+    }
+
+    /// Removes one rule by the kernel's number for it.
+    pub fn delete_rule(&mut self, chain: &str, handle: u64) -> usize {
+        self.push(Op::DeleteRule(chain.to_string(), handle))
+    }
+
     fn push(&mut self, op: Op) -> usize {
         self.ops.push(op);
         self.ops.len() - 1
@@ -218,6 +237,17 @@ impl Batch {
                     w.nested(4, |w| exprs.iter().for_each(|e| e.write(w)));
                 });
             }
+            Op::InsertRule(chain, exprs, comment) => put(libc::NFT_MSG_NEWRULE, CREATE, &|w| {
+                w.string(1, table);
+                w.string(2, chain);
+                w.nested(4, |w| exprs.iter().for_each(|e| e.write(w)));
+                w.attr(7, &comment_data(comment));
+            }),
+            Op::DeleteRule(chain, handle) => put(libc::NFT_MSG_DELRULE, 0, &|w| {
+                w.string(1, table);
+                w.string(2, chain);
+                w.attr(3, &handle.to_be_bytes());
+            }),
             Op::AddElements(set, elements) => {
                 let items = elements.iter().map(|e| encode_item(|w| e.write(w)));
                 self.encode_elements(
@@ -264,6 +294,12 @@ impl Batch {
             }
         }
     }
+}
+
+/// A comment as `nft` and `iptables-nft` keep it: type 0, length, text with its terminating zero.
+fn comment_data(comment: &str) -> Vec<u8> {
+    let text = &comment.as_bytes()[..comment.len().min(MAX_COMMENT)];
+    [&[0, text.len() as u8 + 1], text, &[0]].concat()
 }
 
 fn encode_item(write: impl FnOnce(&mut Writer)) -> Vec<u8> {
@@ -377,6 +413,11 @@ impl Connection {
         })
     }
 
+    /// The number by which the kernel tells this connection's changes from others'.
+    pub fn port(&self) -> Result<u32> {
+        self.socket.port()
+    }
+
     /// Applies all changes at once, or none.
     pub fn commit(&mut self, batch: &Batch) -> Result<(), BatchError> {
         const ACTION: &str = "change nftables";
@@ -449,6 +490,8 @@ impl Batch {
             Op::DeleteElements(set, elements) => {
                 format!("delete {} elements from {set}", elements.len())
             }
+            Op::InsertRule(chain, ..) => format!("insert a rule into {chain}"),
+            Op::DeleteRule(chain, handle) => format!("delete rule {handle} of {chain}"),
             Op::AddRule(chain, exprs) => {
                 format!("add a rule of {} expressions to {chain}", exprs.len())
             }

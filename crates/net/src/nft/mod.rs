@@ -10,17 +10,19 @@ mod batch;
 mod dump;
 mod expr;
 mod key;
+mod monitor;
 mod set;
 #[cfg(test)]
 mod tests;
 
 pub use batch::{Batch, BatchError, Chain, Connection, Hook, Policy};
-pub use dump::{DumpedElement, Dumper};
+pub use dump::{DumpedElement, DumpedRule, Dumper};
 pub use expr::{
     CmpOp, DynsetOp, Expr, FibAddress, NatKind, NumgenKind, PayloadBase, Reg, RejectWith,
     addr_type, ct_key, ct_state, ct_status, meta_key,
 };
 pub use key::Key;
+pub use monitor::{Event, Monitor};
 pub use set::{Data, Element, KeyType, Set, SetData, Verdict};
 
 /// The address family of a table.

@@ -401,3 +401,65 @@ fn twenty_thousand_elements_load_in_one_transaction_and_one_more_is_quick() {
         Ok(())
     });
 }
+
+#[test]
+fn rules_are_inserted_found_by_comment_and_others_changes_are_heard() {
+    in_own_namespace(|| {
+        let mut c = Connection::open()?;
+        c.commit(&everything()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let _inside = runtime.enter();
+        let mut monitor = Monitor::open()?;
+        let mut b = Batch::new(Family::Ip, TABLE);
+        b.insert_rule(
+            "refuse",
+            vec![Expr::Verdict(Verdict::Accept)],
+            "from the test",
+        );
+        c.commit(&b).unwrap();
+        assert!(c.chains(Family::Ip, TABLE)?.contains(&"refuse".to_string()));
+        assert!(
+            c.chains(Family::Ip, "other")?.is_empty()
+                && c.rules(Family::Ip, "other", "x")?.is_empty()
+        );
+        let rules = c.rules(Family::Ip, TABLE, "refuse")?;
+        assert_eq!(
+            (rules.len(), rules[0].comment.as_str()),
+            (3, "from the test")
+        );
+        let mut b = Batch::new(Family::Ip, TABLE);
+        b.delete_rule("refuse", rules[0].handle);
+        c.commit(&b).unwrap();
+        assert_eq!(c.rules(Family::Ip, TABLE, "refuse")?.len(), 2);
+        let removed = Event::Removed {
+            table: TABLE.into(),
+            port: c.port()?,
+        };
+        assert_eq!(runtime.block_on(monitor.next())?, [removed]);
+
+        let mut other = Connection::open()?;
+        assert_ne!(other.port()?, c.port()?);
+        let mut b = Batch::new(Family::Ip, TABLE);
+        b.add_chain("new", Chain::Regular);
+        b.delete_table();
+        other.commit(&b).unwrap();
+        let events = runtime.block_on(monitor.next())?;
+        let made = Event::Chain {
+            table: TABLE.into(),
+            chain: "new".into(),
+            port: other.port()?,
+        };
+        let gone = Event::Removed {
+            table: TABLE.into(),
+            port: other.port()?,
+        };
+        assert!(
+            events.contains(&made) && events.contains(&gone),
+            "{events:?}"
+        );
+        Ok(())
+    });
+}

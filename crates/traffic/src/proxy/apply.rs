@@ -5,9 +5,10 @@ use std::net::SocketAddrV4;
 
 use client::Key as ServiceKey;
 use net::conntrack::{Conntrack, Flow};
-use net::nft::{Batch, BatchError, Connection, DumpedElement, Dumper, Element, Family, Key};
+use net::nft::{Batch, BatchError, Connection, DumpedElement, Dumper, Element, Event, Family, Key};
 
 use super::Config;
+use super::forwarding;
 use super::model::Frontends;
 use super::rules::{self, AFFINITY};
 use super::table::{Changes, ElementId, Elements, SetId, StaleFlow, Table};
@@ -78,7 +79,42 @@ impl Applier {
         }
         self.nft.commit(&batch)?;
         self.in_step = true;
-        Ok(())
+        forwarding::allow(&mut self.nft, &self.config.table, &self.config.bridge)
+    }
+
+    /// Puts right what others did to the tables: `events` of a monitor.
+    pub fn heard(&mut self, events: &[Event]) -> Result<(), BatchError> {
+        let own = self.nft.port()?;
+        let ours = self.config.table.as_str();
+        let mut replace = false;
+        let mut allow = false;
+        for event in events {
+            match event {
+                Event::Removed { port, .. } | Event::Chain { port, .. } if *port == own => {}
+                Event::Removed { table, .. } => {
+                    replace |= table == ours;
+                    allow |= table == forwarding::TABLE;
+                }
+                Event::Chain { table, chain, .. } => {
+                    allow |= table == forwarding::TABLE && chain == forwarding::CHAIN;
+                }
+                Event::Lost => {
+                    allow = true;
+                    replace |= !self.nft.tables(Family::Ip)?.iter().any(|t| t == ours);
+                }
+            }
+        }
+        if replace {
+            tracing::warn!(
+                table = ours,
+                "the service table was changed by others; replacing it"
+            );
+            self.replace()
+        } else if allow {
+            forwarding::allow(&mut self.nft, ours, &self.config.bridge)
+        } else {
+            Ok(())
+        }
     }
 
     fn clean_up(&mut self, changes: &Changes) -> Result<(), BatchError> {

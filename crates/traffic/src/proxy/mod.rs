@@ -8,6 +8,7 @@
 //! alone; the table stays when the process ends, so that Services work while it is down.
 
 mod apply;
+mod forwarding;
 mod model;
 mod rules;
 mod run;
@@ -53,10 +54,14 @@ pub enum Error {
     Task(#[from] tokio::task::JoinError),
 }
 
-/// Removes a cluster's table. Does nothing when there is none.
+/// Removes a cluster's table, and what it put into others'. Does nothing when there is none.
+///
+/// # Errors
+/// When the kernel refuses.
 pub fn cleanup(table: &str) -> Result<(), Error> {
     use net::nft::{Batch, Connection, Dumper, Family};
     let mut nft = Connection::open()?;
+    forwarding::withdraw(&mut nft, table)?;
     if nft.tables(Family::Ip)?.iter().any(|t| t == table) {
         let mut batch = Batch::new(Family::Ip, table);
         batch.delete_table();

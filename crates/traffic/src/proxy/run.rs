@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use client::Caches;
+use client::{Caches, Key};
 use net::link::{Links, Route};
+use net::nft::{Event, Monitor};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -33,51 +34,74 @@ pub async fn run(
     let node = config.node_name.clone();
     let opened = tokio::task::spawn_blocking(move || {
         route_services(&config)?;
-        Applier::open(config)
+        Ok::<_, net::Error>((Applier::open(config)?, Monitor::open()?))
     });
-    let mut applier = opened.await??;
+    let (mut applier, monitor) = opened.await??;
+    let mut monitor = Some(monitor);
     tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
         () = watch.synced() => {}
     }
     let mut ready = Some(ready);
     let mut pause = RETRY.0;
+    let mut events = Vec::new();
     loop {
         // The first pass replaces the table even if there is no Service.
-        let changed = watch.take().into_iter().map(|key| {
-            let found = watch.look_up(&key);
-            let wanted = found.map(|(service, slices)| frontends(&service, &slices, &node));
-            (key, wanted.unwrap_or_default())
-        });
-        let changed: BTreeMap<_, Frontends> = changed.collect();
+        let changed = changes(&watch, &node);
+        let heard = std::mem::take(&mut events);
         let applied = tokio::task::spawn_blocking(move || {
-            let applied = applier.update(changed);
+            let applied = applier.update(changed).and_then(|()| applier.heard(&heard));
             (applier, applied)
         });
         let (back, applied) = applied.await?;
         applier = back;
-        match applied {
-            Ok(()) => {
-                pause = RETRY.0;
-                if let Some(ready) = ready.take() {
-                    // Nobody may be waiting.
-                    let _ = ready.send(());
-                }
-                tokio::select! {
-                    () = shutdown.cancelled() => return Ok(()),
-                    () = watch.changed() => tokio::time::sleep(GATHER).await,
-                }
+        if let Err(error) = applied {
+            // The applier keeps what was wanted and replaces the whole table the next time.
+            tracing::error!(%error, "cannot change the service table; trying again in {pause:?}");
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY.1),
             }
-            Err(error) => {
-                // The applier keeps what was wanted and replaces the whole table the next time.
-                tracing::error!(%error, "cannot change the service table; trying again in {pause:?}");
-                tokio::select! {
-                    () = shutdown.cancelled() => return Ok(()),
-                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY.1),
-                }
+            continue;
+        }
+        pause = RETRY.0;
+        if let Some(ready) = ready.take() {
+            // Nobody may be waiting.
+            let _ = ready.send(());
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = watch.changed() => tokio::time::sleep(GATHER).await,
+            heard = listen(&mut monitor) => {
+                // Whoever changes one thing often goes on to change more.
+                tokio::time::sleep(GATHER).await;
+                events = heard;
             }
         }
     }
+}
+
+fn changes(watch: &ServiceWatch, node: &str) -> BTreeMap<Key, Frontends> {
+    let changed = watch.take().into_iter().map(|key| {
+        let found = watch.look_up(&key);
+        let wanted = found.map(|(service, slices)| frontends(&service, &slices, node));
+        (key, wanted.unwrap_or_default())
+    });
+    changed.collect()
+}
+
+/// What others changed; never returns once listening has failed.
+async fn listen(monitor: &mut Option<Monitor>) -> Vec<Event> {
+    if let Some(listening) = monitor {
+        match listening.next().await {
+            Ok(events) => return events,
+            Err(error) => {
+                tracing::warn!(%error, "others' changes to nftables are no longer noticed")
+            }
+        }
+        *monitor = None;
+    }
+    std::future::pending().await
 }
 
 /// Routes the service range into the bridge, so that this host's own connections find a source address and a way there.

@@ -400,10 +400,46 @@ fn the_running_proxy_follows_the_api() {
             assert!(begun.elapsed().as_secs() < 2);
         }
         println!("followed within {:?}", begun.elapsed());
+        // Another firewall is loaded: everything is flushed, and a chain that drops appears.
+        world.on("node", || {
+            use net::nft::{Batch, Chain, Connection, Family, Hook, Policy};
+            let mut nft = Connection::open()?;
+            let mut flush = Batch::new(Family::Ip, "styr-test");
+            flush.delete_table();
+            nft.commit(&flush).unwrap();
+            let mut docker = Batch::new(Family::Ip, "filter");
+            docker.add_table();
+            let chain = Chain::Base {
+                kind: "filter",
+                hook: Hook::Forward,
+                priority: 0,
+                policy: Policy::Drop,
+            };
+            docker.add_chain("FORWARD", chain);
+            nft.commit(&docker).unwrap();
+            Ok(())
+        });
+        let begun = std::time::Instant::now();
+        while world.ask(&client, "10.43.0.7:80").map(|(who, _)| who) != Ok("pod3".into()) {
+            assert!(begun.elapsed().as_secs() < 10);
+        }
+        println!("mended within {:?}", begun.elapsed());
         shutdown.cancel();
     });
     // The table outlives the proxy.
     assert_eq!(world.ask(&client, "10.43.0.7:80").unwrap().0, "pod3");
+    let rules = || {
+        world.on("node", || {
+            use net::nft::Dumper;
+            net::nft::Connection::open()?.rules(net::nft::Family::Ip, "filter", "FORWARD")
+        })
+    };
+    assert_eq!(rules().len(), 2);
+    world.on("node", || {
+        traffic::proxy::cleanup("styr-test").unwrap();
+        Ok(())
+    });
+    assert!(rules().is_empty());
 }
 
 #[test]
