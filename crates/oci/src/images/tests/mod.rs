@@ -3,6 +3,7 @@
 mod archives;
 mod layers;
 mod pulls;
+mod real_registry;
 mod registry;
 mod snapshots;
 

@@ -120,7 +120,8 @@ impl Registry {
     }
 }
 
-fn tls_acceptor() -> (tokio_rustls::TlsAcceptor, Vec<u8>) {
+/// PEM of a server's certificate for 127.0.0.1, its key, and the authority that signed it.
+pub(super) fn certificates() -> (String, String, String) {
     let ca_key = rcgen::KeyPair::generate().unwrap();
     let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -129,6 +130,13 @@ fn tls_acceptor() -> (tokio_rustls::TlsAcceptor, Vec<u8>) {
     let key = rcgen::KeyPair::generate().unwrap();
     let server = rcgen::CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
     let certificate = server.signed_by(&key, &issuer).unwrap();
+    (certificate.pem(), key.serialize_pem(), ca_certificate.pem())
+}
+
+fn tls_acceptor() -> (tokio_rustls::TlsAcceptor, Vec<u8>) {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let (certificate, key, ca) = certificates();
     let config = rustls::ServerConfig::builder_with_provider(Arc::new(
         rustls::crypto::aws_lc_rs::default_provider(),
     ))
@@ -136,12 +144,12 @@ fn tls_acceptor() -> (tokio_rustls::TlsAcceptor, Vec<u8>) {
     .unwrap()
     .with_no_client_auth()
     .with_single_cert(
-        vec![certificate.der().clone()],
-        rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()],
+        PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
     )
     .unwrap();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-    (acceptor, ca_certificate.pem().into_bytes())
+    (acceptor, ca.into_bytes())
 }
 
 async fn serve(
