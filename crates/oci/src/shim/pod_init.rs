@@ -46,8 +46,12 @@ fn help(report: OwnedFd, alive: OwnedFd) -> ! {
                 sys::exit_now(0)
             }
             Ok(Fork::Child) => {
-                drop(report);
-                let _ = reap(&alive);
+                // Nothing of the shim's may stay open in a process that lives as long: whoever
+                // waits for the other end would wait for ever.
+                if nix::unistd::dup2_stdin(&alive).is_ok() {
+                    sys::close_from(3);
+                    let _ = reap();
+                }
             }
             Err(_) => {}
         }
@@ -55,8 +59,9 @@ fn help(report: OwnedFd, alive: OwnedFd) -> ! {
     sys::exit_now(1)
 }
 
-/// Reaps until the other end of `alive` is closed.
-fn reap(alive: &OwnedFd) -> io::Result<()> {
+/// Reaps until standard input ends.
+fn reap() -> io::Result<()> {
+    let alive = io::stdin();
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
     mask.thread_block()?;
