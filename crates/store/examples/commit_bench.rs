@@ -18,13 +18,17 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let writers: usize = args.next().map_or(Ok(128), |text| text.parse())?;
     let dir = tempfile::tempdir_in(parent)?;
     let store = Embedded::open(dir.path(), Options::default()).await?;
+    let written = written_bytes()?;
     let latencies = write(&store, writers, Duration::from_secs_f64(seconds)).await?;
     let total = latencies.len();
+    let written = written_bytes()? - written;
     println!("commits {:.0} 1/s", total as f64 / seconds);
     for (name, share) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
         let at = ((total as f64 * share) as usize).min(total - 1);
         println!("commit_{name} {:.2} ms", latencies[at].as_secs_f64() * 1e3);
     }
+    let payload = (total * VALUE_BYTES) as f64;
+    println!("write_amplification {:.2} x", written as f64 / payload);
     let start = Instant::now();
     let all = store.range(RangeRequest {
         start: Bytes::from_static(b"/"),
@@ -47,6 +51,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     );
     store.close().await;
     Ok(())
+}
+
+/// Bytes this process has made the disk write.
+fn written_bytes() -> Result<u64, Box<dyn std::error::Error>> {
+    let io = std::fs::read_to_string("/proc/self/io")?;
+    let line = io
+        .lines()
+        .find_map(|line| line.strip_prefix("write_bytes: "));
+    Ok(line.unwrap_or("0").parse()?)
 }
 
 /// Writes for a while; gives the sorted latencies of all commits.

@@ -15,7 +15,7 @@
 //! Why not a storage engine: all data is in memory anyway, so the disk is only ever read from end to
 //! end, and the log's end is where a refused or torn group can be cut off exactly. Measured against
 //! fjall 3.1 in this place (128 writers of 2 KB): three times the commits, a fifth of their 99th
-//! percentile, less than half the bytes written; and fjall refuses to open a journal whose last
+//! percentile, two fifths fewer bytes written; and fjall refuses to open a journal whose last
 //! batch lacks a block in its middle.
 //!
 //! A snapshot is written beside the ongoing log from a clone of the tree, under a temporary name;
@@ -136,13 +136,11 @@ impl Log {
         Ok(())
     }
 
-    /// Begins a snapshot when the logs have grown enough, and clears up after one that is done.
+    /// Begins a snapshot when the logs have grown enough.
     fn compact(&mut self, revision: Revision, tree: &Tree) -> std::io::Result<()> {
         if let Some(writing) = self.writing.take_if(|writing| writing.is_finished()) {
-            let number = writing.number();
             self.snapshot_bytes = writing.finish()?;
             self.since_snapshot = self.end;
-            Files::list(&self.dir)?.remove_before(&self.dir, number)?;
         }
         let due = self.compact_bytes.max(COMPACT_FACTOR * self.snapshot_bytes);
         if self.writing.is_some() || self.since_snapshot < due {
@@ -180,6 +178,11 @@ impl Durable for Log {
         }
         Ok(())
     }
+}
+
+/// Removes the files that snapshot `number` makes superfluous.
+pub(crate) fn remove_before(dir: &Path, number: u64) -> std::io::Result<()> {
+    Files::list(dir)?.remove_before(dir, number)
 }
 
 /// Applies a log; gives its file and where its last record ends.
@@ -298,16 +301,14 @@ impl Files {
 
     /// Removes what snapshot `number` makes superfluous.
     fn remove_before(&self, dir: &Path, number: u64) -> std::io::Result<()> {
-        for old in self.logs.iter().filter(|old| **old < number) {
-            fs::remove_file(dir.join(name(*old)))?;
-        }
-        for old in self.snapshots.iter().filter(|old| **old < number) {
-            fs::remove_file(dir.join(snapshot::name(*old)))?;
-        }
-        for path in &self.temporary {
-            fs::remove_file(path)?;
-        }
-        Ok(())
+        let old = |numbers: &[u64], name: fn(u64) -> String| {
+            let old = numbers.iter().filter(move |old| **old < number);
+            old.map(|old| dir.join(name(*old))).collect::<Vec<_>>()
+        };
+        let logs = old(&self.logs, name);
+        let snapshots = old(&self.snapshots, snapshot::name);
+        let paths = logs.iter().chain(&snapshots).chain(&self.temporary);
+        paths.map(|path| fs::remove_file(path)).collect()
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crate::durable::Loaded;
-use crate::log::sync_dir;
+use crate::log::{remove_before, sync_dir};
 use crate::record;
 use crate::types::KeyValue;
 
@@ -19,7 +19,7 @@ const HEADER: [u8; 8] = *b"StyrSnp1";
 /// Bytes of keys and values in a record.
 const RECORD_BYTES: usize = 1 << 20;
 /// Synced after so many bytes, so that the syncs of commits never wait behind much of it.
-const SYNC_BYTES: usize = 4 << 20;
+const SYNC_BYTES: usize = 16 << 20;
 
 pub(crate) fn name(number: u64) -> String {
     format!("{number:016x}.snap")
@@ -27,7 +27,6 @@ pub(crate) fn name(number: u64) -> String {
 
 /// A snapshot on its way. Dropped, it is given up.
 pub(crate) struct Writing {
-    number: u64,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<std::io::Result<u64>>>,
 }
@@ -49,14 +48,9 @@ impl Writing {
                 result
             })?;
         Ok(Self {
-            number,
             stop,
             thread: Some(thread),
         })
-    }
-
-    pub(crate) fn number(&self) -> u64 {
-        self.number
     }
 
     pub(crate) fn is_finished(&self) -> bool {
@@ -133,6 +127,8 @@ fn write(
     file.sync_all()?;
     fs::rename(temporary, dir.join(name(number)))?;
     sync_dir(dir)?;
+    // Here and not by the committer: to free much disk takes long.
+    remove_before(dir, number)?;
     Ok(total)
 }
 
