@@ -16,6 +16,8 @@ mod pods;
 
 pub mod deployment;
 pub mod endpoints;
+pub mod node_ipam;
+pub mod nodes;
 pub mod replicaset;
 pub mod root_ca;
 pub mod serviceaccount;
@@ -41,6 +43,9 @@ pub const ALL: &[Controller] = &[
     deployment::CONTROLLER,
     endpoints::LEGACY,
     endpoints::SLICES,
+    node_ipam::CONTROLLER,
+    nodes::EVICTION,
+    nodes::LIFECYCLE,
     replicaset::CONTROLLER,
     root_ca::CONTROLLER,
     serviceaccount::CONTROLLER,

@@ -1,1 +1,167 @@
-//! placeholder
+//! A cluster in one process for tests: the real API server over a store in memory, the real
+//! controllers and scheduler, and nodes that only pretend to run pods.
+//!
+//! Nothing outside the process is touched; everything ends with the [`Cluster`].
+
+mod node;
+mod wait;
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use apiserver::{
+    ApiServer,
+    auth::{MASTERS, TokenIssuer, UserInfo},
+};
+use client::Client;
+use store::{Embedded, RangeRequest, Store};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use node::FakeNode;
+pub use wait::{eventually, object, objects};
+
+/// Logs as `RUST_LOG` says, shown with the output of a failed test.
+fn log() {
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_test_writer()
+        .try_init();
+}
+
+/// What a test cluster consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// Run the controllers.
+    pub controllers: bool,
+    /// Run the scheduler.
+    pub scheduler: bool,
+}
+
+/// A running cluster.
+pub struct Cluster {
+    /// The API server.
+    pub api: Arc<ApiServer>,
+    /// Its store.
+    pub store: Arc<Embedded>,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Cluster {
+    /// Starts a cluster with controllers and scheduler, without nodes.
+    ///
+    /// # Errors
+    /// When the API server does not start.
+    pub async fn start() -> anyhow::Result<Self> {
+        Self::with(Parts {
+            controllers: true,
+            scheduler: true,
+        })
+        .await
+    }
+
+    /// Starts a cluster of these parts.
+    ///
+    /// # Errors
+    /// When the API server does not start.
+    pub async fn with(parts: Parts) -> anyhow::Result<Self> {
+        log();
+        let key = rcgen::KeyPair::generate()
+            .context("a signing key")?
+            .serialize_pem();
+        let tokens = TokenIssuer::new("https://kubernetes.default.svc.cluster.local", &key)?;
+        let store = Embedded::in_memory();
+        let api = ApiServer::new(apiserver::Config::new(tokens), store.clone()).await?;
+        let cluster = Self {
+            api,
+            store,
+            shutdown: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        if parts.controllers {
+            cluster.start_controllers();
+        }
+        if parts.scheduler {
+            cluster.start_scheduler();
+        }
+        Ok(cluster)
+    }
+
+    fn start_controllers(&self) {
+        let config = controllers::Config {
+            cluster_cidr: "10.42.0.0/16".parse().ok(),
+            root_ca: "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n".into(),
+            ..controllers::Config::default()
+        };
+        let client = self.client_of("system:kube-controller-manager", &[MASTERS]);
+        self.tasks
+            .spawn(controllers::run(client, config, self.shutdown.clone()));
+    }
+
+    fn start_scheduler(&self) {
+        let client = self.client_of("system:kube-scheduler", &[]);
+        let config = scheduler::Config::default();
+        self.tasks
+            .spawn(scheduler::run(client, config, self.shutdown.clone()));
+    }
+
+    /// A client that may do everything.
+    pub fn client(&self) -> Client {
+        self.client_of("testkit", &[MASTERS])
+    }
+
+    /// A client that acts as `user`.
+    pub fn client_of(&self, user: &str, groups: &[&str]) -> Client {
+        client::in_process(self.api.in_process(UserInfo::new(user, groups)))
+    }
+
+    /// Adds a node that pretends to run the pods it gets.
+    ///
+    /// # Errors
+    /// When the node cannot be registered.
+    pub async fn add_node(&self, name: &str) -> anyhow::Result<FakeNode> {
+        FakeNode::start(self.client(), name).await
+    }
+
+    /// Everything stored under `/registry/<prefix>`, one line an object: for failed tests.
+    pub async fn dump(&self, prefix: &str) -> String {
+        let start: Vec<u8> = format!("/registry/{prefix}").into_bytes();
+        let end = store::prefix_end(&start);
+        let range = RangeRequest {
+            start: start.into(),
+            end,
+            limit: 0,
+            at: None,
+        };
+        match self.store.range(range).await {
+            Ok(found) => found
+                .kvs
+                .iter()
+                .map(|kv| {
+                    let key = String::from_utf8_lossy(&kv.key);
+                    format!(
+                        "{key} @{} {}\n",
+                        kv.mod_revision,
+                        String::from_utf8_lossy(&kv.value)
+                    )
+                })
+                .collect(),
+            Err(error) => format!("unreadable: {error}"),
+        }
+    }
+
+    /// Ends controllers and scheduler and waits for them.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+        self.api.stop_streams();
+    }
+}

@@ -404,7 +404,10 @@ mod tests {
         assert_eq!(go(251), (1, vec![100, 100, 51]));
         let (count, after) = go(100);
         assert_eq!(after.iter().sum::<usize>(), 100);
-        assert!(count <= 3 && after.iter().all(|n| *n <= SLICE_MAX), "{count} {after:?}");
+        assert!(
+            count <= 3 && after.iter().all(|n| *n <= SLICE_MAX),
+            "{count} {after:?}"
+        );
         assert_eq!(go(0).1.iter().sum::<usize>(), 0);
     }
 

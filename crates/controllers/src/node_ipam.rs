@@ -1,0 +1,126 @@
+//! Gives each node its part of the cluster's pod addresses.
+
+use std::collections::HashSet;
+
+use client::{Cache, Error, Key, Queue, Reconcile, Recorder, Requeue, Scope, write};
+use futures::future::BoxFuture;
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Node;
+use serde_json::json;
+use tokio::sync::Mutex;
+
+use crate::{Context, Controller};
+
+/// The entry of [`crate::ALL`].
+pub const CONTROLLER: Controller = Controller {
+    name: "node-ipam-controller",
+    run,
+};
+
+/// The first part of `cluster` of this prefix length that is not taken.
+fn allocate(cluster: IpNet, prefix: u8, taken: &HashSet<IpNet>) -> Option<IpNet> {
+    cluster
+        .subnets(prefix)
+        .ok()?
+        .find(|part| !taken.contains(part))
+}
+
+struct Ipam {
+    context: Context,
+    recorder: Recorder,
+    nodes: Cache<Node>,
+    /// One allocation at a time.
+    turn: Mutex<()>,
+}
+
+fn run(context: Context) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        if context.config.cluster_cidr.is_none() {
+            return;
+        }
+        let nodes = context.caches.get::<Node>(Scope::all());
+        nodes.synced().await;
+        let queue = Queue::default();
+        let to = queue.clone();
+        nodes.on_change(move |change| {
+            if change.old.is_none() {
+                to.add(change.key.clone());
+            }
+        });
+        let recorder = context.recorder();
+        let turn = Mutex::new(());
+        context
+            .work(
+                Ipam {
+                    context: context.clone(),
+                    recorder,
+                    nodes,
+                    turn,
+                },
+                queue,
+            )
+            .await;
+    })
+}
+
+impl Reconcile for Ipam {
+    type Key = Key;
+
+    fn name(&self) -> &'static str {
+        CONTROLLER.name
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
+        let _turn = self.turn.lock().await;
+        let Some(cluster) = self.context.config.cluster_cidr else {
+            return Ok(Requeue::OnChange);
+        };
+        let Some(node) = self.nodes.get(key)? else {
+            return Ok(Requeue::OnChange);
+        };
+        if of(&node).is_some() {
+            return Ok(Requeue::OnChange);
+        }
+        let taken = self.nodes.list().iter().filter_map(of).collect();
+        let prefix = self.context.config.node_cidr_prefix;
+        let Some(part) = allocate(cluster, prefix, &taken) else {
+            self.recorder.normal(
+                &node,
+                "CIDRNotAvailable",
+                format!("Node {key} status is now: CIDRNotAvailable"),
+            );
+            return Err(Error::Other("no addresses are left for the node".into()));
+        };
+        let patch = json!({"spec": {"podCIDR": part.to_string(), "podCIDRs": [part.to_string()]}});
+        let api = write::cluster::<Node>(&self.context.client);
+        let written = write::patch(&api, &key.name, &patch).await?;
+        self.nodes
+            .caught_up(written.as_ref().map_or(0, write::revision_of))
+            .await?;
+        Ok(Requeue::OnChange)
+    }
+}
+
+fn of(node: &Node) -> Option<IpNet> {
+    node.spec.as_ref()?.pod_cidr.as_ref()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_free_part_is_given() {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let mut taken = HashSet::new();
+        let mut next = || {
+            let part = allocate(net("10.42.0.0/22"), 24, &taken);
+            taken.extend(part);
+            part.map(|p| p.to_string())
+        };
+        let all: Vec<_> = (0..5).map(|_| next()).collect();
+        assert_eq!(all[0].as_deref(), Some("10.42.0.0/24"));
+        assert_eq!(all[3].as_deref(), Some("10.42.3.0/24"));
+        assert_eq!(all[4], None);
+    }
+}

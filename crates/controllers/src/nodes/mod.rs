@@ -1,0 +1,311 @@
+//! Watches over nodes: notices those that fall silent, taints those that are unwell, and makes
+//! pods leave them when their tolerations end.
+//!
+//! A node is heard of when its lease or its Ready condition changes; the time is this process's
+//! own, so neither skewed clocks nor a long pause of the control plane make a live node look dead.
+
+mod plan;
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use client::{
+    Cache, Error, EventType, Key, Queue, Reconcile, Recorder, Requeue, Scope, events, write,
+};
+use futures::future::BoxFuture;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{Node, Pod},
+};
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+
+use crate::{Context, Controller, pods};
+use plan::{Leave, Plan};
+
+/// Taints nodes and reports silent ones.
+pub const LIFECYCLE: Controller = Controller {
+    name: "node-controller",
+    run: run_lifecycle,
+};
+/// Makes pods leave tainted nodes.
+pub const EVICTION: Controller = Controller {
+    name: "taint-eviction-controller",
+    run: run_eviction,
+};
+
+const LEASES: &str = "kube-node-lease";
+
+/// What was heard of a node last, and when.
+#[derive(Clone, Debug, PartialEq)]
+struct Heard {
+    lease: u64,
+    heartbeat: Option<Timestamp>,
+    at: Timestamp,
+}
+
+struct Lifecycle {
+    context: Context,
+    recorder: Recorder,
+    nodes: Cache<Node>,
+    leases: Cache<Lease>,
+    pods: Cache<Pod>,
+    /// By node name; forgotten with the node.
+    heard: Mutex<HashMap<Key, Heard>>,
+}
+
+fn run_lifecycle(context: Context) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let leases = context.caches.get::<Lease>(Scope::all().namespace(LEASES));
+        let nodes = context.caches.get::<Node>(Scope::all());
+        let pods = context.caches.get::<Pod>(Scope::all());
+        let queue = Queue::default();
+        let to = queue.clone();
+        nodes.on_change(move |change| to.add(change.key.clone()));
+        leases.synced().await;
+        nodes.synced().await;
+        pods.synced().await;
+        let reconciler = Lifecycle {
+            context: context.clone(),
+            recorder: context.recorder(),
+            nodes,
+            leases,
+            pods,
+            heard: Mutex::default(),
+        };
+        context.work(reconciler, queue).await;
+    })
+}
+
+impl Reconcile for Lifecycle {
+    type Key = Key;
+
+    fn name(&self) -> &'static str {
+        LIFECYCLE.name
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
+        let Some(node) = self.nodes.get(key)? else {
+            self.heard
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(key);
+            return Ok(Requeue::OnChange);
+        };
+        let now = self.context.now();
+        let Plan {
+            conditions,
+            taints,
+            again,
+            silent,
+        } = plan::plan(&node, self.last_heard(key, &node, now), now);
+        let api: Api<Node> = write::cluster(&self.context.client);
+        let mut revision = 0;
+        if let Some(conditions) = conditions {
+            let patch = Patch::Strategic(json!({"status": {"conditions": conditions}}));
+            let written = api
+                .patch_status(&key.name, &PatchParams::default(), &patch)
+                .await;
+            revision = write::tolerate_missing(written)?
+                .as_ref()
+                .map_or(0, write::revision_of);
+            let message = format!("Node {key} status is now: NodeNotReady");
+            self.recorder
+                .event(&about(&node), EventType::Normal, "NodeNotReady", message);
+        }
+        if let Some(taints) = taints {
+            let version = if revision > 0 {
+                Some(revision.to_string())
+            } else {
+                node.metadata.resource_version.clone()
+            };
+            let patch =
+                json!({"metadata": {"resourceVersion": version}, "spec": {"taints": taints}});
+            let written = write::patch(&api, &key.name, &patch).await?;
+            revision = written.as_ref().map_or(0, write::revision_of);
+        }
+        self.nodes.caught_up(revision).await?;
+        if silent || !is_ready(&node) {
+            self.mark_pods(key).await?;
+        }
+        Ok(again
+            .and_then(|a| a.try_into().ok())
+            .map_or(Requeue::OnChange, Requeue::After))
+    }
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+    conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+}
+
+/// Events about nodes name them by name where others have a uid, and live in no namespace of theirs.
+fn about(node: &Node) -> k8s_openapi::api::core::v1::ObjectReference {
+    let mut reference = events::reference(node);
+    reference.uid = node.metadata.name.clone();
+    reference
+}
+
+impl Lifecycle {
+    fn last_heard(&self, key: &Key, node: &Node, now: Timestamp) -> Timestamp {
+        let lease = self
+            .leases
+            .entry(&Key::new(LEASES, key.name.clone()))
+            .map_or(0, |l| l.revision);
+        let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+        let heartbeat = conditions
+            .and_then(|all| all.iter().find(|c| c.type_ == "Ready"))
+            .and_then(|c| c.last_heartbeat_time.as_ref())
+            .map(|t| t.0);
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = heard.entry(key.clone()).or_insert(Heard {
+            lease,
+            heartbeat,
+            at: now,
+        });
+        if (known.lease, known.heartbeat) != (lease, heartbeat) {
+            *known = Heard {
+                lease,
+                heartbeat,
+                at: now,
+            };
+        }
+        known.at
+    }
+
+    /// Pods of a node that is not ready are not ready either, or services would send to them.
+    async fn mark_pods(&self, node: &Key) -> Result<(), Error> {
+        for pod in self.pods.list_on(&node.name) {
+            let ready = pods::condition(&pod, "Ready").filter(|c| c.status == "True");
+            if ready.is_none() {
+                continue;
+            }
+            let key = Key::of(&pod);
+            let api: Api<Pod> = write::namespaced(&self.context.client, &key.namespace);
+            let condition = json!({
+                "type": "Ready",
+                "status": "False",
+                "lastTransitionTime": api::time::format(self.context.now()),
+            });
+            let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
+            let written = api
+                .patch_status(&key.name, &PatchParams::default(), &patch)
+                .await;
+            write::tolerate_missing(written)?;
+            self.recorder
+                .warning(&pod, "NodeNotReady", "Node is not ready");
+        }
+        Ok(())
+    }
+}
+
+struct Eviction {
+    context: Context,
+    recorder: Recorder,
+    nodes: Cache<Node>,
+    pods: Cache<Pod>,
+}
+
+fn run_eviction(context: Context) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let nodes = context.caches.get::<Node>(Scope::all());
+        let pods = context.caches.get::<Pod>(Scope::all());
+        nodes.synced().await;
+        pods.synced().await;
+        let queue = Queue::default();
+        let to = queue.clone();
+        pods.on_change(move |change| {
+            if change.new.as_ref().is_some_and(|e| e.node.is_some()) {
+                to.add(change.key.clone());
+            }
+        });
+        let (to, on) = (queue.clone(), pods.clone());
+        nodes.on_change(move |change| {
+            let taints = |e: &client::Entry| {
+                e.decode::<Node>()
+                    .ok()
+                    .and_then(|n| n.spec?.taints)
+                    .unwrap_or_default()
+            };
+            let before = change.old.as_deref().map(taints).unwrap_or_default();
+            let after = change.new.as_deref().map(taints).unwrap_or_default();
+            if before != after {
+                on.entries_on(&change.key.name)
+                    .iter()
+                    .for_each(|e| to.add(e.key.clone()));
+            }
+        });
+        let recorder = context.recorder();
+        let reconciler = Eviction {
+            context: context.clone(),
+            recorder,
+            nodes,
+            pods,
+        };
+        context.work(reconciler, queue).await;
+    })
+}
+
+impl Reconcile for Eviction {
+    type Key = Key;
+
+    fn name(&self) -> &'static str {
+        EVICTION.name
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
+        let Some(pod) = self.pods.get(key)? else {
+            return Ok(Requeue::OnChange);
+        };
+        let node = self.nodes.get(&Key::cluster(pods::node(&pod)))?;
+        let taints = node.and_then(|n| n.spec?.taints).unwrap_or_default();
+        if taints.is_empty() || pod.metadata.deletion_timestamp.is_some() {
+            return Ok(Requeue::OnChange);
+        }
+        let tolerations = pod
+            .spec
+            .as_ref()
+            .and_then(|s| s.tolerations.clone())
+            .unwrap_or_default();
+        let now = self.context.now();
+        match plan::leave(&taints, &tolerations, now) {
+            Leave::Never => Ok(Requeue::OnChange),
+            Leave::At(at) if at > now => {
+                let wait: SignedDuration = at.duration_since(now);
+                Ok(wait.try_into().map_or(Requeue::OnChange, Requeue::After))
+            }
+            Leave::At(_) => {
+                self.evict(key, &pod).await?;
+                Ok(Requeue::OnChange)
+            }
+        }
+    }
+}
+
+impl Eviction {
+    async fn evict(&self, key: &Key, pod: &Pod) -> Result<(), Error> {
+        let message = format!("Marking for deletion Pod {key}");
+        self.recorder.normal(pod, "TaintManagerEviction", message);
+        let api: Api<Pod> = write::namespaced(&self.context.client, &key.namespace);
+        let condition = json!({
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": "DeletionByTaintManager",
+            "message": "Taint manager: deleting due to NoExecute taint",
+            "lastTransitionTime": api::time::format(self.context.now()),
+        });
+        let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
+        let marked = api
+            .patch_status(&key.name, &PatchParams::default(), &patch)
+            .await;
+        write::tolerate_missing(marked)?;
+        write::delete(&api, &key.name, pod.metadata.uid.as_deref()).await?;
+        Ok(())
+    }
+}

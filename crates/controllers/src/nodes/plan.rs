@@ -1,0 +1,289 @@
+//! What a node's silence and its conditions mean: conditions, taints, and who has to leave. Pure.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{
+    api::core::v1::{Node, NodeCondition, Taint, Toleration},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+
+/// A node that has not been heard of for this long is not known to be alive.
+pub const GRACE: SignedDuration = SignedDuration::from_secs(40);
+
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+/// Conditions that a silent node no longer vouches for.
+const VOUCHED: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+/// Conditions that keep pods away while they hold.
+const PRESSURES: [(&str, &str); 4] = [
+    ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", "node.kubernetes.io/pid-pressure"),
+    (
+        "NetworkUnavailable",
+        "node.kubernetes.io/network-unavailable",
+    ),
+];
+
+/// What is to be written, and when to look again.
+#[derive(Debug, PartialEq)]
+pub struct Plan {
+    /// The conditions, if they change.
+    pub conditions: Option<Vec<NodeCondition>>,
+    /// The taints, if they change.
+    pub taints: Option<Vec<Taint>>,
+    /// When its silence would become too long.
+    pub again: Option<SignedDuration>,
+    /// Whether it is silent for too long.
+    pub silent: bool,
+}
+
+/// Decides about a node that was last heard of at `heard`.
+pub fn plan(node: &Node, heard: Timestamp, now: Timestamp) -> Plan {
+    let left = GRACE - now.duration_since(heard);
+    let silent = !left.is_positive();
+    let current = node
+        .status
+        .as_ref()
+        .and_then(|s| s.conditions.clone())
+        .unwrap_or_default();
+    let conditions = if silent {
+        unknown(&current, now)
+    } else {
+        current.clone()
+    };
+    let taints = taints(node, &conditions, now);
+    let old = node
+        .spec
+        .as_ref()
+        .and_then(|s| s.taints.clone())
+        .unwrap_or_default();
+    Plan {
+        conditions: (conditions != current).then_some(conditions),
+        taints: (taints != old).then_some(taints),
+        again: (!silent).then_some(left),
+        silent,
+    }
+}
+
+fn unknown(current: &[NodeCondition], now: Timestamp) -> Vec<NodeCondition> {
+    let mut all = current.to_vec();
+    for kind in VOUCHED {
+        match all.iter_mut().find(|c| c.type_ == kind) {
+            Some(condition) if condition.status == "Unknown" => {}
+            Some(condition) => {
+                condition.status = "Unknown".into();
+                condition.reason = Some("NodeStatusUnknown".into());
+                condition.message = Some("Kubelet stopped posting node status.".into());
+                condition.last_transition_time = Some(Time(now));
+            }
+            None => all.push(NodeCondition {
+                type_: kind.into(),
+                status: "Unknown".into(),
+                reason: Some("NodeStatusNeverUpdated".into()),
+                message: Some("Kubelet never posted node status.".into()),
+                last_heartbeat_time: None,
+                last_transition_time: Some(Time(now)),
+            }),
+        }
+    }
+    all
+}
+
+fn taints(node: &Node, conditions: &[NodeCondition], now: Timestamp) -> Vec<Taint> {
+    let status = |kind: &str| {
+        conditions
+            .iter()
+            .find(|c| c.type_ == kind)
+            .map(|c| c.status.as_str())
+    };
+    let unwell = match status("Ready") {
+        Some("True") => None,
+        Some("Unknown") => Some(UNREACHABLE),
+        _ => Some(NOT_READY),
+    };
+    let mut wanted: Vec<(&str, &str)> = Vec::new();
+    wanted.extend(
+        unwell
+            .iter()
+            .flat_map(|key| [(*key, "NoSchedule"), (*key, "NoExecute")]),
+    );
+    let pressed = PRESSURES
+        .iter()
+        .filter(|(kind, _)| status(kind) == Some("True"));
+    wanted.extend(pressed.map(|(_, key)| (*key, "NoSchedule")));
+    if node
+        .spec
+        .as_ref()
+        .and_then(|s| s.unschedulable)
+        .unwrap_or(false)
+    {
+        wanted.push((UNSCHEDULABLE, "NoSchedule"));
+    }
+    let old = node
+        .spec
+        .as_ref()
+        .and_then(|s| s.taints.clone())
+        .unwrap_or_default();
+    let is_wanted = |t: &Taint| wanted.contains(&(t.key.as_str(), t.effect.as_str()));
+    let mut all: Vec<Taint> = old
+        .iter()
+        .filter(|t| !is_ours(t) || is_wanted(t))
+        .cloned()
+        .collect();
+    for (key, effect) in wanted {
+        if !all.iter().any(|t| t.key == key && t.effect == effect) {
+            all.push(Taint {
+                key: key.into(),
+                effect: effect.into(),
+                time_added: Some(Time(now)),
+                value: None,
+            });
+        }
+    }
+    all
+}
+
+/// Whether a taint comes and goes with a condition.
+fn is_ours(taint: &Taint) -> bool {
+    let key = taint.key.as_str();
+    match taint.effect.as_str() {
+        "NoSchedule" => {
+            [NOT_READY, UNREACHABLE, UNSCHEDULABLE].contains(&key)
+                || PRESSURES.iter().any(|(_, k)| *k == key)
+        }
+        "NoExecute" => [NOT_READY, UNREACHABLE].contains(&key),
+        _ => false,
+    }
+}
+
+/// When a pod with these tolerations has to leave a node with these taints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// It may stay.
+    Never,
+    /// At this time.
+    At(Timestamp),
+}
+
+/// Decides about a pod.
+pub fn leave(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Leave {
+    let mut earliest: Option<Timestamp> = None;
+    for taint in taints.iter().filter(|t| t.effect == "NoExecute") {
+        let matching: Vec<&Toleration> =
+            tolerations.iter().filter(|t| tolerates(t, taint)).collect();
+        if matching.is_empty() {
+            return Leave::At(now);
+        }
+        let Some(seconds) = matching.iter().filter_map(|t| t.toleration_seconds).min() else {
+            continue;
+        };
+        let since = taint.time_added.as_ref().map_or(now, |t| t.0);
+        let at = since
+            .saturating_add(SignedDuration::from_secs(seconds.max(0)))
+            .unwrap_or(now);
+        earliest = Some(earliest.map_or(at, |e| e.min(at)));
+    }
+    earliest.map_or(Leave::Never, Leave::At)
+}
+
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let text = |t: &Option<String>| t.clone().unwrap_or_default();
+    let (key, effect) = (text(&toleration.key), text(&toleration.effect));
+    if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {
+        return false;
+    }
+    match toleration.operator.as_deref().unwrap_or_default() {
+        "" | "Equal" => text(&toleration.value) == text(&taint.value),
+        "Exists" => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn node(ready: Option<&str>, taints: serde_json::Value) -> Node {
+        let conditions: Vec<_> = ready
+            .iter()
+            .map(|s| json!({"type": "Ready", "status": s}))
+            .collect();
+        serde_json::from_value(json!({
+            "metadata": {"name": "n"},
+            "spec": {"taints": taints},
+            "status": {"conditions": conditions},
+        }))
+        .unwrap()
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn keys(taints: &[Taint]) -> Vec<String> {
+        taints
+            .iter()
+            .map(|t| format!("{}:{}", t.key.rsplit('/').next().unwrap(), t.effect))
+            .collect()
+    }
+
+    #[test]
+    fn a_ready_node_loses_the_taint_it_was_born_with_and_keeps_others() {
+        let born = json!([{"key": NOT_READY, "effect": "NoSchedule"}, {"key": "mine", "effect": "NoSchedule"}]);
+        let plan = plan(&node(Some("True"), born), at(0), at(10));
+        assert_eq!(keys(&plan.taints.unwrap()), ["mine:NoSchedule"]);
+        assert_eq!(
+            (plan.conditions, plan.again),
+            (None, Some(SignedDuration::from_secs(30)))
+        );
+    }
+
+    #[test]
+    fn silence_makes_everything_unknown_and_taints() {
+        let plan = plan(&node(Some("True"), json!([])), at(0), at(40));
+        let conditions = plan.conditions.unwrap();
+        assert_eq!(conditions.len(), 4);
+        assert!(conditions.iter().all(|c| c.status == "Unknown"));
+        assert_eq!(conditions[0].reason.as_deref(), Some("NodeStatusUnknown"));
+        assert_eq!(
+            conditions[1].reason.as_deref(),
+            Some("NodeStatusNeverUpdated")
+        );
+        assert_eq!(
+            keys(&plan.taints.unwrap()),
+            ["unreachable:NoSchedule", "unreachable:NoExecute"]
+        );
+        assert!(plan.silent && plan.again.is_none());
+    }
+
+    #[test]
+    fn a_node_that_is_not_ready_is_tainted_once() {
+        let first = plan(&node(Some("False"), json!([])), at(0), at(1));
+        assert_eq!(
+            keys(first.taints.as_ref().unwrap()),
+            ["not-ready:NoSchedule", "not-ready:NoExecute"]
+        );
+        let again = node(Some("False"), json!(first.taints.unwrap()));
+        assert_eq!(plan(&again, at(0), at(2)).taints, None);
+    }
+
+    #[test]
+    fn pods_leave_when_their_toleration_ends() {
+        let taint = |json| vec![serde_json::from_value::<Taint>(json).unwrap()];
+        let taints = taint(
+            json!({"key": UNREACHABLE, "effect": "NoExecute", "timeAdded": "1970-01-01T00:01:40Z"}),
+        );
+        let tolerate = |json| serde_json::from_value::<Vec<Toleration>>(json).unwrap();
+        assert_eq!(leave(&taints, &[], at(500)), Leave::At(at(500)));
+        let some = tolerate(
+            json!([{"key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}]),
+        );
+        assert_eq!(leave(&taints, &some, at(150)), Leave::At(at(400)));
+        let forever = tolerate(json!([{"operator": "Exists"}]));
+        assert_eq!(leave(&taints, &forever, at(150)), Leave::Never);
+        let mild = taint(json!({"key": "k", "effect": "NoSchedule"}));
+        assert_eq!(leave(&mild, &[], at(150)), Leave::Never);
+    }
+}

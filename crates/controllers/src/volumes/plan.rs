@@ -1,0 +1,373 @@
+//! Which volume a claim gets, and what becomes of a volume whose claim has gone. Pure.
+
+use std::{cmp::Reverse, collections::BTreeMap, str::FromStr};
+
+use api::quantity::Quantity;
+use client::Selector;
+use k8s_openapi::{
+    api::{
+        core::v1::{
+            NodeSelector, NodeSelectorRequirement, ObjectReference, PersistentVolume,
+            PersistentVolumeClaim, PersistentVolumeClaimSpec, PersistentVolumeSpec,
+        },
+        storage::v1::StorageClass,
+    },
+    apimachinery::pkg::{api::resource::Quantity as Text, apis::meta::v1::ObjectMeta},
+};
+
+/// On a claim whose binding is settled.
+pub const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
+/// On an object whose side of the binding was written here, not by a user.
+pub const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
+/// On a claim: the node its first pod will run on.
+pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+
+/// The node a claim's first pod will run on.
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What is to be done about a claim.
+#[derive(Debug, PartialEq)]
+pub enum ClaimAct {
+    /// Bind it to this volume, as far as that is not done yet.
+    Bind(Box<PersistentVolume>),
+    /// It has to wait, for this reason if it is worth an event.
+    Wait(Option<(&'static str, String)>),
+    /// A volume has to be made for it.
+    Provision,
+    /// Its volume is gone or somebody else's.
+    Lost(&'static str, &'static str),
+}
+
+/// Decides about a claim. `named` is the volume it names; `node` the one its first pod will run on.
+pub fn claim(
+    claim: &PersistentVolumeClaim,
+    class: Option<&StorageClass>,
+    volumes: &[PersistentVolume],
+    node: Option<&Node>,
+) -> ClaimAct {
+    let name = claim_spec(claim).and_then(|s| s.volume_name.as_deref()).unwrap_or_default();
+    let named = volumes.iter().find(|v| v.metadata.name.as_deref() == Some(name));
+    if has(&claim.metadata, BIND_COMPLETED) {
+        return settled(claim, name, named);
+    }
+    if name.is_empty() {
+        return choose(claim, class, volumes, node);
+    }
+    match named {
+        Some(volume) if volume_ref(volume).is_none_or(|r| refers_to(r, claim)) => {
+            ClaimAct::Bind(Box::new(volume.clone()))
+        }
+        Some(_) => {
+            let message = format!("volume \"{name}\" already bound to a different claim.");
+            ClaimAct::Wait(Some(("FailedBinding", message)))
+        }
+        None => ClaimAct::Wait(None),
+    }
+}
+
+fn settled(
+    claim: &PersistentVolumeClaim,
+    name: &str,
+    volume: Option<&PersistentVolume>,
+) -> ClaimAct {
+    const LOST: &str = "ClaimLost";
+    if name.is_empty() {
+        return ClaimAct::Lost(LOST, "Bound claim has lost reference to PersistentVolume. Data on the volume is lost!");
+    }
+    let Some(volume) = volume else {
+        return ClaimAct::Lost(LOST, "Bound claim has lost its PersistentVolume. Data on the volume is lost!");
+    };
+    match volume_ref(volume) {
+        Some(other) if other.uid != claim.metadata.uid => ClaimAct::Lost(
+            "ClaimMisbound",
+            "Two claims are bound to the same volume, this one is bound incorrectly",
+        ),
+        _ => ClaimAct::Bind(Box::new(volume.clone())),
+    }
+}
+
+fn choose(
+    claim: &PersistentVolumeClaim,
+    class: Option<&StorageClass>,
+    volumes: &[PersistentVolume],
+    node: Option<&Node>,
+) -> ClaimAct {
+    let late = class.and_then(|c| c.volume_binding_mode.as_deref()) == Some("WaitForFirstConsumer");
+    let waits = late && node.is_none();
+    if let Some(volume) = best(claim, volumes, node, waits) {
+        return ClaimAct::Bind(Box::new(volume.clone()));
+    }
+    if waits {
+        let message = "waiting for first consumer to be created before binding".into();
+        return ClaimAct::Wait(Some(("WaitForFirstConsumer", message)));
+    }
+    let wanted = claim_spec(claim).and_then(|s| s.storage_class_name.as_deref()).unwrap_or_default();
+    if wanted.is_empty() {
+        let message =
+            "no persistent volumes available for this claim and no storage class is set".into();
+        return ClaimAct::Wait(Some(("FailedBinding", message)));
+    }
+    match class {
+        None => ClaimAct::Wait(Some((
+            "ProvisioningFailed",
+            format!("storageclass.storage.k8s.io \"{wanted}\" not found"),
+        ))),
+        Some(class) if class.provisioner == "kubernetes.io/no-provisioner" => ClaimAct::Wait(None),
+        Some(_) => ClaimAct::Provision,
+    }
+}
+
+/// The volume reserved for the claim, or the smallest free one that satisfies it.
+fn best<'a>(
+    claim: &PersistentVolumeClaim,
+    volumes: &'a [PersistentVolume],
+    node: Option<&Node>,
+    only_reserved: bool,
+) -> Option<&'a PersistentVolume> {
+    let spec = claim_spec(claim)?;
+    let selector = spec.selector.as_ref().and_then(|s| Selector::of(s).ok());
+    let request = storage(spec.resources.as_ref().and_then(|r| r.requests.as_ref()));
+    let mut fitting: Vec<&PersistentVolume> = volumes
+        .iter()
+        .filter(|v| v.metadata.deletion_timestamp.is_none())
+        .filter(|v| v.spec.as_ref().is_some_and(|s| suits(s, spec) && capacity(v) >= request))
+        .filter(|v| node.is_none_or(|n| reaches(v, n)))
+        .collect();
+    let reserved =
+        fitting.iter().find(|v| volume_ref(v).is_some_and(|r| refers_to(r, claim))).copied();
+    if reserved.is_some() || only_reserved {
+        return reserved;
+    }
+    fitting.retain(|v| {
+        let phase = v.status.as_ref().and_then(|s| s.phase.as_deref());
+        volume_ref(v).is_none()
+            && phase == Some("Available")
+            && selector.as_ref().is_none_or(|s| s.matches(v.metadata.labels.as_ref()))
+    });
+    fitting.sort_by_key(|v| (capacity(v), v.metadata.name.clone()));
+    fitting.first().copied()
+}
+
+/// Class, mode and access modes.
+fn suits(volume: &PersistentVolumeSpec, claim: &PersistentVolumeClaimSpec) -> bool {
+    let text = |t: &Option<String>| t.clone().unwrap_or_default();
+    let mode = |t: &Option<String>| t.clone().unwrap_or_else(|| "Filesystem".into());
+    let offered = volume.access_modes.as_deref().unwrap_or_default();
+    text(&volume.storage_class_name) == text(&claim.storage_class_name)
+        && mode(&volume.volume_mode) == mode(&claim.volume_mode)
+        && claim.access_modes.iter().flatten().all(|m| offered.contains(m))
+}
+
+fn storage(list: Option<&BTreeMap<String, Text>>) -> Quantity {
+    list.and_then(|l| l.get("storage"))
+        .and_then(|q| Quantity::from_str(&q.0).ok())
+        .unwrap_or_default()
+}
+
+fn capacity(volume: &PersistentVolume) -> Quantity {
+    storage(volume.spec.as_ref().and_then(|s| s.capacity.as_ref()))
+}
+
+fn claim_spec(claim: &PersistentVolumeClaim) -> Option<&PersistentVolumeClaimSpec> {
+    claim.spec.as_ref()
+}
+
+/// The claim a volume is reserved for or bound to.
+pub fn volume_ref(volume: &PersistentVolume) -> Option<&ObjectReference> {
+    volume.spec.as_ref()?.claim_ref.as_ref()
+}
+
+/// Whether a volume's reference means this claim; one without a uid means whichever has the name.
+pub fn refers_to(reference: &ObjectReference, claim: &PersistentVolumeClaim) -> bool {
+    let uid = reference.uid.as_deref().unwrap_or_default();
+    reference.name == claim.metadata.name
+        && reference.namespace == claim.metadata.namespace
+        && (uid.is_empty() || Some(uid) == claim.metadata.uid.as_deref())
+}
+
+/// Whether an annotation is there.
+pub fn has(meta: &ObjectMeta, annotation: &str) -> bool {
+    meta.annotations.as_ref().is_some_and(|a| a.contains_key(annotation))
+}
+
+fn reaches(volume: &PersistentVolume, node: &Node) -> bool {
+    let affinity = volume.spec.as_ref().and_then(|s| s.node_affinity.as_ref());
+    affinity.and_then(|a| a.required.as_ref()).is_none_or(|r| node_matches(r, node))
+}
+
+fn node_matches(selector: &NodeSelector, node: &Node) -> bool {
+    let holds = |r: &NodeSelectorRequirement, value: Option<&String>| {
+        let values = r.values.as_deref().unwrap_or_default();
+        match r.operator.as_str() {
+            "In" => value.is_some_and(|v| values.contains(v)),
+            "NotIn" => value.is_none_or(|v| !values.contains(v)),
+            "Exists" => value.is_some(),
+            "DoesNotExist" => value.is_none(),
+            _ => false,
+        }
+    };
+    selector.node_selector_terms.iter().any(|term| {
+        let labels = term.match_expressions.as_deref().unwrap_or_default();
+        let fields = term.match_fields.as_deref().unwrap_or_default();
+        let name = |key: &str| (key == "metadata.name").then_some(&node.name);
+        !(labels.is_empty() && fields.is_empty())
+            && labels.iter().all(|r| holds(r, node.labels.get(&r.key)))
+            && fields.iter().all(|r| holds(r, name(&r.key)))
+    })
+}
+
+/// What is to be done about a volume.
+#[derive(Debug, PartialEq, Eq)]
+pub enum VolumeAct {
+    /// Report this phase, if it is another one.
+    Phase(&'static str),
+    /// Its claim is gone: report that, and delete it if that is its policy.
+    Release {
+        /// Whether its data and itself are to be deleted.
+        delete: bool,
+    },
+    /// Its claim has to be looked at first.
+    AskClaim,
+}
+
+/// Decides about a volume, given the claim of the name it refers to.
+pub fn volume(volume: &PersistentVolume, claim: Option<&PersistentVolumeClaim>) -> VolumeAct {
+    let Some(reference) = volume_ref(volume) else { return VolumeAct::Phase("Available") };
+    if reference.uid.as_deref().unwrap_or_default().is_empty() {
+        return match claim {
+            Some(_) => VolumeAct::AskClaim,
+            None => VolumeAct::Phase("Available"),
+        };
+    }
+    let Some(claim) = claim.filter(|c| c.metadata.uid == reference.uid) else {
+        let policy = volume.spec.as_ref().and_then(|s| s.persistent_volume_reclaim_policy.as_deref());
+        return VolumeAct::Release { delete: policy == Some("Delete") };
+    };
+    let named = claim_spec(claim).and_then(|s| s.volume_name.as_deref()).unwrap_or_default();
+    if Some(named) == volume.metadata.name.as_deref() {
+        VolumeAct::Phase("Bound")
+    } else {
+        VolumeAct::AskClaim
+    }
+}
+
+/// For a steady order where sizes are equal.
+pub fn by_size(volume: &PersistentVolume) -> Reverse<Quantity> {
+    Reverse(capacity(volume))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pv(name: &str, size: &str, extra: Value) -> PersistentVolume {
+        let mut volume = json!({
+            "metadata": {"name": name, "labels": {"disk": name}},
+            "spec": {"capacity": {"storage": size}, "accessModes": ["ReadWriteOnce"],
+                "storageClassName": "manual", "persistentVolumeReclaimPolicy": "Retain"},
+            "status": {"phase": "Available"},
+        });
+        for (key, value) in extra.as_object().unwrap() {
+            volume["spec"][key] = value.clone();
+        }
+        serde_json::from_value(volume).unwrap()
+    }
+
+    fn pvc(extra: Value) -> PersistentVolumeClaim {
+        let mut claim = json!({
+            "metadata": {"name": "c", "namespace": "n", "uid": "u"},
+            "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "manual",
+                "resources": {"requests": {"storage": "5Gi"}}},
+        });
+        for (key, value) in extra.as_object().unwrap() {
+            claim["spec"][key] = value.clone();
+        }
+        serde_json::from_value(claim).unwrap()
+    }
+
+    fn chosen(claim_: &PersistentVolumeClaim, volumes: &[PersistentVolume]) -> String {
+        match claim(claim_, None, volumes, None) {
+            ClaimAct::Bind(v) => v.metadata.name.unwrap(),
+            ClaimAct::Wait(Some((reason, _))) => reason.into(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_smallest_that_satisfies_wins_and_a_reserved_one_before_all() {
+        let mine = json!({"claimRef": {"namespace": "n", "name": "c"}});
+        let other = json!({"claimRef": {"namespace": "n", "name": "d"}});
+        let volumes = [
+            pv("large", "20Gi", json!({})),
+            pv("right", "8Gi", json!({})),
+            pv("small", "1Gi", json!({})),
+            pv("classless", "5Gi", json!({"storageClassName": ""})),
+            pv("block", "5Gi", json!({"volumeMode": "Block"})),
+            pv("taken", "5Gi", other),
+        ];
+        assert_eq!(chosen(&pvc(json!({})), &volumes), "right");
+        let many = pvc(json!({"accessModes": ["ReadWriteMany"], "storageClassName": ""}));
+        assert_eq!(chosen(&many, &volumes), "FailedBinding");
+        let picky = pvc(json!({"selector": {"matchLabels": {"disk": "large"}}}));
+        assert_eq!(chosen(&picky, &volumes), "large");
+        let mut with = volumes.to_vec();
+        with.push(pv("reserved", "50Gi", mine));
+        assert_eq!(chosen(&pvc(json!({})), &with), "reserved");
+        assert_eq!(chosen(&pvc(json!({"volumeName": "small"})), &volumes), "small");
+        assert_eq!(chosen(&pvc(json!({"volumeName": "taken"})), &volumes), "FailedBinding");
+    }
+
+    #[test]
+    fn classes_decide_when_and_how() {
+        let class = |mode: &str| -> StorageClass {
+            serde_json::from_value(json!({"metadata": {"name": "manual"}, "provisioner": "p",
+                "volumeBindingMode": mode}))
+            .unwrap()
+        };
+        let node = |name: &str| Node { name: name.into(), labels: BTreeMap::new() };
+        let local = pv("local", "5Gi", json!({"nodeAffinity": {"required": {"nodeSelectorTerms": [
+            {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["m"]}]}]}}}));
+        let (late, soon) = (class("WaitForFirstConsumer"), class("Immediate"));
+        let all = std::slice::from_ref(&local);
+        let of = |class: &StorageClass, node: Option<&Node>, all: &[PersistentVolume]| {
+            claim(&pvc(json!({})), Some(class), all, node)
+        };
+        assert!(matches!(of(&late, None, all), ClaimAct::Wait(Some(("WaitForFirstConsumer", _)))));
+        assert!(matches!(of(&late, Some(&node("m")), all), ClaimAct::Bind(_)));
+        assert_eq!(of(&late, Some(&node("x")), all), ClaimAct::Provision);
+        assert_eq!(of(&soon, None, &[]), ClaimAct::Provision);
+        assert!(matches!(claim(&pvc(json!({})), None, &[], None), ClaimAct::Wait(Some(("ProvisioningFailed", _)))));
+    }
+
+    #[test]
+    fn settled_claims_notice_losses() {
+        let mut settled = pvc(json!({"volumeName": "v"}));
+        settled.metadata.annotations = Some([(BIND_COMPLETED.to_owned(), "yes".to_owned())].into());
+        let mut volume = pv("v", "5Gi", json!({"claimRef": {"namespace": "n", "name": "c", "uid": "u"}}));
+        assert!(matches!(claim(&settled, None, std::slice::from_ref(&volume), None), ClaimAct::Bind(_)));
+        volume.spec.as_mut().unwrap().claim_ref.as_mut().unwrap().uid = Some("other".into());
+        let act = claim(&settled, None, std::slice::from_ref(&volume), None);
+        assert!(matches!(act, ClaimAct::Lost("ClaimMisbound", _)));
+        assert!(matches!(claim(&settled, None, &[], None), ClaimAct::Lost("ClaimLost", _)));
+    }
+
+    #[test]
+    fn volumes_follow_their_claims() {
+        let claim = pvc(json!({"volumeName": "v"}));
+        let bound = |policy: &str| {
+            pv("v", "5Gi", json!({"persistentVolumeReclaimPolicy": policy,
+                "claimRef": {"namespace": "n", "name": "c", "uid": "u"}}))
+        };
+        assert_eq!(volume(&pv("v", "1Gi", json!({})), None), VolumeAct::Phase("Available"));
+        assert_eq!(volume(&bound("Retain"), Some(&claim)), VolumeAct::Phase("Bound"));
+        assert_eq!(volume(&bound("Retain"), None), VolumeAct::Release { delete: false });
+        assert_eq!(volume(&bound("Delete"), None), VolumeAct::Release { delete: true });
+        assert_eq!(volume(&bound("Retain"), Some(&pvc(json!({})))), VolumeAct::AskClaim);
+    }
+}

@@ -1,0 +1,3 @@
+//! Controllers and scheduler against the real API server, in one process.
+
+mod workloads;
