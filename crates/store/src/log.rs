@@ -307,8 +307,8 @@ impl Files {
         };
         let logs = old(&self.logs, name);
         let snapshots = old(&self.snapshots, snapshot::name);
-        let paths = logs.iter().chain(&snapshots).chain(&self.temporary);
-        paths.map(|path| fs::remove_file(path)).collect()
+        let mut paths = logs.iter().chain(&snapshots).chain(&self.temporary);
+        paths.try_for_each(fs::remove_file)
     }
 }
 
