@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use std::time::{Duration, Instant};
+
 use ipnet::Ipv4Net;
 
 use crate::error::{Error, Result};
@@ -10,11 +12,17 @@ use crate::netlink::{Socket, Writer, attribute, attributes, text, u32_at};
 /// Longest interface name the kernel accepts, in bytes.
 pub const MAX_NAME: usize = 15;
 
+/// How long an interface may take until packets pass, and how often it is looked at meanwhile.
+const CARRIER_LIMIT: Duration = Duration::from_secs(5);
+const CARRIER_PAUSE: Duration = Duration::from_millis(1);
+
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_BR_FORWARD_DELAY: u16 = 1;
 const IFLA_BR_STP_STATE: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
 const RTNH_F_ONLINK: u32 = 4;
+const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+const IF_OPER_UP: u8 = 6;
 const AF_INET: u8 = libc::AF_INET as u8;
 const AF_BRIDGE: u8 = libc::AF_BRIDGE as u8;
 
@@ -34,6 +42,8 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Whether packets pass: up, with a carrier that the kernel has taken note of.
+    pub running: bool,
     /// Number of the bridge it is a port of; 0 for none.
     pub master: u32,
     /// Its link-layer address, where it has one of six bytes.
@@ -97,7 +107,10 @@ impl Links {
     /// All interfaces.
     pub fn list(&mut self) -> Result<Vec<Link>> {
         let mut found = Vec::new();
-        let body = |w: &mut Writer| w.raw(&ifinfo(0, 0, 0, 0));
+        let body = |w: &mut Writer| {
+            w.raw(&ifinfo(0, 0, 0, 0));
+            w.ne32(libc::IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
+        };
         self.socket.dump(
             "list network interfaces",
             libc::RTM_GETLINK,
@@ -113,7 +126,40 @@ impl Links {
 
     /// The interface of that name.
     pub fn find(&mut self, name: &str) -> Result<Option<Link>> {
-        Ok(self.list()?.into_iter().find(|l| l.name == name))
+        check_name(name)?;
+        let action = format!("look for the network interface {name}");
+        let found = self.socket.get(&action, libc::RTM_GETLINK, |w| {
+            w.raw(&ifinfo(0, 0, 0, 0));
+            w.string(libc::IFLA_IFNAME, name);
+            w.ne32(libc::IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
+        })?;
+        match found {
+            None => Ok(None),
+            Some(payload) => match parse_link(&payload) {
+                None => Err(Error::Malformed { action }),
+                link => Ok(link),
+            },
+        }
+    }
+
+    /// Waits until packets pass through an interface that was set up: the kernel takes note of a carrier some time after
+    /// it appears, and drops what is sent before. Newer kernels do so at once when they are asked about the interface.
+    pub fn wait_until_running(&mut self, name: &str) -> Result<()> {
+        let give_up = Instant::now() + CARRIER_LIMIT;
+        loop {
+            let link = self
+                .find(name)?
+                .ok_or_else(|| Error::NoLink(name.to_string()))?;
+            if link.running {
+                return Ok(());
+            }
+            if Instant::now() > give_up {
+                return Err(Error::Invalid(format!(
+                    "the network interface {name} does not come up"
+                )));
+            }
+            std::thread::sleep(CARRIER_PAUSE);
+        }
     }
 
     /// Makes a bridge without spanning tree; an existing interface of that name is an error (EEXIST).
@@ -394,6 +440,7 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
             .unwrap_or_default(),
         mtu: number(libc::IFLA_MTU),
         up: u32_at(payload, 8)? & libc::IFF_UP as u32 != 0,
+        running: attribute(rest, libc::IFLA_OPERSTATE) == Some(&[IF_OPER_UP]),
         master: number(libc::IFLA_MASTER),
         mac: attribute(rest, libc::IFLA_ADDRESS).and_then(|v| v.try_into().ok()),
     })

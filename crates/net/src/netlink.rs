@@ -313,6 +313,36 @@ impl Socket {
         }
     }
 
+    /// Asks for one thing and returns the payload of the answer; None when there is no such thing (ENODEV, ENOENT).
+    pub(crate) fn get(
+        &mut self,
+        action: &str,
+        kind: u16,
+        body: impl FnOnce(&mut Writer),
+    ) -> Result<Option<Vec<u8>>> {
+        let seq = self.take_seq(1);
+        let mut writer = Writer::default();
+        writer.message(kind, libc::NLM_F_REQUEST as u16, seq, body);
+        self.send(action, &writer.buf)?;
+        loop {
+            let Some(datagram) = self.receive(action, true)? else {
+                continue;
+            };
+            for message in messages(datagram).filter(|m| m.seq == seq) {
+                if i32::from(message.kind) != libc::NLMSG_ERROR {
+                    return Ok(Some(message.payload.to_vec()));
+                }
+                let answer = Answer::parse(&message).ok_or_else(|| Error::Malformed {
+                    action: action.into(),
+                })?;
+                if matches!(answer.errno, libc::ENODEV | libc::ENOENT) {
+                    return Ok(None);
+                }
+                kernel_result(action, answer)?;
+            }
+        }
+    }
+
     /// Sends one dump request and gives each answer (message type, payload) to `each`. False when what was dumped
     /// changed meanwhile, so that some of it may be missing or come twice.
     pub(crate) fn dump(

@@ -50,13 +50,11 @@ pub fn host_ifname(sandbox_id: &str) -> String {
 /// Connects the pod. What an earlier attempt for the same sandbox left is replaced.
 pub fn setup(pod: &PodNet<'_>) -> Result<()> {
     let mut links = Links::open()?;
-    let all = links.list()?;
-    let bridge = all
-        .iter()
-        .find(|l| l.name == pod.bridge)
+    let bridge = links
+        .find(pod.bridge)?
         .ok_or_else(|| Error::NoLink(pod.bridge.to_string()))?;
     let name = host_ifname(pod.sandbox_id);
-    if let Some(old) = all.iter().find(|l| l.name == name) {
+    if let Some(old) = links.find(&name)? {
         links.delete(old.index)?;
     }
     let namespace =
@@ -75,7 +73,10 @@ pub fn setup(pod: &PodNet<'_>) -> Result<()> {
             .ok_or_else(|| Error::NoLink(name.clone()))?;
         // Where bridged traffic is filtered, a pod that reaches itself by a service turns round in the bridge.
         links.set_hairpin(port.index, true)?;
-        netns::within(pod.netns, || configure_inside(pod))
+        netns::within(pod.netns, || configure_inside(pod))?;
+        links.wait_until_running(&name)?;
+        // A bridge has a carrier from its first port on.
+        links.wait_until_running(pod.bridge)
     };
     finish().inspect_err(|_| {
         let _ = teardown(pod.sandbox_id);
@@ -98,7 +99,8 @@ fn configure_inside(pod: &PodNet<'_>) -> Result<()> {
         metric: 0,
     };
     links.set_route(&route(Ipv4Net::from(pod.gateway), None))?;
-    links.set_route(&route(Ipv4Net::default(), Some(pod.gateway)))
+    links.set_route(&route(Ipv4Net::default(), Some(pod.gateway)))?;
+    links.wait_until_running(pod.ifname)
 }
 
 /// Sets `lo` up in a namespace that gets no other interface.

@@ -249,3 +249,23 @@ fn flows_are_found_and_forgotten() {
         Ok(())
     });
 }
+
+#[test]
+fn the_first_packets_of_a_pod_are_not_lost() {
+    let mut world = World::new();
+    world.on_host(|| Bridge::ensure("styr0", gateway()).map(|_| ()));
+    let host = world.path("host");
+    let on_host = listen(&host, 6443);
+    let mut slowest = Duration::ZERO;
+    for n in 2..22 {
+        let id = format!("sandbox-{n}");
+        let netns = world.namespace(&id);
+        let begun = std::time::Instant::now();
+        world.on_host(|| net::pod::setup(&pod(&netns, &id, n)));
+        let made = begun.elapsed();
+        peer_seen(&netns, &on_host, "10.42.0.1:6443".parse().unwrap());
+        println!("{made:?}, first connection {:?}", begun.elapsed() - made);
+        slowest = slowest.max(begun.elapsed() - made);
+    }
+    assert!(slowest < Duration::from_millis(900), "{slowest:?}");
+}

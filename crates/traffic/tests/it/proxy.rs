@@ -477,3 +477,65 @@ fn five_thousand_services_are_loaded_and_changed_quickly() {
     assert_eq!(world.ask(&client, "10.43.0.7:80").unwrap().0, "pod2");
     assert!(loaded.as_secs() < 10 && changed.as_millis() < 200);
 }
+
+#[test]
+fn endpoints_may_be_the_node_itself() {
+    let mut world = World::new();
+    let client = world.pod(9);
+    world.serve_tcp("node", 8080);
+    world.serve_udp("node", 5353);
+    let mut proxy = Proxy::new(&world);
+    let spec = json!({"clusterIP": "10.43.0.10", "ports": [{"name": "web", "port": 443}, {"name": "dns", "port": 53, "protocol": "UDP"}]});
+    proxy.set("kubernetes", spec, &[1]);
+    for (place, own) in [(client.as_str(), "10.42.0.9"), ("node", "10.42.0.1")] {
+        assert_eq!(
+            world.ask(place, "10.43.0.10:443"),
+            Ok(("node".into(), own.into()))
+        );
+        assert_eq!(
+            ask_udp(&world.udp_to(place, "10.43.0.10:53")).unwrap(),
+            "node"
+        );
+    }
+}
+
+#[test]
+fn connections_outlive_the_table_they_were_made_by() {
+    use std::io::{Read, Write};
+    let mut world = World::new();
+    let (server, client) = (world.pod(2), world.pod(9));
+    world.echo_tcp(&server, 8080);
+    let mut proxy = Proxy::new(&world);
+    proxy.set("web", web(json!({})), &[2]);
+    let mut connection = world.on(&client, || {
+        let to = "10.43.0.7:80".parse().unwrap();
+        std::net::TcpStream::connect_timeout(&to, crate::world::PATIENCE).map_err(|source| {
+            net::Error::Io {
+                action: "connect".into(),
+                source,
+            }
+        })
+    });
+    connection
+        .set_read_timeout(Some(crate::world::PATIENCE))
+        .unwrap();
+    let mut echo = || {
+        let mut buf = [0];
+        connection
+            .write_all(b"x")
+            .and_then(|()| connection.read_exact(&mut buf))
+            .map(|()| buf[0])
+    };
+    assert_eq!(echo().unwrap(), b'x');
+    // A proxy that starts anew, and knows of nothing yet.
+    let mut proxy = Proxy::new(&world);
+    proxy.0.replace().unwrap();
+    assert_eq!(echo().unwrap(), b'x');
+    // Nor does an endpoint that leaves drop what it has.
+    proxy.set("web", web(json!({})), &[]);
+    assert_eq!(echo().unwrap(), b'x');
+    assert_eq!(
+        world.ask(&client, "10.43.0.7:80"),
+        Err(ErrorKind::ConnectionRefused)
+    );
+}

@@ -108,6 +108,21 @@ impl World {
         });
     }
 
+    /// A TCP server that sends every byte back.
+    pub fn echo_tcp(&self, place: &str, port: u16) {
+        let listener = self.on(place, || io(TcpListener::bind(("0.0.0.0", port))));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                std::thread::spawn(move || {
+                    let Ok(mut back) = stream.try_clone() else {
+                        return;
+                    };
+                    let _ = std::io::copy(&mut &stream, &mut back);
+                });
+            }
+        });
+    }
+
     /// A UDP server that answers every datagram with `place`.
     pub fn serve_udp(&self, place: &str, port: u16) {
         let socket = self.on(place, || io(UdpSocket::bind(("0.0.0.0", port))));
