@@ -50,6 +50,7 @@ impl std::fmt::Debug for FsNotify {
 /// A watch; ends when dropped.
 pub struct Subscription {
     inner: Arc<Inner>,
+    _task: Arc<AbortOnDropHandle<()>>,
     descriptor: WatchDescriptor,
     notify: Arc<Notify>,
 }
@@ -118,6 +119,7 @@ impl FsNotify {
             .push(notify.clone());
         Ok(Subscription {
             inner: self.inner.clone(),
+            _task: self._task.clone(),
             descriptor,
             notify,
         })

@@ -179,7 +179,7 @@ mod tests {
             identity.uid
         );
         assert_ne!(
-            PodRef::of(&parse(&MANIFEST.replace("image: x", "image: y"), "n1").unwrap()).uid,
+            PodRef::of(&parse(&MANIFEST.replace("image: x", "image: z"), "n1").unwrap()).uid,
             identity.uid
         );
         assert!(parse("kind: Service\n", "n1").is_err());
