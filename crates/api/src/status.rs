@@ -249,7 +249,7 @@ pub struct Status {
     pub reason: String,
     /// What it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub details: Option<StatusDetails>,
+    pub details: Option<Box<StatusDetails>>,
     /// HTTP status code.
     pub code: u16,
 }
@@ -292,7 +292,7 @@ impl Status {
     }
 
     fn with(mut self, details: StatusDetails) -> Self {
-        self.details = Some(details);
+        self.details = Some(Box::new(details));
         self
     }
 
@@ -304,7 +304,7 @@ impl Status {
         };
         Self {
             status: "Success".into(),
-            details: Some(details),
+            details: Some(Box::new(details)),
             code: 200,
             ..Default::default()
         }

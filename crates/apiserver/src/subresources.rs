@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{FieldError, Status, StatusCause, StatusDetails, meta};
+use api::{FieldError, Status, StatusCause, meta};
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -378,6 +378,8 @@ fn part(name: &str) -> Part {
     match name {
         "status" | "approval" => Part::Status,
         "finalize" => Part::Exact,
+        "ephemeralcontainers" => Part::EphemeralContainers,
+        "resize" => Part::Resize,
         _ => Part::Main,
     }
 }
@@ -460,11 +462,7 @@ fn disrupt(budget: &Value, pod: &str, now: &str, dry_run: bool) -> Result<Value,
             "Cannot evict pod as it would violate the pod's disruption budget.",
             if observed < generation { 10 } else { 0 },
         );
-        status
-            .details
-            .get_or_insert_with(StatusDetails::default)
-            .causes
-            .push(cause);
+        status.details.get_or_insert_default().causes.push(cause);
         Box::new(status)
     };
     if observed < generation {

@@ -25,6 +25,8 @@ pub(crate) struct Simple {
     pub validate: fn(&Value) -> Vec<FieldError>,
     /// Rules of a change.
     pub validate_update: fn(&Value, &Value) -> Vec<FieldError>,
+    /// Warnings about the object.
+    pub warnings: fn(&Value) -> Vec<String>,
     /// What is filled in.
     pub default: fn(&mut Value),
     /// Whether an update creates what is not there.
@@ -40,6 +42,7 @@ impl Simple {
         generation: false,
         validate: |_| Vec::new(),
         validate_update: |_, _| Vec::new(),
+        warnings: |_| Vec::new(),
         default: |_| {},
         create_on_update: false,
     };
@@ -60,6 +63,10 @@ impl Strategy for Simple {
 
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
         masked(name, prefix, self.name)
+    }
+
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        (self.warnings)(obj)
     }
 
     fn row(&self, obj: &Value, now: Timestamp) -> Option<Vec<Value>> {

@@ -34,11 +34,6 @@ fn object_schema(shape: Option<&Shape>) -> Option<&Schema> {
     }
 }
 
-/// The shape of the values below a key: that of the field, or of the items of a map.
-fn child_shape<'a>(field: Option<&'a Field>) -> Option<&'a Shape> {
-    field.map(|f| &f.shape)
-}
-
 /// Merges a patch into what is there (anything but an object counts as absent).
 fn merge_object(
     original: &Value,
@@ -133,7 +128,7 @@ fn merge_field(
         }
         Value::Object(patch) => {
             let was = out.get(key).cloned().unwrap_or_default();
-            let merged = merge_shape(&was, patch, child_shape(field))?;
+            let merged = merge_shape(&was, patch, field.map(|f| &f.shape))?;
             if patch.get(PATCH).and_then(Value::as_str) == Some("delete") {
                 out.shift_remove(key);
             } else {

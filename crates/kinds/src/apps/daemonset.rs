@@ -26,6 +26,7 @@ pub(crate) static DAEMON_SETS: Simple = Simple {
         Cell::Selector(&["spec", "selector"]),
     ],
     generation: true,
+    warnings: super::template_warnings,
     default,
     validate,
     validate_update: |new, old| {

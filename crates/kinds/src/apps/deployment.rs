@@ -60,6 +60,10 @@ impl Strategy for Deployment {
             .collect()
     }
 
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        super::template_warnings(obj)
+    }
+
     fn row(&self, obj: &Value, now: Timestamp) -> Option<Vec<Value>> {
         Some(render(CELLS, obj, now))
     }

@@ -8,7 +8,7 @@ pub(crate) mod statefulset;
 use api::{FieldError, meta};
 use serde_json::Value;
 
-use crate::core::pod::{default_spec, validate_template};
+use crate::core::pod::{default_spec, spec_warnings, validate_template};
 
 /// Fills in the pod template at a path.
 pub(crate) fn default_template(obj: &mut Value, path: &[&str]) {
@@ -19,6 +19,13 @@ pub(crate) fn default_template(obj: &mut Value, path: &[&str]) {
     if let Some(spec) = spec {
         default_spec(spec);
     }
+}
+
+/// Warnings about the pod template of a workload.
+pub(crate) fn template_warnings(obj: &Value) -> Vec<String> {
+    meta::get(obj, &["spec", "template", "spec"])
+        .map(|spec| spec_warnings(spec, "spec.template.spec"))
+        .unwrap_or_default()
 }
 
 /// Rules of a template whose pods are kept running: `what` is the kind, in upstream's words.

@@ -26,6 +26,7 @@ pub(crate) static REPLICA_SETS: Simple = Simple {
     ],
     labels: &[("status.replicas", &["status", "replicas"])],
     generation: true,
+    warnings: super::template_warnings,
     default: |obj| default_template(obj, &["spec", "template"]),
     validate: |obj| {
         let spec = obj.get("spec").unwrap_or(&Value::Null);
@@ -56,6 +57,7 @@ pub(crate) static REPLICATION_CONTROLLERS: Simple = Simple {
     ],
     labels: &[("status.replicas", &["status", "replicas"])],
     generation: true,
+    warnings: super::template_warnings,
     default: default_controller,
     validate: validate_controller,
     ..Simple::BASE

@@ -82,6 +82,10 @@ impl Strategy for StatefulSet {
         vec![FieldError::forbidden("spec", message)]
     }
 
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        super::template_warnings(obj)
+    }
+
     fn row(&self, obj: &Value, now: Timestamp) -> Option<Vec<Value>> {
         Some(render(
             &[

@@ -99,6 +99,10 @@ impl Strategy for Job {
         errors
     }
 
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        crate::apps::template_warnings(obj)
+    }
+
     fn row(&self, obj: &Value, now: Timestamp) -> Option<Vec<Value>> {
         let mut cells = vec![
             meta::name(obj).into(),

@@ -218,7 +218,8 @@ fn validate_ingress(obj: &Value) -> Vec<FieldError> {
                 errors.extend(one_of(kind, format!("{at}.pathType"), PATH_TYPES));
             }
             let value = meta::str_at(path, &["path"]);
-            if !value.starts_with('/') && !(value.is_empty() && kind == "ImplementationSpecific") {
+            let free = value.is_empty() && kind == "ImplementationSpecific";
+            if !value.starts_with('/') && !free {
                 errors.push(FieldError::invalid(
                     format!("{at}.path"),
                     value,

@@ -1,10 +1,12 @@
 //! Pods, and the pod specs inside other kinds.
 
+mod containers;
 mod defaults;
 mod row;
 mod spec;
 mod update;
 mod volumes;
+mod warnings;
 
 use api::time::Timestamp;
 use api::{FieldError, meta};
@@ -12,6 +14,7 @@ use serde_json::{Map, Value};
 
 pub(crate) use defaults::default_spec;
 pub(crate) use spec::validate_template;
+pub(crate) use warnings::spec_warnings;
 
 use crate::strategy::{Ctx, Strategy};
 
@@ -80,18 +83,7 @@ impl Strategy for Pod {
     }
 
     fn warnings(&self, pod: &Value) -> Vec<String> {
-        let mut out = Vec::new();
-        for field in ["serviceAccount"] {
-            let new = meta::str_at(pod, &["spec", "serviceAccountName"]);
-            let old = meta::str_at(pod, &["spec", field]);
-            if !old.is_empty() && old != new {
-                out.push(
-                    "spec.serviceAccount: deprecated, use spec.serviceAccountName instead"
-                        .to_owned(),
-                );
-            }
-        }
-        out
+        spec_warnings(pod.get("spec").unwrap_or(&Value::Null), "spec")
     }
 
     fn row(&self, pod: &Value, now: Timestamp) -> Option<Vec<Value>> {

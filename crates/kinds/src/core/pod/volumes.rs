@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use api::{FieldError, meta, names};
 use serde_json::Value;
 
-use super::spec::local_path;
+use super::containers::local_path;
 use crate::check::{named, one_of_if_set};
 
 const HOST_PATH_TYPES: &[&str] = &[
@@ -108,13 +108,13 @@ fn validate_source(kind: &str, source: &Value, at: &str) -> Vec<FieldError> {
             errors.extend(required("path"));
         }
         "csi" => errors.extend(required("driver")),
-        "emptyDir" => {
-            if crate::check::quantity(source, &["sizeLimit"]).is_some_and(|q| q.is_negative()) {
-                errors.push(FieldError::forbidden(
-                    format!("{at}.sizeLimit"),
-                    "SizeLimit field must be a valid resource quantity",
-                ));
-            }
+        "emptyDir"
+            if crate::check::quantity(source, &["sizeLimit"]).is_some_and(|q| q.is_negative()) =>
+        {
+            errors.push(FieldError::forbidden(
+                format!("{at}.sizeLimit"),
+                "SizeLimit field must be a valid resource quantity",
+            ));
         }
         "projected" => errors.extend(validate_projected(source, at)),
         _ => {}

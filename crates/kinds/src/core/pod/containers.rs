@@ -1,0 +1,483 @@
+//! Rules of the containers of a pod.
+
+use std::collections::HashSet;
+
+use api::{FieldError, meta, names};
+use serde_json::{Map, Value};
+
+use crate::check::{self, NOT_NEGATIVE, named, one_of, one_of_if_set};
+
+/// What the containers of one pod share.
+pub(super) struct Scope {
+    volumes: HashSet<String>,
+    host_network: bool,
+    names: HashSet<String>,
+    host_ports: HashSet<(String, String, i64)>,
+}
+
+impl Scope {
+    /// A pod with volumes of these names, and no containers yet.
+    pub(super) fn new(volumes: HashSet<String>, host_network: bool) -> Self {
+        Self {
+            volumes,
+            host_network,
+            names: HashSet::new(),
+            host_ports: HashSet::new(),
+        }
+    }
+
+    /// Every broken rule of the next container.
+    pub(super) fn container(&mut self, c: &Value, at: &str, init: bool) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let name = meta::str_at(c, &["name"]);
+        if name.is_empty() {
+            errors.push(FieldError::required(format!("{at}.name"), ""));
+        } else {
+            errors.extend(named(
+                names::dns1123_label(name),
+                &format!("{at}.name"),
+                name,
+            ));
+            if !self.names.insert(name.to_owned()) {
+                errors.push(FieldError::duplicate(format!("{at}.name"), name));
+            }
+        }
+        let image = meta::str_at(c, &["image"]);
+        if image.is_empty() {
+            errors.push(FieldError::required(format!("{at}.image"), ""));
+        } else if image.trim() != image {
+            errors.push(FieldError::invalid(
+                format!("{at}.image"),
+                image,
+                "must not have leading or trailing whitespace",
+            ));
+        }
+        let policy = meta::str_at(c, &["terminationMessagePolicy"]);
+        errors.extend(one_of(
+            policy,
+            format!("{at}.terminationMessagePolicy"),
+            &["FallbackToLogsOnError", "File"],
+        ));
+        errors.extend(self.ports(meta::list_at(c, &["ports"]), &format!("{at}.ports")));
+        errors.extend(validate_env(
+            meta::list_at(c, &["env"]),
+            &format!("{at}.env"),
+        ));
+        errors.extend(validate_env_from(
+            meta::list_at(c, &["envFrom"]),
+            &format!("{at}.envFrom"),
+        ));
+        errors.extend(self.mounts(
+            meta::list_at(c, &["volumeMounts"]),
+            &format!("{at}.volumeMounts"),
+        ));
+        errors.extend(one_of(
+            meta::str_at(c, &["imagePullPolicy"]),
+            format!("{at}.imagePullPolicy"),
+            &["Always", "IfNotPresent", "Never"],
+        ));
+        errors.extend(validate_resources(
+            c.get("resources"),
+            &format!("{at}.resources"),
+        ));
+        errors.extend(one_of_if_set(
+            meta::str_at(c, &["restartPolicy"]),
+            format!("{at}.restartPolicy"),
+            &["Always", "OnFailure", "Never"],
+        ));
+        let sidecar = meta::str_at(c, &["restartPolicy"]) == "Always";
+        for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+            if let Some(value) = c.get(probe) {
+                if init && !sidecar {
+                    errors.push(FieldError::forbidden(
+                        format!("{at}.{probe}"),
+                        "may not be set for init containers without restartPolicy=Always",
+                    ));
+                } else {
+                    errors.extend(validate_probe(
+                        value,
+                        &format!("{at}.{probe}"),
+                        probe != "readinessProbe",
+                    ));
+                }
+            }
+        }
+        errors.extend(validate_lifecycle(
+            c.get("lifecycle"),
+            &format!("{at}.lifecycle"),
+            init && !sidecar,
+        ));
+        errors
+    }
+
+    fn ports(&mut self, ports: &[Value], at: &str) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let mut seen = HashSet::new();
+        for (i, p) in ports.iter().enumerate() {
+            let at = format!("{at}[{i}]");
+            let (name, protocol) = (meta::str_at(p, &["name"]), meta::str_at(p, &["protocol"]));
+            let (number, host) = (
+                meta::int_at(p, &["containerPort"]).unwrap_or(0),
+                meta::int_at(p, &["hostPort"]).unwrap_or(0),
+            );
+            if !name.is_empty() {
+                errors.extend(named(names::port_name(name), &format!("{at}.name"), name));
+                if !seen.insert(name) {
+                    errors.push(FieldError::duplicate(format!("{at}.name"), name));
+                }
+            }
+            if number == 0 {
+                errors.push(FieldError::required(format!("{at}.containerPort"), ""));
+            } else {
+                errors.extend(check::port(number, format!("{at}.containerPort")));
+            }
+            if host != 0 {
+                errors.extend(check::port(host, format!("{at}.hostPort")));
+                if self.host_network && host != number {
+                    errors.push(FieldError::invalid(
+                        format!("{at}.hostPort"),
+                        host,
+                        "must match `containerPort` when `hostNetwork` is true",
+                    ));
+                }
+                let key = (
+                    meta::str_at(p, &["hostIP"]).to_owned(),
+                    protocol.to_owned(),
+                    host,
+                );
+                if !self.host_ports.insert(key) {
+                    errors.push(FieldError::duplicate(
+                        format!("{at}.hostPort"),
+                        format!("{protocol}/{host}"),
+                    ));
+                }
+            }
+            errors.extend(one_of(
+                protocol,
+                format!("{at}.protocol"),
+                &["SCTP", "TCP", "UDP"],
+            ));
+        }
+        errors
+    }
+
+    fn mounts(&self, mounts: &[Value], at: &str) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let mut paths = HashSet::new();
+        for (i, mount) in mounts.iter().enumerate() {
+            let at = format!("{at}[{i}]");
+            let (name, path) = (
+                meta::str_at(mount, &["name"]),
+                meta::str_at(mount, &["mountPath"]),
+            );
+            if name.is_empty() {
+                errors.push(FieldError::required(format!("{at}.name"), ""));
+            }
+            if !self.volumes.contains(name) {
+                errors.push(FieldError::not_found(format!("{at}.name"), name));
+            }
+            if path.is_empty() {
+                errors.push(FieldError::required(format!("{at}.mountPath"), ""));
+            }
+            if !paths.insert(path) {
+                errors.push(FieldError::invalid(
+                    format!("{at}.mountPath"),
+                    path,
+                    "must be unique",
+                ));
+            }
+            for field in ["subPath", "subPathExpr"] {
+                errors.extend(local_path(
+                    meta::str_at(mount, &[field]),
+                    &format!("{at}.{field}"),
+                ));
+            }
+            if !meta::str_at(mount, &["subPath"]).is_empty()
+                && !meta::str_at(mount, &["subPathExpr"]).is_empty()
+            {
+                errors.push(FieldError::invalid(
+                    format!("{at}.subPathExpr"),
+                    meta::str_at(mount, &["subPathExpr"]),
+                    "subPathExpr and subPath are mutually exclusive",
+                ));
+            }
+        }
+        errors
+    }
+}
+
+/// A relative path that stays below where it is used.
+pub(super) fn local_path(path: &str, at: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if path.starts_with('/') {
+        errors.push(FieldError::invalid(at, path, "must be a relative path"));
+    }
+    if path.split('/').any(|part| part == "..") {
+        errors.push(FieldError::invalid(at, path, "must not contain '..'"));
+    }
+    errors
+}
+
+fn validate_env(env: &[Value], at: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for (i, var) in env.iter().enumerate() {
+        let at = format!("{at}[{i}]");
+        let name = meta::str_at(var, &["name"]);
+        if name.is_empty() {
+            errors.push(FieldError::required(format!("{at}.name"), ""));
+        } else {
+            errors.extend(named(
+                names::env_var_name(name),
+                &format!("{at}.name"),
+                name,
+            ));
+        }
+        let Some(from) = var.get("valueFrom") else {
+            continue;
+        };
+        let at = format!("{at}.valueFrom");
+        let sources = from.as_object().map_or(0, Map::len);
+        if sources == 0 {
+            errors.push(FieldError::invalid(&at, "", "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"));
+        } else if !meta::str_at(var, &["value"]).is_empty() {
+            errors.push(FieldError::invalid(
+                &at,
+                "",
+                "may not be specified when `value` is not empty",
+            ));
+        } else if sources > 1 {
+            errors.push(FieldError::invalid(
+                &at,
+                "",
+                "may not have more than one field specified at a time",
+            ));
+        }
+        for reference in ["configMapKeyRef", "secretKeyRef"] {
+            let Some(selector) = from.get(reference) else {
+                continue;
+            };
+            for field in ["name", "key"] {
+                if meta::str_at(selector, &[field]).is_empty() {
+                    errors.push(FieldError::required(
+                        format!("{at}.{reference}.{field}"),
+                        "",
+                    ));
+                }
+            }
+        }
+        if from
+            .get("fieldRef")
+            .is_some_and(|f| meta::str_at(f, &["fieldPath"]).is_empty())
+        {
+            errors.push(FieldError::required(format!("{at}.fieldRef.fieldPath"), ""));
+        }
+    }
+    errors
+}
+
+fn validate_env_from(sources: &[Value], at: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for (i, source) in sources.iter().enumerate() {
+        let at = format!("{at}[{i}]");
+        let refs: Vec<&str> = ["configMapRef", "secretRef"]
+            .into_iter()
+            .filter(|r| source.get(*r).is_some())
+            .collect();
+        match refs.as_slice() {
+            [] => errors.push(FieldError::invalid(
+                &at,
+                "",
+                "must specify one of: `configMapRef` or `secretRef`",
+            )),
+            [one] => {
+                if meta::str_at(source, &[one, "name"]).is_empty() {
+                    errors.push(FieldError::required(format!("{at}.{one}.name"), ""));
+                }
+            }
+            _ => errors.push(FieldError::invalid(
+                &at,
+                "",
+                "may not have more than one field specified at a time",
+            )),
+        }
+    }
+    errors
+}
+
+/// Requests and limits: not negative, requests within limits.
+pub(super) fn validate_resources(resources: Option<&Value>, at: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let Some(resources) = resources else {
+        return errors;
+    };
+    for what in ["limits", "requests"] {
+        for (name, value) in meta::get(resources, &[what])
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+        {
+            if check::quantity(resources, &[what, name]).is_some_and(|q| q.is_negative()) {
+                errors.push(FieldError::invalid(
+                    format!("{at}.{what}[{name}]"),
+                    value.clone(),
+                    NOT_NEGATIVE,
+                ));
+            }
+            let standard = matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage")
+                || name.starts_with("hugepages-");
+            if !standard && !name.contains('/') {
+                errors.push(FieldError::invalid(
+                    format!("{at}.{what}[{name}]"),
+                    name.as_str(),
+                    "must be a standard resource type or fully qualified",
+                ));
+                errors.push(FieldError::invalid(
+                    format!("{at}.{what}[{name}]"),
+                    name.as_str(),
+                    "must be a standard resource for containers",
+                ));
+            }
+        }
+    }
+    for (name, value) in meta::get(resources, &["requests"])
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+    {
+        let (request, limit) = (
+            check::quantity(resources, &["requests", name]),
+            check::quantity(resources, &["limits", name]),
+        );
+        let extended = name.contains('/') && !name.contains("kubernetes.io/");
+        match (request, limit) {
+            (Some(request), Some(limit)) if extended && request != limit => {
+                errors.push(FieldError::invalid(
+                    format!("{at}.requests"),
+                    value.clone(),
+                    format!("must be equal to {name} limit of {limit}"),
+                ));
+            }
+            (Some(request), Some(limit)) if request > limit => {
+                errors.push(FieldError::invalid(
+                    format!("{at}.requests"),
+                    value.clone(),
+                    format!("must be less than or equal to {name} limit of {limit}"),
+                ));
+            }
+            (Some(_), None) if extended => {
+                errors.push(FieldError::required(
+                    format!("{at}.limits"),
+                    "Limit must be set for non overcommitable resources",
+                ));
+            }
+            _ => {}
+        }
+    }
+    errors
+}
+
+fn validate_probe(probe: &Value, at: &str, success_is_one: bool) -> Vec<FieldError> {
+    let mut errors = validate_handler(probe, at, true);
+    errors.extend(check::not_negative(
+        probe,
+        at,
+        &[
+            "initialDelaySeconds",
+            "timeoutSeconds",
+            "periodSeconds",
+            "successThreshold",
+            "failureThreshold",
+        ],
+    ));
+    if success_is_one
+        && let Some(n) = meta::int_at(probe, &["successThreshold"]).filter(|n| *n != 1)
+    {
+        errors.push(FieldError::invalid(
+            format!("{at}.successThreshold"),
+            n,
+            "must be 1",
+        ));
+    }
+    if let Some(n) = meta::int_at(probe, &["terminationGracePeriodSeconds"]).filter(|n| *n <= 0) {
+        errors.push(FieldError::invalid(
+            format!("{at}.terminationGracePeriodSeconds"),
+            n,
+            "must be greater than 0",
+        ));
+    }
+    errors
+}
+
+fn validate_lifecycle(lifecycle: Option<&Value>, at: &str, forbidden: bool) -> Vec<FieldError> {
+    let Some(lifecycle) = lifecycle else {
+        return Vec::new();
+    };
+    if forbidden {
+        return vec![FieldError::forbidden(
+            at,
+            "may not be set for init containers without restartPolicy=Always",
+        )];
+    }
+    ["postStart", "preStop"]
+        .iter()
+        .filter_map(|hook| {
+            Some(validate_handler(
+                lifecycle.get(*hook)?,
+                &format!("{at}.{hook}"),
+                false,
+            ))
+        })
+        .flatten()
+        .collect()
+}
+
+fn validate_handler(handler: &Value, at: &str, probe: bool) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let mut count = 0;
+    for kind in ["exec", "httpGet", "tcpSocket", "grpc", "sleep"] {
+        let Some(action) = handler.get(kind) else {
+            continue;
+        };
+        let at = format!("{at}.{kind}");
+        count += 1;
+        if count > 1 {
+            errors.push(FieldError::forbidden(
+                &at,
+                "may not specify more than 1 handler type",
+            ));
+            continue;
+        }
+        match kind {
+            "exec" if meta::list_at(action, &["command"]).is_empty() => {
+                errors.push(FieldError::required(format!("{at}.command"), ""))
+            }
+            "httpGet" => {
+                if meta::str_at(action, &["path"]).is_empty() {
+                    errors.push(FieldError::required(format!("{at}.path"), ""));
+                }
+                errors.extend(check::port_or_name(
+                    action.get("port").unwrap_or(&Value::Null),
+                    &format!("{at}.port"),
+                ));
+                errors.extend(one_of(
+                    meta::str_at(action, &["scheme"]),
+                    format!("{at}.scheme"),
+                    &["HTTP", "HTTPS"],
+                ));
+            }
+            "tcpSocket" => errors.extend(check::port_or_name(
+                action.get("port").unwrap_or(&Value::Null),
+                &format!("{at}.port"),
+            )),
+            "grpc" if probe => errors.extend(check::port(
+                meta::int_at(action, &["port"]).unwrap_or(0),
+                format!("{at}.port"),
+            )),
+            _ => {}
+        }
+    }
+    if count == 0 {
+        errors.push(FieldError::required(at, "must specify a handler type"));
+    }
+    errors
+}
