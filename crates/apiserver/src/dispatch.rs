@@ -33,6 +33,18 @@ const PATCH_TYPES: [&str; 3] = [
     "application/strategic-merge-patch+json",
 ];
 
+/// Core resources that upstream asks people to leave, and its words.
+const DEPRECATED: [(&str, &str); 2] = [
+    (
+        "componentstatuses",
+        "v1 ComponentStatus is deprecated in v1.19+",
+    ),
+    (
+        "endpoints",
+        "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+    ),
+];
+
 /// How a patch is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PatchType {
@@ -315,6 +327,12 @@ impl ApiServer {
         let resource = self
             .registry
             .resource(&info.group, &info.version, &info.resource)?;
+        if let Some((_, text)) = DEPRECATED
+            .iter()
+            .find(|(r, _)| info.group.is_empty() && *r == info.resource)
+        {
+            call.warnings.add([(*text).to_owned()]);
+        }
         if !info.subresource.is_empty() {
             return self.serve_subresource(request, call, &resource).await;
         }
@@ -401,7 +419,8 @@ impl ApiServer {
             .registry
             .watch(resource, namespace, options, shape)
             .await?;
-        let mut response = Response::new(body);
+        let guard = self.metrics.stream(&call.info);
+        let mut response = Response::new(body::guarded(body, guard));
         response.headers_mut().insert(
             header::CONTENT_TYPE,
             header::HeaderValue::from_static("application/json"),

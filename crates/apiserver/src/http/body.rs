@@ -55,6 +55,16 @@ where
     ))
 }
 
+/// A body that keeps something alive until it has been sent or given up.
+pub fn guarded<G: Send + 'static>(inner: ResponseBody, guard: G) -> ResponseBody {
+    inner
+        .map_frame(move |frame| {
+            let _alive = &guard;
+            frame
+        })
+        .boxed_unsync()
+}
+
 /// Brings any body to the server's type.
 pub fn boxed<B>(body: B) -> RequestBody
 where

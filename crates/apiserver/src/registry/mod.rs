@@ -9,6 +9,7 @@ mod create;
 mod delete;
 pub mod list;
 pub mod metadata;
+mod pods;
 pub mod resource;
 pub mod scale;
 mod services;

@@ -21,6 +21,10 @@ pub enum Part {
     Status,
     /// Exactly what the engine changed itself (scale, binding, finalize): no hook resets anything.
     Exact,
+    /// The ephemeral containers of a pod.
+    EphemeralContainers,
+    /// The resources of a pod's containers.
+    Resize,
 }
 
 /// An updated object.
@@ -194,6 +198,13 @@ impl Registry {
                 kinds::validate_status_update(kind, after, before)
             }
             Part::Exact => kinds::validate_metadata_update(after, before),
+            Part::EphemeralContainers | Part::Resize => {
+                let errors = super::pods::narrow(part, after, before);
+                errors
+                    .into_iter()
+                    .chain(kinds::validate_create(kind, after))
+                    .collect()
+            }
         };
         if !errors.is_empty() {
             return Err(write.invalid(write.name, &errors));
