@@ -693,3 +693,7 @@ fn prune(view: &View<'_>, plan: &mut Plan) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;
