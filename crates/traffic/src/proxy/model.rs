@@ -128,75 +128,87 @@ pub fn frontends(service: &Service, slices: &[EndpointSlice], node: &str) -> Fro
         return all;
     };
     let addresses = Addresses::of(service);
+    let inside_local = is_local(spec.internal_traffic_policy.as_deref());
+    let outside_local = is_local(spec.external_traffic_policy.as_deref());
     for port in spec.ports.iter().flatten() {
-        let Some(protocol) = Protocol::parse(port.protocol.as_deref()) else {
+        let protocol = Protocol::parse(port.protocol.as_deref());
+        let Some((protocol, number)) = protocol.zip(u16::try_from(port.port).ok()) else {
             continue;
         };
-        let Ok(number) = u16::try_from(port.port) else {
-            continue;
+        let mut share = PortShare {
+            all: &mut all,
+            protocol,
+            endpoints: collect(slices, port, protocol, node),
+            affinity: affinity(service),
         };
-        let endpoints = collect(slices, port, protocol, node);
-        let affinity = affinity(service);
-        let backend = |chosen: &BTreeSet<SocketAddrV4>, otherwise, sources: &[Ipv4Net]| Backend {
-            endpoints: chosen.iter().copied().take(MAX_ENDPOINTS).collect(),
-            otherwise,
-            affinity,
-            sources: sources.to_vec(),
-        };
-        let local = |otherwise_all: &BTreeSet<SocketAddrV4>, sources: &[Ipv4Net]| {
-            let otherwise = if otherwise_all.is_empty() {
-                Otherwise::Reject
-            } else {
-                Otherwise::Drop
-            };
-            backend(endpoints.here(), otherwise, sources)
-        };
-        let mut put = |audience, address, port, backend| {
-            all.insert(
-                Frontend {
-                    audience,
-                    address,
-                    protocol,
-                    port,
-                },
-                backend,
-            );
-        };
-
-        for address in addresses.cluster.iter().copied() {
-            let chosen = if is_local(spec.internal_traffic_policy.as_deref()) {
-                local(endpoints.anywhere(), &[])
-            } else {
-                backend(endpoints.anywhere(), Otherwise::Reject, &[])
-            };
-            put(Audience::All, Some(address), number, chosen);
+        for address in &addresses.cluster {
+            let backend = share.backend(inside_local, &[]);
+            share.put(Audience::All, Some(*address), number, backend);
         }
-        let local_only = is_local(spec.external_traffic_policy.as_deref());
-        let mut external = |address, port, sources: &[Ipv4Net]| {
-            let everywhere = backend(endpoints.anywhere(), Otherwise::Reject, sources);
-            if local_only {
-                put(
-                    Audience::All,
-                    address,
-                    port,
-                    local(endpoints.anywhere(), sources),
-                );
-                put(Audience::Internal, address, port, everywhere);
-            } else {
-                put(Audience::All, address, port, everywhere);
-            }
-        };
-        for address in addresses.external.iter().copied() {
-            external(Some(address), number, &[]);
+        for address in &addresses.external {
+            share.put_outside(Some(*address), number, outside_local, &[]);
         }
-        for address in addresses.balancer.iter().copied() {
-            external(Some(address), number, &addresses.sources);
+        for address in &addresses.balancer {
+            share.put_outside(Some(*address), number, outside_local, &addresses.sources);
         }
         if let Some(node_port) = node_port(service, port) {
-            external(None, node_port, &[]);
+            share.put_outside(None, node_port, outside_local, &[]);
         }
     }
     all
+}
+
+/// The frontends of one port of a Service, as they are found.
+struct PortShare<'a> {
+    all: &'a mut Frontends,
+    protocol: Protocol,
+    endpoints: Endpoints,
+    affinity: Option<u32>,
+}
+
+impl PortShare<'_> {
+    fn backend(&self, local: bool, sources: &[Ipv4Net]) -> Backend {
+        let anywhere = self.endpoints.anywhere();
+        let (chosen, otherwise) = match local {
+            true if !anywhere.is_empty() => (self.endpoints.here(), Otherwise::Drop),
+            _ => (anywhere, Otherwise::Reject),
+        };
+        Backend {
+            endpoints: chosen.iter().copied().take(MAX_ENDPOINTS).collect(),
+            otherwise,
+            affinity: self.affinity,
+            sources: sources.to_vec(),
+        }
+    }
+
+    /// Where only this node's endpoints are for the world, the cluster's own packets still go to all of them.
+    fn put_outside(
+        &mut self,
+        address: Option<Ipv4Addr>,
+        port: u16,
+        local: bool,
+        sources: &[Ipv4Net],
+    ) {
+        let backend = self.backend(local, sources);
+        self.put(Audience::All, address, port, backend);
+        if local {
+            let everywhere = self.backend(false, sources);
+            self.put(Audience::Internal, address, port, everywhere);
+        }
+    }
+
+    fn put(&mut self, audience: Audience, address: Option<Ipv4Addr>, port: u16, backend: Backend) {
+        let protocol = self.protocol;
+        self.all.insert(
+            Frontend {
+                audience,
+                address,
+                protocol,
+                port,
+            },
+            backend,
+        );
+    }
 }
 
 fn is_local(policy: Option<&str>) -> bool {
