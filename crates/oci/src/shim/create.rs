@@ -150,6 +150,9 @@ fn stage_mounts(inputs: &Inputs) -> Result<Staged, String> {
     }
     let rootfs = plan.dir.join("rootfs");
     mount_root(plan, &rootfs).map_err(fail("mount root file system"))?;
+    // Later, as a read-only root, it could not be made any more. A failure shows when it is
+    // entered.
+    let _ = make_folder_inside(&rootfs, &plan.process.cwd);
     Ok(Staged {
         rootfs,
         shm,
@@ -222,6 +225,32 @@ fn mount_root(plan: &ContainerPlan, target: &Path) -> io::Result<()> {
     std::env::set_current_dir("/")?;
     let _ = rustix::mount::unmount(&links, UnmountFlags::DETACH);
     Ok(mounted?)
+}
+
+/// Makes a folder and its parents in a root whose links must not lead out of it.
+fn make_folder_inside(root: &Path, folder: &str) -> io::Result<()> {
+    use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat2};
+    let open = |path: &Path| {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let anchor = fs::File::open(root)?;
+        io::Result::Ok(openat2(
+            anchor,
+            path,
+            flags,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT,
+        )?)
+    };
+    let mut path = PathBuf::from(".");
+    let mut parent = open(&path)?;
+    for part in folder.split('/').filter(|part| !part.is_empty()) {
+        path.push(part);
+        if open(&path).is_err() {
+            mkdirat(&parent, part, Mode::from_raw_mode(0o755))?;
+        }
+        parent = open(&path)?;
+    }
+    Ok(())
 }
 
 /// libcontainer's last step: the rest of the way to `execve` is ours.

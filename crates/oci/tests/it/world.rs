@@ -53,7 +53,6 @@ pub type Client = RuntimeServiceClient<RuntimeServiceServer<RuntimeServiceImpl>>
 pub struct World {
     pub dir: PathBuf,
     pub cgroup: String,
-    pub runtime: Arc<Runtime>,
     pub client: Client,
     pub network: Arc<FakeNetwork>,
 }
@@ -92,7 +91,6 @@ impl World {
         Self {
             dir,
             cgroup,
-            runtime,
             client,
             network,
         }
@@ -101,8 +99,8 @@ impl World {
     /// Forgets the runtime as a crash would, and opens it anew.
     pub async fn reopen(&mut self) {
         let network = self.network.clone();
-        self.runtime = open(&self.dir, &self.cgroup, network).await;
-        self.client = RuntimeServiceClient::new(self.runtime.runtime_service());
+        let runtime = open(&self.dir, &self.cgroup, network).await;
+        self.client = RuntimeServiceClient::new(runtime.runtime_service());
     }
 
     pub fn sandbox_config(&self, name: &str) -> v1::PodSandboxConfig {
@@ -247,6 +245,14 @@ impl World {
             .unwrap()
             .trim()
             .to_owned()
+    }
+
+    /// What a shell script in a new container says.
+    pub async fn say_in_new(&mut self, sandbox: &str, script: &str) -> String {
+        let id = self.script(sandbox, "new", script).await;
+        self.wait(&id).await;
+        let lines = self.log(&id).await;
+        lines[0].trim_start_matches("stdout F ").to_owned()
     }
 
     pub async fn remove(&mut self, sandbox: &str) {
