@@ -31,4 +31,4 @@ pub use generic::{
 };
 pub use metadata::{validate_metadata, validate_metadata_update};
 pub use registry::{ALL, strategy};
-pub use strategy::{Ctx, Entry, Generic, Strategy};
+pub use strategy::{Ctx, Custom, Entry, Generic, Strategy};

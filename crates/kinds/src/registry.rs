@@ -4,7 +4,7 @@ use api::Kind;
 
 use crate::apps::{daemonset, deployment, replicaset, statefulset};
 use crate::core::{config, endpoints, event, namespace, node, pod, quota, service, volume};
-use crate::strategy::{Entry, Generic, Strategy};
+use crate::strategy::{Custom, Entry, Generic, Strategy};
 use crate::{autoscaling, batch, networking, rbac, small, storage};
 
 const fn entry(group: &'static str, kind: &'static str, strategy: &'static dyn Strategy) -> Entry {
@@ -138,11 +138,18 @@ pub static ALL: &[Entry] = &[
     ),
 ];
 
-/// The rules of a kind; kinds not listed have the generic ones.
+/// The rules of a kind; built-in kinds not listed have the generic ones, custom kinds those of custom kinds.
 pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
-    ALL.iter()
+    if let Some(entry) = ALL
+        .iter()
         .find(|e| e.kind == kind.kind && e.group == kind.group)
-        .map_or(&Generic, |e| e.strategy)
+    {
+        return entry.strategy;
+    }
+    let built_in = api::kinds()
+        .iter()
+        .any(|k| k.kind == kind.kind && k.group == kind.group);
+    if built_in { &Generic } else { &Custom }
 }
 
 #[cfg(test)]

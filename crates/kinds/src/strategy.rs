@@ -93,6 +93,15 @@ pub struct Generic;
 
 impl Strategy for Generic {}
 
+/// The strategy of custom kinds.
+pub struct Custom;
+
+impl Strategy for Custom {
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
 /// One line of [`crate::ALL`]: group, kind (any version) and its rules.
 pub struct Entry {
     /// API group.

@@ -6,6 +6,8 @@
 use api::{Field, Kind, Schema, Shape, Status};
 use serde_json::{Map, Value};
 
+/// How messages about malformed directives begin.
+const BAD_FORMAT: &str = "invalid patch format";
 const PATCH: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
 const SET_ORDER: &str = "$setElementOrder/";
@@ -22,7 +24,13 @@ pub fn strategic_merge(kind: &Kind, original: &Value, patch: &Value) -> Result<V
         ));
     };
     let schema = kind.schema.get();
-    merge_object(original, patch, schema).map_err(|why| Status::failure(422, "Invalid", why))
+    merge_object(original, patch, schema).map_err(|why| {
+        if why.starts_with(BAD_FORMAT) {
+            Status::bad_request(why)
+        } else {
+            Status::failure(422, "Invalid", why)
+        }
+    })
 }
 
 type Merged<T> = Result<T, String>;
