@@ -16,8 +16,10 @@ use tokio::time::Instant;
 use crate::registry::Registry;
 
 const PREFIX: &[u8] = b"/registry/events/";
-/// Shortest time between two sweeps.
+/// Shortest time between two sweeps, unless events live shorter.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+/// Most writes of events followed; older ones expire early.
+const MAX_FOLLOWED: usize = 200_000;
 /// Most events deleted by one commit.
 const BATCH: usize = 256;
 
@@ -83,8 +85,14 @@ async fn follow(registry: &Registry) -> Result<(), store::ReadError> {
     let mut queue = VecDeque::from(old);
     let mut watch = store.watch(start, found.revision)?;
     let mut swept = now;
+    let pause = SWEEP_INTERVAL.min(ttl);
     loop {
-        let wake = queue.front().map(|due| due.at.max(swept + SWEEP_INTERVAL));
+        let over = queue.len().saturating_sub(MAX_FOLLOWED);
+        queue
+            .iter_mut()
+            .take(over)
+            .for_each(|due| due.at = due.at.min(swept));
+        let wake = queue.front().map(|due| due.at.max(swept + pause));
         let due = async {
             match wake {
                 Some(at) => tokio::time::sleep_until(at).await,

@@ -236,7 +236,12 @@ fn unreachable(target: &Target, error: &dyn std::fmt::Display) -> Fail {
 fn strip_credentials(request: &mut Request) {
     let headers = request.headers_mut();
     headers.remove(header::AUTHORIZATION);
-    for name in ["impersonate-user", "impersonate-group", "impersonate-uid"] {
+    let acting: Vec<_> = headers
+        .keys()
+        .filter(|n| n.as_str().starts_with("impersonate-"))
+        .cloned()
+        .collect();
+    for name in acting {
         headers.remove(name);
     }
 }

@@ -120,9 +120,12 @@ impl Registry {
     ) -> Result<Stored, Fail> {
         let resource = write.resource;
         let key = resource.key(write.namespace, name);
-        let asked = object.clone();
+        // Claiming fills in a service: every attempt starts from what was asked for.
+        let asked = resource.is("", "services").then(|| object.clone());
         for _ in 0..WRITE_ATTEMPTS {
-            object.clone_from(&asked);
+            if let Some(asked) = &asked {
+                object.clone_from(asked);
+            }
             let mut claims = Claims::default();
             self.claim_namespace(write, name, &mut claims).await?;
             self.claim_service(write, None, Some(&mut object), &mut claims)

@@ -116,6 +116,11 @@ impl Resource {
         self.storage.is_some()
     }
 
+    /// Whether this is that resource, in whatever version.
+    pub fn is(&self, group: &str, resource: &str) -> bool {
+        self.kind.group == group && self.kind.resource == resource
+    }
+
     /// An object of the served version in the stored one.
     pub fn to_stored(&self, mut object: Value) -> Value {
         if self.converts() {

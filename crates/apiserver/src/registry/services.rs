@@ -184,8 +184,7 @@ impl Registry {
         new: Option<&mut Value>,
         claims: &mut Claims,
     ) -> Result<(), Fail> {
-        let kind = &write.resource.kind;
-        if !(kind.group.is_empty() && kind.resource == "services") {
+        if !write.resource.is("", "services") {
             return Ok(());
         }
         let before = old.map(held).unwrap_or_default();

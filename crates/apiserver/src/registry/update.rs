@@ -137,7 +137,7 @@ impl Registry {
     ) -> Result<Option<Stored>, Fail> {
         let resource = write.resource;
         metadata::carry_over(&mut round.after, &round.before, write.namespace);
-        if resource.kind.group.is_empty() && resource.kind.resource == "services" {
+        if resource.is("", "services") {
             super::services::keep_allocated(&mut round.after, &round.before);
         }
         self.check(write, part, &mut round).await?;

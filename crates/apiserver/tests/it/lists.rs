@@ -183,3 +183,15 @@ async fn events_are_one_resource_in_two_groups() {
         .await;
     assert_eq!(names(&chosen.body), ["e"]);
 }
+
+#[tokio::test]
+async fn events_do_not_stay() {
+    let c = cluster_with(|config| config.event_ttl = std::time::Duration::from_millis(300)).await;
+    let event = json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"}});
+    let uri = "/api/v1/namespaces/default/events";
+    c.create(uri, &event).await;
+    let mut events = c.watch(&format!("{uri}?watch=true")).await;
+    assert_eq!(events.step().await.0, "ADDED");
+    assert_eq!(events.step().await.0, "DELETED");
+    assert_eq!(names(&c.get(uri).await.body), Vec::<&str>::new());
+}
