@@ -20,18 +20,47 @@ pub(crate) fn masked(name: &str, prefix: bool, check: fn(&str) -> Vec<String>) -
 
 /// Every broken rule of an object's metadata.
 pub fn validate_metadata(kind: &Kind, strategy: &dyn Strategy, obj: &Value) -> Vec<FieldError> {
+    let mut errors = validate_identity(kind, strategy, obj);
+    for field in ["generation", "deletionGracePeriodSeconds"] {
+        if let Some(n) = meta::int_at(obj, &["metadata", field]).filter(|n| *n < 0) {
+            errors.push(FieldError::invalid(
+                format!("metadata.{field}"),
+                n,
+                crate::check::NOT_NEGATIVE,
+            ));
+        }
+    }
+    let metadata = obj.get("metadata").unwrap_or(&Value::Null);
+    errors.extend(validate_labels(metadata.get("labels"), "metadata.labels"));
+    errors.extend(validate_annotations(
+        metadata.get("annotations"),
+        "metadata.annotations",
+    ));
+    errors.extend(validate_owners(meta::list_at(
+        metadata,
+        &["ownerReferences"],
+    )));
+    errors.extend(validate_finalizers(meta::list_at(
+        metadata,
+        &["finalizers"],
+    )));
+    errors
+}
+
+/// Name, prefix of a name, and namespace.
+fn validate_identity(kind: &Kind, strategy: &dyn Strategy, obj: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let (name, prefix) = (
-        meta::name(obj),
-        meta::str_at(obj, &["metadata", "generateName"]),
-    );
+    let (name, namespace) = (meta::name(obj), meta::namespace(obj));
+    let prefix = meta::str_at(obj, &["metadata", "generateName"]);
+    let invalid = |messages: Vec<String>, path: &'static str, value: &str| {
+        crate::check::named(messages, path, value)
+    };
     if !prefix.is_empty() {
-        errors.extend(
-            strategy
-                .validate_name(prefix, true)
-                .into_iter()
-                .map(|m| FieldError::invalid("metadata.generateName", prefix, m)),
-        );
+        errors.extend(invalid(
+            strategy.validate_name(prefix, true),
+            "metadata.generateName",
+            prefix,
+        ));
     }
     if name.is_empty() {
         errors.push(FieldError::required(
@@ -39,55 +68,25 @@ pub fn validate_metadata(kind: &Kind, strategy: &dyn Strategy, obj: &Value) -> V
             "name or generateName is required",
         ));
     } else {
-        errors.extend(
-            strategy
-                .validate_name(name, false)
-                .into_iter()
-                .map(|m| FieldError::invalid("metadata.name", name, m)),
-        );
-    }
-    let namespace = meta::namespace(obj);
-    if kind.namespaced {
-        if namespace.is_empty() {
-            errors.push(FieldError::required("metadata.namespace", ""));
-        } else {
-            errors.extend(
-                names::dns1123_label(namespace)
-                    .into_iter()
-                    .map(|m| FieldError::invalid("metadata.namespace", namespace, m)),
-            );
-        }
-    } else if !namespace.is_empty() {
-        errors.push(FieldError::forbidden(
-            "metadata.namespace",
-            "not allowed on this type",
+        errors.extend(invalid(
+            strategy.validate_name(name, false),
+            "metadata.name",
+            name,
         ));
     }
-    for field in ["generation", "deletionGracePeriodSeconds"] {
-        if let Some(n) = meta::int_at(obj, &["metadata", field]).filter(|n| *n < 0) {
-            errors.push(FieldError::invalid(
-                format!("metadata.{field}"),
-                n,
-                "must be greater than or equal to 0",
-            ));
-        }
+    match (kind.namespaced, namespace.is_empty()) {
+        (true, true) => errors.push(FieldError::required("metadata.namespace", "")),
+        (true, false) => errors.extend(invalid(
+            names::dns1123_label(namespace),
+            "metadata.namespace",
+            namespace,
+        )),
+        (false, false) => errors.push(FieldError::forbidden(
+            "metadata.namespace",
+            "not allowed on this type",
+        )),
+        (false, true) => {}
     }
-    errors.extend(validate_labels(
-        meta::get(obj, &["metadata", "labels"]),
-        "metadata.labels",
-    ));
-    errors.extend(validate_annotations(
-        meta::get(obj, &["metadata", "annotations"]),
-        "metadata.annotations",
-    ));
-    errors.extend(validate_owners(meta::list_at(
-        obj,
-        &["metadata", "ownerReferences"],
-    )));
-    errors.extend(validate_finalizers(meta::list_at(
-        obj,
-        &["metadata", "finalizers"],
-    )));
     errors
 }
 

@@ -181,21 +181,10 @@ fn validate_ingress(obj: &Value) -> Vec<FieldError> {
         errors.extend(validate_backend(backend, "spec.defaultBackend"));
     }
     for (i, rule) in rules.iter().enumerate() {
-        let host = meta::str_at(rule, &["host"]);
-        if host.parse::<std::net::IpAddr>().is_ok() {
-            errors.push(FieldError::invalid(
-                format!("spec.rules[{i}].host"),
-                host,
-                "must be a DNS name, not an IP address",
-            ));
-        } else if !host.is_empty() {
-            let bare = host.strip_prefix("*.").unwrap_or(host);
-            errors.extend(crate::check::named(
-                api::names::dns1123_subdomain(bare),
-                &format!("spec.rules[{i}].host"),
-                host,
-            ));
-        }
+        errors.extend(validate_host(
+            meta::str_at(rule, &["host"]),
+            &format!("spec.rules[{i}].host"),
+        ));
         let Some(http) = rule.get("http") else {
             continue;
         };
@@ -207,31 +196,54 @@ fn validate_ingress(obj: &Value) -> Vec<FieldError> {
             ));
         }
         for (j, path) in paths.iter().enumerate() {
-            let at = format!("spec.rules[{i}].http.paths[{j}]");
-            let kind = meta::str_at(path, &["pathType"]);
-            if kind.is_empty() {
-                errors.push(FieldError::required(
-                    format!("{at}.pathType"),
-                    "pathType must be specified",
-                ));
-            } else {
-                errors.extend(one_of(kind, format!("{at}.pathType"), PATH_TYPES));
-            }
-            let value = meta::str_at(path, &["path"]);
-            let free = value.is_empty() && kind == "ImplementationSpecific";
-            if !value.starts_with('/') && !free {
-                errors.push(FieldError::invalid(
-                    format!("{at}.path"),
-                    value,
-                    "must be an absolute path",
-                ));
-            }
-            errors.extend(validate_backend(
-                path.get("backend").unwrap_or(&Value::Null),
-                &format!("{at}.backend"),
+            errors.extend(validate_path(
+                path,
+                &format!("spec.rules[{i}].http.paths[{j}]"),
             ));
         }
     }
+    errors
+}
+
+fn validate_host(host: &str, at: &str) -> Vec<FieldError> {
+    if host.is_empty() {
+        return Vec::new();
+    }
+    if host.parse::<std::net::IpAddr>().is_ok() {
+        return vec![FieldError::invalid(
+            at,
+            host,
+            "must be a DNS name, not an IP address",
+        )];
+    }
+    let bare = host.strip_prefix("*.").unwrap_or(host);
+    crate::check::named(api::names::dns1123_subdomain(bare), at, host)
+}
+
+fn validate_path(path: &Value, at: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let kind = meta::str_at(path, &["pathType"]);
+    if kind.is_empty() {
+        errors.push(FieldError::required(
+            format!("{at}.pathType"),
+            "pathType must be specified",
+        ));
+    } else {
+        errors.extend(one_of(kind, format!("{at}.pathType"), PATH_TYPES));
+    }
+    let value = meta::str_at(path, &["path"]);
+    let free = value.is_empty() && kind == "ImplementationSpecific";
+    if !value.starts_with('/') && !free {
+        errors.push(FieldError::invalid(
+            format!("{at}.path"),
+            value,
+            "must be an absolute path",
+        ));
+    }
+    errors.extend(validate_backend(
+        path.get("backend").unwrap_or(&Value::Null),
+        &format!("{at}.backend"),
+    ));
     errors
 }
 

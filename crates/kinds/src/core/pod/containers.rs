@@ -28,30 +28,7 @@ impl Scope {
 
     /// Every broken rule of the next container.
     pub(super) fn container(&mut self, c: &Value, at: &str, init: bool) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        let name = meta::str_at(c, &["name"]);
-        if name.is_empty() {
-            errors.push(FieldError::required(format!("{at}.name"), ""));
-        } else {
-            errors.extend(named(
-                names::dns1123_label(name),
-                &format!("{at}.name"),
-                name,
-            ));
-            if !self.names.insert(name.to_owned()) {
-                errors.push(FieldError::duplicate(format!("{at}.name"), name));
-            }
-        }
-        let image = meta::str_at(c, &["image"]);
-        if image.is_empty() {
-            errors.push(FieldError::required(format!("{at}.image"), ""));
-        } else if image.trim() != image {
-            errors.push(FieldError::invalid(
-                format!("{at}.image"),
-                image,
-                "must not have leading or trailing whitespace",
-            ));
-        }
+        let mut errors = self.identity(c, at);
         let policy = meta::str_at(c, &["terminationMessagePolicy"]);
         errors.extend(one_of(
             policy,
@@ -85,28 +62,40 @@ impl Scope {
             format!("{at}.restartPolicy"),
             &["Always", "OnFailure", "Never"],
         ));
-        let sidecar = meta::str_at(c, &["restartPolicy"]) == "Always";
-        for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
-            if let Some(value) = c.get(probe) {
-                if init && !sidecar {
-                    errors.push(FieldError::forbidden(
-                        format!("{at}.{probe}"),
-                        "may not be set for init containers without restartPolicy=Always",
-                    ));
-                } else {
-                    errors.extend(validate_probe(
-                        value,
-                        &format!("{at}.{probe}"),
-                        probe != "readinessProbe",
-                    ));
-                }
+        errors.extend(validate_hooks(
+            c,
+            at,
+            init && meta::str_at(c, &["restartPolicy"]) != "Always",
+        ));
+        errors
+    }
+
+    /// The name, which no other container has, and the image.
+    fn identity(&mut self, c: &Value, at: &str) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let name = meta::str_at(c, &["name"]);
+        if name.is_empty() {
+            errors.push(FieldError::required(format!("{at}.name"), ""));
+        } else {
+            errors.extend(named(
+                names::dns1123_label(name),
+                &format!("{at}.name"),
+                name,
+            ));
+            if !self.names.insert(name.to_owned()) {
+                errors.push(FieldError::duplicate(format!("{at}.name"), name));
             }
         }
-        errors.extend(validate_lifecycle(
-            c.get("lifecycle"),
-            &format!("{at}.lifecycle"),
-            init && !sidecar,
-        ));
+        let image = meta::str_at(c, &["image"]);
+        if image.is_empty() {
+            errors.push(FieldError::required(format!("{at}.image"), ""));
+        } else if image.trim() != image {
+            errors.push(FieldError::invalid(
+                format!("{at}.image"),
+                image,
+                "must not have leading or trailing whitespace",
+            ));
+        }
         errors
     }
 
@@ -304,76 +293,93 @@ fn validate_env_from(sources: &[Value], at: &str) -> Vec<FieldError> {
     errors
 }
 
-/// Requests and limits: not negative, requests within limits.
-pub(super) fn validate_resources(resources: Option<&Value>, at: &str) -> Vec<FieldError> {
+/// Probes and lifecycle hooks; `forbidden` for init containers that run to their end.
+fn validate_hooks(c: &Value, at: &str, forbidden: bool) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let refusal = "may not be set for init containers without restartPolicy=Always";
+    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        let at = format!("{at}.{probe}");
+        match c.get(probe) {
+            Some(_) if forbidden => errors.push(FieldError::forbidden(at, refusal)),
+            Some(value) => errors.extend(validate_probe(value, &at, probe != "readinessProbe")),
+            None => {}
+        }
+    }
+    let at = format!("{at}.lifecycle");
+    match c.get("lifecycle") {
+        Some(_) if forbidden => errors.push(FieldError::forbidden(at, refusal)),
+        Some(lifecycle) => errors.extend(validate_lifecycle(lifecycle, &at)),
+        None => {}
+    }
+    errors
+}
+
+/// Requests and limits: not negative, of known or qualified resources, requests within limits.
+fn validate_resources(resources: Option<&Value>, at: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let Some(resources) = resources else {
         return errors;
     };
-    for what in ["limits", "requests"] {
-        for (name, value) in meta::get(resources, &[what])
+    let entries = |what: &str| {
+        resources
+            .get(what)
             .and_then(Value::as_object)
             .into_iter()
             .flatten()
-        {
+    };
+    for what in ["limits", "requests"] {
+        for (name, value) in entries(what) {
+            let at = format!("{at}.{what}[{name}]");
             if check::quantity(resources, &[what, name]).is_some_and(|q| q.is_negative()) {
-                errors.push(FieldError::invalid(
-                    format!("{at}.{what}[{name}]"),
-                    value.clone(),
-                    NOT_NEGATIVE,
-                ));
+                errors.push(FieldError::invalid(&at, value.clone(), NOT_NEGATIVE));
             }
             let standard = matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage")
                 || name.starts_with("hugepages-");
             if !standard && !name.contains('/') {
                 errors.push(FieldError::invalid(
-                    format!("{at}.{what}[{name}]"),
+                    &at,
                     name.as_str(),
                     "must be a standard resource type or fully qualified",
                 ));
                 errors.push(FieldError::invalid(
-                    format!("{at}.{what}[{name}]"),
+                    &at,
                     name.as_str(),
                     "must be a standard resource for containers",
                 ));
             }
         }
     }
-    for (name, value) in meta::get(resources, &["requests"])
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
-    {
-        let (request, limit) = (
-            check::quantity(resources, &["requests", name]),
-            check::quantity(resources, &["limits", name]),
-        );
-        let extended = name.contains('/') && !name.contains("kubernetes.io/");
-        match (request, limit) {
-            (Some(request), Some(limit)) if extended && request != limit => {
-                errors.push(FieldError::invalid(
-                    format!("{at}.requests"),
-                    value.clone(),
-                    format!("must be equal to {name} limit of {limit}"),
-                ));
-            }
-            (Some(request), Some(limit)) if request > limit => {
-                errors.push(FieldError::invalid(
-                    format!("{at}.requests"),
-                    value.clone(),
-                    format!("must be less than or equal to {name} limit of {limit}"),
-                ));
-            }
-            (Some(_), None) if extended => {
-                errors.push(FieldError::required(
-                    format!("{at}.limits"),
-                    "Limit must be set for non overcommitable resources",
-                ));
-            }
-            _ => {}
-        }
+    for (name, _) in entries("requests") {
+        errors.extend(within_limit(resources, name, at));
     }
     errors
+}
+
+/// A request must not exceed its limit; of what cannot be shared it must be the limit.
+fn within_limit(resources: &Value, name: &str, at: &str) -> Option<FieldError> {
+    let request = check::quantity(resources, &["requests", name])?;
+    let limit = check::quantity(resources, &["limits", name]);
+    let extended = name.contains('/') && !name.contains("kubernetes.io/");
+    let invalid = |detail: String| {
+        Some(FieldError::invalid(
+            format!("{at}.requests"),
+            request.to_string(),
+            detail,
+        ))
+    };
+    match limit {
+        Some(limit) if extended && request != limit => {
+            invalid(format!("must be equal to {name} limit of {limit}"))
+        }
+        Some(limit) if request > limit => invalid(format!(
+            "must be less than or equal to {name} limit of {limit}"
+        )),
+        None if extended => Some(FieldError::required(
+            format!("{at}.limits"),
+            "Limit must be set for non overcommitable resources",
+        )),
+        _ => None,
+    }
 }
 
 fn validate_probe(probe: &Value, at: &str, success_is_one: bool) -> Vec<FieldError> {
@@ -408,27 +414,14 @@ fn validate_probe(probe: &Value, at: &str, success_is_one: bool) -> Vec<FieldErr
     errors
 }
 
-fn validate_lifecycle(lifecycle: Option<&Value>, at: &str, forbidden: bool) -> Vec<FieldError> {
-    let Some(lifecycle) = lifecycle else {
-        return Vec::new();
-    };
-    if forbidden {
-        return vec![FieldError::forbidden(
-            at,
-            "may not be set for init containers without restartPolicy=Always",
-        )];
+fn validate_lifecycle(lifecycle: &Value, at: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for hook in ["postStart", "preStop"] {
+        if let Some(handler) = lifecycle.get(hook) {
+            errors.extend(validate_handler(handler, &format!("{at}.{hook}"), false));
+        }
     }
-    ["postStart", "preStop"]
-        .iter()
-        .filter_map(|hook| {
-            Some(validate_handler(
-                lifecycle.get(*hook)?,
-                &format!("{at}.{hook}"),
-                false,
-            ))
-        })
-        .flatten()
-        .collect()
+    errors
 }
 
 fn validate_handler(handler: &Value, at: &str, probe: bool) -> Vec<FieldError> {
