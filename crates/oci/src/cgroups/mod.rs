@@ -87,6 +87,24 @@ pub fn is_unified() -> bool {
     Hierarchy::system().unified
 }
 
+/// Where containers see cgroup trees, which they may not change.
+pub fn visible_folders() -> Vec<String> {
+    let mut folders: Vec<String> = fs::read_dir("/sys/fs/cgroup")
+        .map(|entries| {
+            entries
+                .flatten()
+                .filter(|entry| entry.path().join("cgroup.procs").exists())
+                .map(|entry| format!("/sys/fs/cgroup/{}", entry.file_name().to_string_lossy()))
+                .collect()
+        })
+        .unwrap_or_default();
+    if is_unified() {
+        folders.clear();
+    }
+    folders.push("/sys/fs/cgroup".to_owned());
+    folders
+}
+
 /// Whether the kernel accounts for swap per cgroup.
 pub fn limits_swap() -> bool {
     static LIMITS: OnceLock<bool> = OnceLock::new();
@@ -200,24 +218,8 @@ impl Cgroup<'_> {
     /// Removes the cgroup and those below. Waits a little for killed processes to be reaped; an
     /// absent cgroup is fine.
     pub fn remove(&self) -> io::Result<()> {
-        let mut result = Ok(());
-        for folder in self.folders() {
-            for attempt in 0..REMOVE_TRIES {
-                result = remove_tree(&folder);
-                match &result {
-                    Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                        if attempt + 1 < REMOVE_TRIES {
-                            std::thread::sleep(REMOVE_PAUSE);
-                        }
-                    }
-                    _ => break,
-                }
-            }
-            if result.is_err() {
-                return result;
-            }
-        }
-        result
+        self.folders()
+            .try_for_each(|folder| remove_patiently(&folder))
     }
 
     /// How many processes the kernel killed here for want of memory.
@@ -261,6 +263,18 @@ fn subfolders(folder: &Path) -> Vec<PathBuf> {
                 .collect()
         })
         .unwrap_or_default()
+}
+
+fn remove_patiently(folder: &Path) -> io::Result<()> {
+    for _ in 1..REMOVE_TRIES {
+        match remove_tree(folder) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                std::thread::sleep(REMOVE_PAUSE);
+            }
+            other => return other,
+        }
+    }
+    remove_tree(folder)
 }
 
 fn remove_tree(folder: &Path) -> io::Result<()> {

@@ -33,6 +33,9 @@ pub struct Container {
     pub dir: PathBuf,
     pub log_path: String,
     pub progress: watch::Sender<Progress>,
+    /// Held from a change of progress until everybody has been told, so that they are told in
+    /// order.
+    pub telling: std::sync::Mutex<()>,
     /// What was last asked of its limits.
     pub resources: std::sync::Mutex<Option<v1::LinuxContainerResources>>,
     /// One change of its life at a time; stopping may interrupt a start.
@@ -68,6 +71,7 @@ impl Container {
             dir,
             log_path,
             progress: watch::Sender::new(progress),
+            telling: std::sync::Mutex::new(()),
             resources: std::sync::Mutex::new(resources),
             changing: tokio::sync::Mutex::new(()),
         }
@@ -230,10 +234,7 @@ impl Runtime {
         };
         match started {
             Ok(started) => {
-                container.progress.send_modify(|progress| {
-                    progress.started = Some(started);
-                });
-                self.container_event(container, ContainerEventType::ContainerStartedEvent);
+                self.container_started(container, started);
                 Ok(())
             }
             Err(error) => {

@@ -12,7 +12,7 @@ use super::stop::UNKNOWN_EXIT;
 use super::{Runtime, lock};
 use crate::cgroups::Hierarchy;
 use crate::cri::v1::{self, ContainerEventType};
-use crate::plan::Exit;
+use crate::plan::{Exit, Started};
 use crate::proto::{ContainerState, Reply, Request};
 use crate::shim::now_nanoseconds;
 
@@ -84,8 +84,28 @@ impl Runtime {
         }
     }
 
+    /// A container runs: remembers and tells, once.
+    pub fn container_started(&self, container: &Arc<Container>, started: Started) {
+        let _telling = lock(&container.telling);
+        let first = container.progress.send_if_modified(|progress| {
+            let first = progress.started.is_none();
+            progress.started.get_or_insert(started);
+            first
+        });
+        if first {
+            self.container_event(container, ContainerEventType::ContainerStartedEvent);
+        }
+    }
+
     /// A container has exited: remembers and tells, once.
     pub fn container_exited(&self, container: &Arc<Container>, exit: Exit) {
+        // A short life may be over before whoever started it has heard that it began.
+        if exit.start_error.is_none()
+            && let Some(started) = records::started(&container.dir)
+        {
+            self.container_started(container, started);
+        }
+        let _telling = lock(&container.telling);
         let first = container.progress.send_if_modified(|progress| {
             let first = progress.exit.is_none();
             progress.exit.get_or_insert(exit);

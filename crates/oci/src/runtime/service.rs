@@ -134,13 +134,10 @@ impl Runtime {
 }
 
 /// A list as a stream of pages; an empty list is one empty page.
-pub(super) fn pages<T: Send + 'static, R: 'static>(
+pub(super) fn pages<T: Send + 'static, R: Send + 'static>(
     mut items: Vec<T>,
     page: fn(Vec<T>) -> R,
-) -> BoxStream<R>
-where
-    R: Send,
-{
+) -> BoxStream<R> {
     let mut all = Vec::new();
     while items.len() > PAGE {
         let rest = items.split_off(PAGE);

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::Pid;
 use rustix::mount::UnmountFlags;
 
 use crate::cgroups::Hierarchy;
@@ -69,33 +70,48 @@ pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ! {
 }
 
 fn start(dir: &Path) -> i32 {
-    let said = match detach(dir) {
-        Ok(said) => said,
-        Err(error) => format!("start shim: {error}"),
+    let plan = read_plan(dir);
+    let (shim, said) = match detach(dir) {
+        Ok(detached) => detached,
+        Err(error) => (None, format!("start shim: {error}")),
     };
-    let _ = writeln!(io::stdout(), "{said}");
-    i32::from(!said.starts_with("ready"))
+    let told = writeln!(io::stdout(), "{said}").and_then(|()| io::stdout().flush());
+    // With nobody there to hear it, nobody knows of the shim: it would be left for ever.
+    if told.is_err()
+        && let Some(shim) = shim
+    {
+        let _ = sys::kill(shim.as_raw(), libc::SIGKILL);
+        let _ = nix::sys::wait::waitpid(shim, None);
+        if let Ok(plan) = plan {
+            let _ = Hierarchy::system().cgroup(&plan.cgroup).remove();
+        }
+    }
+    i32::from(told.is_err() || !said.starts_with("ready"))
 }
 
-/// Forks the shim proper and returns its first words.
-fn detach(dir: &Path) -> io::Result<String> {
+/// Forks the shim proper and returns its process and first words.
+fn detach(dir: &Path) -> io::Result<(Option<Pid>, String)> {
     let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     nix::unistd::setsid()?;
     match sys::fork()? {
-        Fork::Parent(_) => {
+        Fork::Parent(shim) => {
             drop(writer);
             let mut said = String::new();
             fs::File::from(reader).read_to_string(&mut said)?;
             if said.is_empty() {
                 said = "shim died while starting".into();
             }
-            Ok(said)
+            Ok((Some(shim), said))
         }
         Fork::Child => {
             drop(reader);
             run(dir, fs::File::from(writer))
         }
     }
+}
+
+fn read_plan(dir: &Path) -> io::Result<SandboxPlan> {
+    Ok(serde_json::from_slice(&fs::read(dir.join(PLAN))?)?)
 }
 
 fn run(dir: &Path, mut announce: fs::File) -> ! {
@@ -115,9 +131,7 @@ fn run(dir: &Path, mut announce: fs::File) -> ! {
 
 fn prepare(dir: &Path) -> Result<server::Server, String> {
     let fail = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
-    let plan: SandboxPlan = fs::read(dir.join(PLAN))
-        .and_then(|bytes| Ok(serde_json::from_slice(&bytes)?))
-        .map_err(fail("read sandbox plan"))?;
+    let plan = read_plan(dir).map_err(fail("read sandbox plan"))?;
     redirect_stdio(&dir.join(ERRORS)).map_err(fail("redirect stdio"))?;
     std::env::set_current_dir("/").map_err(fail("chdir"))?;
     sys::clear_environment();

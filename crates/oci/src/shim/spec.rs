@@ -36,10 +36,19 @@ pub fn runtime_spec(plan: &ContainerPlan, staged: &Staged, pid_namespace: Option
             "resources": resources(plan),
             "devices": plan.devices.iter().map(device).collect::<Vec<_>>(),
             "maskedPaths": plan.masked_paths,
-            "readonlyPaths": plan.readonly_paths,
+            "readonlyPaths": readonly_paths(plan),
             "rootfsPropagation": propagation,
         },
     })
+}
+
+/// What the plan asks for, and the cgroups: of the v1 trees libcontainer makes none read-only.
+fn readonly_paths(plan: &ContainerPlan) -> Vec<String> {
+    let mut paths = plan.readonly_paths.clone();
+    if !plan.privileged {
+        paths.extend(crate::cgroups::visible_folders());
+    }
+    paths
 }
 
 fn all_capabilities() -> Value {

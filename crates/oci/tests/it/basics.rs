@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use oci::cri::v1;
 
-use crate::world::{World, command, security, shell};
+use crate::world::{PATIENCE, World, command, security, shell};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_runs_logs_and_exits() {
@@ -176,10 +176,11 @@ async fn a_pod_may_share_processes() {
     };
     world.client.stop_container(stop).await.unwrap();
     // Its background process went with it, the other container's stayed.
-    let sleeps = world
-        .say(&ids[1], "cat /proc/[0-9]*/comm | grep -c '^sleep$'")
-        .await;
-    assert_eq!(sleeps, "1");
+    let count = "cat /proc/[0-9]*/comm | grep -c '^sleep$'";
+    let deadline = Instant::now() + PATIENCE;
+    while world.say(&ids[1], count).await != "1" {
+        assert!(Instant::now() < deadline);
+    }
     world.close().await;
 }
 
