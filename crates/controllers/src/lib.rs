@@ -21,6 +21,7 @@ pub mod nodes;
 pub mod replicaset;
 pub mod root_ca;
 pub mod serviceaccount;
+pub mod volumes;
 
 pub use context::{Config, Context};
 
@@ -49,6 +50,9 @@ pub const ALL: &[Controller] = &[
     replicaset::CONTROLLER,
     root_ca::CONTROLLER,
     serviceaccount::CONTROLLER,
+    volumes::BINDER,
+    volumes::CLAIM_PROTECTION,
+    volumes::VOLUME_PROTECTION,
 ];
 
 /// Runs every controller until `shutdown`; answers when all have ended.

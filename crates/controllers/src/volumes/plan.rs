@@ -1,6 +1,6 @@
 //! Which volume a claim gets, and what becomes of a volume whose claim has gone. Pure.
 
-use std::{cmp::Reverse, collections::BTreeMap, str::FromStr};
+use std::{collections::BTreeMap, str::FromStr};
 
 use api::quantity::Quantity;
 use client::Selector;
@@ -50,8 +50,12 @@ pub fn claim(
     volumes: &[PersistentVolume],
     node: Option<&Node>,
 ) -> ClaimAct {
-    let name = claim_spec(claim).and_then(|s| s.volume_name.as_deref()).unwrap_or_default();
-    let named = volumes.iter().find(|v| v.metadata.name.as_deref() == Some(name));
+    let name = claim_spec(claim)
+        .and_then(|s| s.volume_name.as_deref())
+        .unwrap_or_default();
+    let named = volumes
+        .iter()
+        .find(|v| v.metadata.name.as_deref() == Some(name));
     if has(&claim.metadata, BIND_COMPLETED) {
         return settled(claim, name, named);
     }
@@ -77,10 +81,16 @@ fn settled(
 ) -> ClaimAct {
     const LOST: &str = "ClaimLost";
     if name.is_empty() {
-        return ClaimAct::Lost(LOST, "Bound claim has lost reference to PersistentVolume. Data on the volume is lost!");
+        return ClaimAct::Lost(
+            LOST,
+            "Bound claim has lost reference to PersistentVolume. Data on the volume is lost!",
+        );
     }
     let Some(volume) = volume else {
-        return ClaimAct::Lost(LOST, "Bound claim has lost its PersistentVolume. Data on the volume is lost!");
+        return ClaimAct::Lost(
+            LOST,
+            "Bound claim has lost its PersistentVolume. Data on the volume is lost!",
+        );
     };
     match volume_ref(volume) {
         Some(other) if other.uid != claim.metadata.uid => ClaimAct::Lost(
@@ -106,7 +116,9 @@ fn choose(
         let message = "waiting for first consumer to be created before binding".into();
         return ClaimAct::Wait(Some(("WaitForFirstConsumer", message)));
     }
-    let wanted = claim_spec(claim).and_then(|s| s.storage_class_name.as_deref()).unwrap_or_default();
+    let wanted = claim_spec(claim)
+        .and_then(|s| s.storage_class_name.as_deref())
+        .unwrap_or_default();
     if wanted.is_empty() {
         let message =
             "no persistent volumes available for this claim and no storage class is set".into();
@@ -135,11 +147,17 @@ fn best<'a>(
     let mut fitting: Vec<&PersistentVolume> = volumes
         .iter()
         .filter(|v| v.metadata.deletion_timestamp.is_none())
-        .filter(|v| v.spec.as_ref().is_some_and(|s| suits(s, spec) && capacity(v) >= request))
+        .filter(|v| {
+            v.spec
+                .as_ref()
+                .is_some_and(|s| suits(s, spec) && capacity(v) >= request)
+        })
         .filter(|v| node.is_none_or(|n| reaches(v, n)))
         .collect();
-    let reserved =
-        fitting.iter().find(|v| volume_ref(v).is_some_and(|r| refers_to(r, claim))).copied();
+    let reserved = fitting
+        .iter()
+        .find(|v| volume_ref(v).is_some_and(|r| refers_to(r, claim)))
+        .copied();
     if reserved.is_some() || only_reserved {
         return reserved;
     }
@@ -147,7 +165,9 @@ fn best<'a>(
         let phase = v.status.as_ref().and_then(|s| s.phase.as_deref());
         volume_ref(v).is_none()
             && phase == Some("Available")
-            && selector.as_ref().is_none_or(|s| s.matches(v.metadata.labels.as_ref()))
+            && selector
+                .as_ref()
+                .is_none_or(|s| s.matches(v.metadata.labels.as_ref()))
     });
     fitting.sort_by_key(|v| (capacity(v), v.metadata.name.clone()));
     fitting.first().copied()
@@ -160,7 +180,11 @@ fn suits(volume: &PersistentVolumeSpec, claim: &PersistentVolumeClaimSpec) -> bo
     let offered = volume.access_modes.as_deref().unwrap_or_default();
     text(&volume.storage_class_name) == text(&claim.storage_class_name)
         && mode(&volume.volume_mode) == mode(&claim.volume_mode)
-        && claim.access_modes.iter().flatten().all(|m| offered.contains(m))
+        && claim
+            .access_modes
+            .iter()
+            .flatten()
+            .all(|m| offered.contains(m))
 }
 
 fn storage(list: Option<&BTreeMap<String, Text>>) -> Quantity {
@@ -192,12 +216,16 @@ pub fn refers_to(reference: &ObjectReference, claim: &PersistentVolumeClaim) -> 
 
 /// Whether an annotation is there.
 pub fn has(meta: &ObjectMeta, annotation: &str) -> bool {
-    meta.annotations.as_ref().is_some_and(|a| a.contains_key(annotation))
+    meta.annotations
+        .as_ref()
+        .is_some_and(|a| a.contains_key(annotation))
 }
 
 fn reaches(volume: &PersistentVolume, node: &Node) -> bool {
     let affinity = volume.spec.as_ref().and_then(|s| s.node_affinity.as_ref());
-    affinity.and_then(|a| a.required.as_ref()).is_none_or(|r| node_matches(r, node))
+    affinity
+        .and_then(|a| a.required.as_ref())
+        .is_none_or(|r| node_matches(r, node))
 }
 
 fn node_matches(selector: &NodeSelector, node: &Node) -> bool {
@@ -237,7 +265,9 @@ pub enum VolumeAct {
 
 /// Decides about a volume, given the claim of the name it refers to.
 pub fn volume(volume: &PersistentVolume, claim: Option<&PersistentVolumeClaim>) -> VolumeAct {
-    let Some(reference) = volume_ref(volume) else { return VolumeAct::Phase("Available") };
+    let Some(reference) = volume_ref(volume) else {
+        return VolumeAct::Phase("Available");
+    };
     if reference.uid.as_deref().unwrap_or_default().is_empty() {
         return match claim {
             Some(_) => VolumeAct::AskClaim,
@@ -245,20 +275,22 @@ pub fn volume(volume: &PersistentVolume, claim: Option<&PersistentVolumeClaim>) 
         };
     }
     let Some(claim) = claim.filter(|c| c.metadata.uid == reference.uid) else {
-        let policy = volume.spec.as_ref().and_then(|s| s.persistent_volume_reclaim_policy.as_deref());
-        return VolumeAct::Release { delete: policy == Some("Delete") };
+        let policy = volume
+            .spec
+            .as_ref()
+            .and_then(|s| s.persistent_volume_reclaim_policy.as_deref());
+        return VolumeAct::Release {
+            delete: policy == Some("Delete"),
+        };
     };
-    let named = claim_spec(claim).and_then(|s| s.volume_name.as_deref()).unwrap_or_default();
+    let named = claim_spec(claim)
+        .and_then(|s| s.volume_name.as_deref())
+        .unwrap_or_default();
     if Some(named) == volume.metadata.name.as_deref() {
         VolumeAct::Phase("Bound")
     } else {
         VolumeAct::AskClaim
     }
-}
-
-/// For a steady order where sizes are equal.
-pub fn by_size(volume: &PersistentVolume) -> Reverse<Quantity> {
-    Reverse(capacity(volume))
 }
 
 #[cfg(test)]
@@ -319,8 +351,14 @@ mod tests {
         let mut with = volumes.to_vec();
         with.push(pv("reserved", "50Gi", mine));
         assert_eq!(chosen(&pvc(json!({})), &with), "reserved");
-        assert_eq!(chosen(&pvc(json!({"volumeName": "small"})), &volumes), "small");
-        assert_eq!(chosen(&pvc(json!({"volumeName": "taken"})), &volumes), "FailedBinding");
+        assert_eq!(
+            chosen(&pvc(json!({"volumeName": "small"})), &volumes),
+            "small"
+        );
+        assert_eq!(
+            chosen(&pvc(json!({"volumeName": "taken"})), &volumes),
+            "FailedBinding"
+        );
     }
 
     #[test]
@@ -330,44 +368,96 @@ mod tests {
                 "volumeBindingMode": mode}))
             .unwrap()
         };
-        let node = |name: &str| Node { name: name.into(), labels: BTreeMap::new() };
-        let local = pv("local", "5Gi", json!({"nodeAffinity": {"required": {"nodeSelectorTerms": [
-            {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["m"]}]}]}}}));
+        let node = |name: &str| Node {
+            name: name.into(),
+            labels: BTreeMap::new(),
+        };
+        let local = pv(
+            "local",
+            "5Gi",
+            json!({"nodeAffinity": {"required": {"nodeSelectorTerms": [
+            {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["m"]}]}]}}}),
+        );
         let (late, soon) = (class("WaitForFirstConsumer"), class("Immediate"));
         let all = std::slice::from_ref(&local);
         let of = |class: &StorageClass, node: Option<&Node>, all: &[PersistentVolume]| {
             claim(&pvc(json!({})), Some(class), all, node)
         };
-        assert!(matches!(of(&late, None, all), ClaimAct::Wait(Some(("WaitForFirstConsumer", _)))));
-        assert!(matches!(of(&late, Some(&node("m")), all), ClaimAct::Bind(_)));
+        assert!(matches!(
+            of(&late, None, all),
+            ClaimAct::Wait(Some(("WaitForFirstConsumer", _)))
+        ));
+        assert!(matches!(
+            of(&late, Some(&node("m")), all),
+            ClaimAct::Bind(_)
+        ));
         assert_eq!(of(&late, Some(&node("x")), all), ClaimAct::Provision);
         assert_eq!(of(&soon, None, &[]), ClaimAct::Provision);
-        assert!(matches!(claim(&pvc(json!({})), None, &[], None), ClaimAct::Wait(Some(("ProvisioningFailed", _)))));
+        assert!(matches!(
+            claim(&pvc(json!({})), None, &[], None),
+            ClaimAct::Wait(Some(("ProvisioningFailed", _)))
+        ));
     }
 
     #[test]
     fn settled_claims_notice_losses() {
         let mut settled = pvc(json!({"volumeName": "v"}));
         settled.metadata.annotations = Some([(BIND_COMPLETED.to_owned(), "yes".to_owned())].into());
-        let mut volume = pv("v", "5Gi", json!({"claimRef": {"namespace": "n", "name": "c", "uid": "u"}}));
-        assert!(matches!(claim(&settled, None, std::slice::from_ref(&volume), None), ClaimAct::Bind(_)));
-        volume.spec.as_mut().unwrap().claim_ref.as_mut().unwrap().uid = Some("other".into());
+        let mut volume = pv(
+            "v",
+            "5Gi",
+            json!({"claimRef": {"namespace": "n", "name": "c", "uid": "u"}}),
+        );
+        assert!(matches!(
+            claim(&settled, None, std::slice::from_ref(&volume), None),
+            ClaimAct::Bind(_)
+        ));
+        volume
+            .spec
+            .as_mut()
+            .unwrap()
+            .claim_ref
+            .as_mut()
+            .unwrap()
+            .uid = Some("other".into());
         let act = claim(&settled, None, std::slice::from_ref(&volume), None);
         assert!(matches!(act, ClaimAct::Lost("ClaimMisbound", _)));
-        assert!(matches!(claim(&settled, None, &[], None), ClaimAct::Lost("ClaimLost", _)));
+        assert!(matches!(
+            claim(&settled, None, &[], None),
+            ClaimAct::Lost("ClaimLost", _)
+        ));
     }
 
     #[test]
     fn volumes_follow_their_claims() {
         let claim = pvc(json!({"volumeName": "v"}));
         let bound = |policy: &str| {
-            pv("v", "5Gi", json!({"persistentVolumeReclaimPolicy": policy,
-                "claimRef": {"namespace": "n", "name": "c", "uid": "u"}}))
+            pv(
+                "v",
+                "5Gi",
+                json!({"persistentVolumeReclaimPolicy": policy,
+                "claimRef": {"namespace": "n", "name": "c", "uid": "u"}}),
+            )
         };
-        assert_eq!(volume(&pv("v", "1Gi", json!({})), None), VolumeAct::Phase("Available"));
-        assert_eq!(volume(&bound("Retain"), Some(&claim)), VolumeAct::Phase("Bound"));
-        assert_eq!(volume(&bound("Retain"), None), VolumeAct::Release { delete: false });
-        assert_eq!(volume(&bound("Delete"), None), VolumeAct::Release { delete: true });
-        assert_eq!(volume(&bound("Retain"), Some(&pvc(json!({})))), VolumeAct::AskClaim);
+        assert_eq!(
+            volume(&pv("v", "1Gi", json!({})), None),
+            VolumeAct::Phase("Available")
+        );
+        assert_eq!(
+            volume(&bound("Retain"), Some(&claim)),
+            VolumeAct::Phase("Bound")
+        );
+        assert_eq!(
+            volume(&bound("Retain"), None),
+            VolumeAct::Release { delete: false }
+        );
+        assert_eq!(
+            volume(&bound("Delete"), None),
+            VolumeAct::Release { delete: true }
+        );
+        assert_eq!(
+            volume(&bound("Retain"), Some(&pvc(json!({})))),
+            VolumeAct::AskClaim
+        );
     }
 }
