@@ -79,7 +79,8 @@ impl Strategy for Pod {
         {
             return Some(0);
         }
-        Some(meta::int_at(pod, &["spec", "terminationGracePeriodSeconds"]).unwrap_or(30))
+        let seconds = meta::int_at(pod, &["spec", "terminationGracePeriodSeconds"]).unwrap_or(30);
+        Some(if seconds < 0 { 1 } else { seconds })
     }
 
     fn warnings(&self, pod: &Value) -> Vec<String> {

@@ -81,7 +81,8 @@ pub(super) fn validate_spec(spec: &Value, at: &str) -> Vec<FieldError> {
 }
 
 fn validate_scalars(spec: &Value, at: &str) -> Vec<FieldError> {
-    let mut errors = check::not_negative(spec, at, &["terminationGracePeriodSeconds"]);
+    // Negative grace periods are taken as 1, with a warning.
+    let mut errors = Vec::new();
     if let Some(n) = meta::int_at(spec, &["activeDeadlineSeconds"])
         .filter(|n| !(1..=i64::from(i32::MAX)).contains(n))
     {
@@ -255,4 +256,144 @@ fn validate_spread(constraints: &[Value], at: &str) -> Vec<FieldError> {
         ));
     }
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn spec() -> Value {
+        json!({"restartPolicy": "Always", "dnsPolicy": "ClusterFirst", "containers": [{
+            "name": "a", "image": "i:1", "imagePullPolicy": "Always", "terminationMessagePolicy": "File",
+            "ports": [{"containerPort": 80, "protocol": "TCP"}], "resources": {"limits": {"cpu": "1"}},
+            "volumeMounts": [{"name": "v", "mountPath": "/v"}], "env": [{"name": "A", "value": "1"}],
+        }], "volumes": [{"name": "v", "emptyDir": {}}]})
+    }
+
+    #[test]
+    fn a_good_pod_has_no_errors() {
+        assert_eq!(validate_spec(&spec(), "spec"), vec![]);
+    }
+
+    #[test]
+    fn each_broken_rule_has_its_path_and_message() {
+        let c = "/containers/0";
+        for (path, value, text) in [
+            ("/containers", json!([]), "spec.containers: Required value"),
+            (
+                &*format!("{c}/name"),
+                json!("B"),
+                "spec.containers[0].name: Invalid value: \"B\": a lowercase RFC 1123 label",
+            ),
+            (
+                &*format!("{c}/image"),
+                json!(" i"),
+                "spec.containers[0].image: Invalid value: \" i\": must not have leading or trailing whitespace",
+            ),
+            (
+                &*format!("{c}/imagePullPolicy"),
+                json!("x"),
+                "spec.containers[0].imagePullPolicy: Unsupported value: \"x\": supported values: \"Always\", \"IfNotPresent\", \"Never\"",
+            ),
+            (
+                &*format!("{c}/ports/0/containerPort"),
+                json!(0),
+                "spec.containers[0].ports[0].containerPort: Required value",
+            ),
+            (
+                &*format!("{c}/ports/0/protocol"),
+                json!("X"),
+                "spec.containers[0].ports[0].protocol: Unsupported value: \"X\"",
+            ),
+            (
+                &*format!("{c}/volumeMounts/0/name"),
+                json!("w"),
+                "spec.containers[0].volumeMounts[0].name: Not found: \"w\"",
+            ),
+            (
+                &*format!("{c}/env/0"),
+                json!({"name": "A", "valueFrom": {}}),
+                "spec.containers[0].env[0].valueFrom: Invalid value: \"\": must specify one of",
+            ),
+            (
+                &*format!("{c}/resources"),
+                json!({"limits": {"cpu": "1"}, "requests": {"cpu": "2"}}),
+                "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
+            ),
+            (
+                &*format!("{c}/resources"),
+                json!({"limits": {"foo": "1"}}),
+                "spec.containers[0].resources.limits[foo]: Invalid value: \"foo\": must be a standard resource type or fully qualified",
+            ),
+            (
+                "/restartPolicy",
+                json!("x"),
+                "spec.restartPolicy: Unsupported value: \"x\": supported values: \"Always\", \"OnFailure\", \"Never\"",
+            ),
+            (
+                "/volumes/0",
+                json!({"name": "v", "hostPath": {"path": "/x"}, "emptyDir": {}}),
+                "spec.volumes[0].emptyDir: Forbidden: may not specify more than 1 volume type",
+            ),
+            (
+                "/volumes/0",
+                json!({"name": "v", "secret": {}}),
+                "spec.volumes[0].secret.secretName: Required value",
+            ),
+        ] {
+            let mut bad = spec();
+            *bad.pointer_mut(path).expect("a path of the good pod") = value;
+            let errors: Vec<String> = validate_spec(&bad, "spec")
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            assert!(
+                errors.first().is_some_and(|e| e.starts_with(text)),
+                "{path}: {errors:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn fields_that_only_exist_when_set() {
+        for (field, value, text) in [
+            (
+                "tolerations",
+                json!([{"operator": "Exists", "value": "x"}]),
+                "spec.tolerations[0].operator: Invalid value: \"x\"",
+            ),
+            (
+                "activeDeadlineSeconds",
+                json!(0),
+                "spec.activeDeadlineSeconds: Invalid value: 0: must be between 1 and 2147483647, inclusive",
+            ),
+            (
+                "nodeSelector",
+                json!({"a b": "c"}),
+                "spec.nodeSelector: Invalid value: \"a b\"",
+            ),
+            (
+                "hostname",
+                json!("A"),
+                "spec.hostname: Invalid value: \"A\"",
+            ),
+            (
+                "initContainers",
+                json!([{"name": "a", "image": "i:1", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}]),
+                "spec.initContainers[0].name: Duplicate value: \"a\"",
+            ),
+        ] {
+            let mut bad = spec();
+            bad[field] = value;
+            let errors: Vec<String> = validate_spec(&bad, "spec")
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            assert!(
+                errors.first().is_some_and(|e| e.starts_with(text)),
+                "{field}: {errors:?}"
+            );
+        }
+    }
 }
