@@ -5,7 +5,10 @@
 //! when the process dies in between.
 
 use bytes::Bytes;
+use serde_json::Value;
 use store::{Expect, Mutation};
+
+use super::{Fail, Registry, Write};
 
 /// Extra preconditions and changes of one commit.
 #[derive(Default, Debug)]
@@ -27,9 +30,22 @@ impl Claims {
     pub fn release(&mut self, key: Bytes) {
         self.mutations.push(Mutation::Delete { key });
     }
+}
 
-    /// Whether the conflict on `key` is about a claim.
-    pub fn concerns(&self, key: &[u8]) -> bool {
-        self.expect.iter().any(|(k, _)| k == key)
+impl Registry {
+    /// Everything that the change of an object takes and gives back: `old` is absent on create, `new` on delete.
+    ///
+    /// # Errors
+    /// 403 or 422 in upstream's words for what is not to be had.
+    pub(super) async fn claim(
+        &self,
+        write: &Write<'_>,
+        old: Option<&Value>,
+        mut new: Option<&mut Value>,
+        claims: &mut Claims,
+    ) -> Result<(), Fail> {
+        self.claim_service(write, old, new.as_deref_mut(), claims)
+            .await?;
+        self.claim_quota(write, old, new, claims).await
     }
 }

@@ -128,7 +128,7 @@ impl Registry {
             }
             let mut claims = Claims::default();
             self.claim_namespace(write, name, &mut claims).await?;
-            self.claim_service(write, None, Some(&mut object), &mut claims)
+            self.claim(write, None, Some(&mut object), &mut claims)
                 .await?;
             let bytes = codec::canonical(&object);
             let mut commit = Commit {

@@ -289,8 +289,7 @@ impl Registry {
                 value: self.seal(resource, &key, bytes.clone()),
             },
             None => {
-                self.claim_service(write, Some(old), None, &mut claims)
-                    .await?;
+                self.claim(write, Some(old), None, &mut claims).await?;
                 Mutation::Delete { key: key.clone() }
             }
         };

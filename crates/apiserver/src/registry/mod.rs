@@ -10,6 +10,7 @@ mod delete;
 pub mod list;
 pub mod metadata;
 mod pods;
+mod quota;
 pub mod resource;
 pub mod scale;
 mod services;
@@ -42,7 +43,7 @@ use crate::config::Config;
 pub type Fail = Box<Status>;
 
 /// How often a write is tried again when another one came in between and the client pinned no version.
-const WRITE_ATTEMPTS: usize = 16;
+const WRITE_ATTEMPTS: usize = 64;
 
 /// An object as it is stored.
 #[derive(Clone, Debug)]

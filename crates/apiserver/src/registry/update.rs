@@ -148,7 +148,7 @@ impl Registry {
         let mut claims = Claims::default();
         let gone = deletes(&round.after);
         let kept = (!gone).then_some(&mut round.after);
-        self.claim_service(write, Some(&round.before), kept, &mut claims)
+        self.claim(write, Some(&round.before), kept, &mut claims)
             .await?;
         let bytes = codec::canonical(&round.after);
         let mutation = if gone {

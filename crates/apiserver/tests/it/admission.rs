@@ -78,3 +78,26 @@ async fn claims_get_the_default_class_and_nodes_their_taint() {
         "node.kubernetes.io/not-ready"
     );
 }
+
+#[tokio::test]
+async fn quotas_are_exact_under_concurrency() {
+    let c = cluster().await;
+    c.create(MAPS, &config_map("first")).await;
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "5", "count/secrets": "1"}}});
+    let quotas = "/api/v1/namespaces/default/resourcequotas";
+    assert_eq!(
+        c.create(quotas, &quota).await["status"]["used"],
+        json!({"configmaps": "1", "count/secrets": "0"})
+    );
+    let maps: Vec<_> = (0..20).map(|i| config_map(&format!("m{i}"))).collect();
+    let answers = futures::future::join_all(maps.iter().map(|m| c.post(MAPS, m))).await;
+    assert_eq!(answers.iter().filter(|a| a.code == 201).count(), 4);
+    let refused = answers.iter().find(|a| a.code == 403).unwrap();
+    assert!(refused.body["message"].as_str().unwrap().ends_with("is forbidden: exceeded quota: q, requested: configmaps=1, used: configmaps=5, limited: configmaps=5"));
+    assert_eq!(c.delete(&format!("{MAPS}/first")).await.code, 200);
+    assert_eq!(
+        c.get(&format!("{quotas}/q")).await.body["status"]["used"]["configmaps"],
+        "4"
+    );
+    c.create(MAPS, &config_map("last")).await;
+}
