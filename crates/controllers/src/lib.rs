@@ -9,6 +9,7 @@
 //! - after a write the shell waits until its cache shows it, so no plan is made on a state older
 //!   than the controller's own last act.
 
+mod catalogue;
 mod claim;
 mod conditions;
 mod context;
@@ -16,6 +17,8 @@ mod pods;
 
 pub mod deployment;
 pub mod endpoints;
+pub mod garbage;
+pub mod namespaces;
 pub mod node_ipam;
 pub mod nodes;
 pub mod replicaset;
@@ -44,6 +47,8 @@ pub const ALL: &[Controller] = &[
     deployment::CONTROLLER,
     endpoints::LEGACY,
     endpoints::SLICES,
+    garbage::CONTROLLER,
+    namespaces::CONTROLLER,
     node_ipam::CONTROLLER,
     nodes::EVICTION,
     nodes::LIFECYCLE,

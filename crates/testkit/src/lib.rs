@@ -14,6 +14,7 @@ use apiserver::{
     auth::{MASTERS, TokenIssuer, UserInfo},
 };
 use client::Client;
+use k8s_openapi::api::core::v1::ServiceAccount;
 use store::{Embedded, RangeRequest, Store};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -81,11 +82,21 @@ impl Cluster {
         };
         if parts.controllers {
             cluster.start_controllers();
+            cluster.has_account().await?;
         }
         if parts.scheduler {
             cluster.start_scheduler();
         }
         Ok(cluster)
+    }
+
+    /// Pods cannot be made before their namespace has its account.
+    async fn has_account(&self) -> anyhow::Result<()> {
+        let accounts = client::write::namespaced::<ServiceAccount>(&self.client(), "default");
+        eventually("the default service account", || async {
+            Ok(accounts.get_opt("default").await?.map(drop))
+        })
+        .await
     }
 
     fn start_controllers(&self) {

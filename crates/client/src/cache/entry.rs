@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use crate::Selector;
 use bytes::Bytes;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{Error, Key};
 
 /// One entry of an object's `metadata.ownerReferences`.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Owner {
     /// Group and version of the owner's kind.

@@ -424,6 +424,14 @@ impl<K: DeserializeOwned> Cache<K> {
     }
 }
 
+/// An entry as a cache would hold it, from an object's JSON; for tests of what looks at entries.
+///
+/// # Errors
+/// When it is no object.
+pub fn parse_entry(object: &[u8]) -> Result<Entry, serde_json::Error> {
+    Entry::parse(object, false)
+}
+
 /// Decodes entries, leaving out with a warning those that are no `K`.
 pub fn decode_all<K: DeserializeOwned>(entries: &[Arc<Entry>]) -> Vec<K> {
     entries

@@ -1,4 +1,5 @@
 //! Controllers and scheduler against the real API server, in one process.
 
+mod deletion;
 mod volumes;
 mod workloads;

@@ -1,0 +1,347 @@
+//! Empties namespaces that are being deleted, pods first, and then lets them go.
+
+use std::collections::BTreeMap;
+
+use client::{Cache, Entry, Error, Key, Queue, Reconcile, Requeue, Scope, write};
+use futures::future::BoxFuture;
+use k8s_openapi::{
+    api::core::v1::{Namespace, NamespaceCondition},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+use kube::{
+    Api, Resource as _,
+    api::{DeleteParams, ListParams, PostParams},
+    core::Request,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    Context, Controller,
+    catalogue::{self, Served},
+};
+
+/// The entry of [`crate::ALL`].
+pub const CONTROLLER: Controller = Controller {
+    name: "namespace-controller",
+    run,
+};
+
+const FINALIZER: &str = "kubernetes";
+
+struct Namespaces {
+    context: Context,
+    namespaces: Cache<Namespace>,
+    /// Namespaced resources and what is known of their objects.
+    contents: Vec<(Served, Cache<()>)>,
+}
+
+fn run(context: Context) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let Some(served) = catalogue::discover_until(&context).await else {
+            return;
+        };
+        let served: Vec<Served> = served.into_iter().filter(|s| s.namespaced).collect();
+        let caches = catalogue::caches(&context.caches, &served);
+        let namespaces = context.caches.get::<Namespace>(Scope::all());
+        let queue = Queue::default();
+        let to = queue.clone();
+        namespaces.on_change(move |change| to.add(change.key.clone()));
+        for cache in &caches {
+            cache.synced().await;
+            let (to, all) = (queue.clone(), namespaces.clone());
+            cache.on_change(move |change| {
+                let key = Key::cluster(change.key.namespace.clone());
+                if all.entry(&key).is_some_and(|n| n.deleting) {
+                    to.add(key);
+                }
+            });
+        }
+        let contents = served.into_iter().zip(caches).collect();
+        let reconciler = Namespaces {
+            context: context.clone(),
+            namespaces,
+            contents,
+        };
+        context.work(reconciler, queue).await;
+    })
+}
+
+/// What is left in a namespace.
+#[derive(Debug, Default, PartialEq)]
+struct Left {
+    /// Objects by resource, as `pods.` or `deployments.apps`.
+    objects: BTreeMap<String, usize>,
+    /// Objects by finalizer.
+    finalizers: BTreeMap<String, usize>,
+}
+
+impl Left {
+    fn add(&mut self, served: &Served, entries: &[std::sync::Arc<Entry>]) {
+        if entries.is_empty() {
+            return;
+        }
+        let name = format!("{}.{}", served.resource.plural, served.resource.group);
+        *self.objects.entry(name).or_default() += entries.len();
+        for finalizer in entries.iter().flat_map(|e| e.finalizers.iter()) {
+            *self.finalizers.entry(finalizer.to_string()).or_default() += 1;
+        }
+    }
+
+    fn conditions(&self, failure: Option<&str>) -> Vec<(&'static str, bool, &'static str, String)> {
+        let objects: Vec<String> = self
+            .objects
+            .iter()
+            .map(|(k, n)| format!("{k} has {n} resource instances"))
+            .collect();
+        let finalizers: Vec<String> = self
+            .finalizers
+            .iter()
+            .map(|(k, n)| format!("{k} in {n} resource instances"))
+            .collect();
+        vec![
+            (
+                "NamespaceDeletionDiscoveryFailure",
+                false,
+                "ResourcesDiscovered",
+                "All resources successfully discovered".into(),
+            ),
+            (
+                "NamespaceDeletionGroupVersionParsingFailure",
+                false,
+                "ParsedGroupVersions",
+                "All legacy kube types successfully parsed".into(),
+            ),
+            match failure {
+                Some(why) => (
+                    "NamespaceDeletionContentFailure",
+                    true,
+                    "ContentDeletionFailed",
+                    format!("Failed to delete all resource types, 1 remaining: {why}"),
+                ),
+                None => (
+                    "NamespaceDeletionContentFailure",
+                    false,
+                    "ContentDeleted",
+                    "All content successfully deleted, may be waiting on finalization".into(),
+                ),
+            },
+            if objects.is_empty() {
+                (
+                    "NamespaceContentRemaining",
+                    false,
+                    "ContentRemoved",
+                    "All content successfully removed".into(),
+                )
+            } else {
+                (
+                    "NamespaceContentRemaining",
+                    true,
+                    "SomeResourcesRemain",
+                    format!("Some resources are remaining: {}", objects.join(", ")),
+                )
+            },
+            if finalizers.is_empty() {
+                (
+                    "NamespaceFinalizersRemaining",
+                    false,
+                    "ContentHasNoFinalizers",
+                    "All content-preserving finalizers finished".into(),
+                )
+            } else {
+                (
+                    "NamespaceFinalizersRemaining",
+                    true,
+                    "SomeFinalizersRemain",
+                    format!(
+                        "Some content in the namespace has finalizers remaining: {}",
+                        finalizers.join(", ")
+                    ),
+                )
+            },
+        ]
+    }
+}
+
+impl Reconcile for Namespaces {
+    type Key = Key;
+
+    fn name(&self) -> &'static str {
+        CONTROLLER.name
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
+        let Some(namespace) = self.namespaces.get(key)? else {
+            return Ok(Requeue::OnChange);
+        };
+        if namespace.metadata.deletion_timestamp.is_none() {
+            return Ok(Requeue::OnChange);
+        }
+        let finalizers = namespace
+            .spec
+            .as_ref()
+            .and_then(|s| s.finalizers.clone())
+            .unwrap_or_default();
+        if !finalizers.iter().any(|f| f == FINALIZER) {
+            return Ok(Requeue::OnChange);
+        }
+        let outcome = self.empty(&key.name).await;
+        let left = self.left(&key.name);
+        let failure = outcome.as_ref().err().map(ToString::to_string);
+        self.report(key, &namespace, left.conditions(failure.as_deref()))
+            .await?;
+        if outcome? {
+            self.finalize(key, namespace, finalizers).await?;
+        }
+        Ok(Requeue::OnChange)
+    }
+}
+
+impl Namespaces {
+    fn left(&self, namespace: &str) -> Left {
+        let mut left = Left::default();
+        for (served, cache) in &self.contents {
+            left.add(served, &cache.entries_in(namespace));
+        }
+        left
+    }
+
+    /// Deletes what is there; answers whether the server says that nothing is.
+    async fn empty(&self, namespace: &str) -> Result<bool, Error> {
+        let is_pods = |s: &Served| s.resource.group.is_empty() && s.resource.plural == "pods";
+        let pods = self.contents.iter().filter(|(s, _)| is_pods(s));
+        for (served, _) in pods {
+            if !self.clear(served, namespace).await? {
+                return Ok(false);
+            }
+        }
+        let mut all = true;
+        for (served, _) in self.contents.iter().filter(|(s, _)| !is_pods(s)) {
+            all &= self.clear(served, namespace).await?;
+        }
+        Ok(all)
+    }
+
+    async fn clear(&self, served: &Served, namespace: &str) -> Result<bool, Error> {
+        let client = &self.context.client;
+        let collection = || Request::new(served.resource.path(namespace));
+        let background = DeleteParams::background();
+        let found: Value = client
+            .request(collection().list(&ListParams::default())?)
+            .await?;
+        let items = found["items"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let fresh: Vec<&str> = items
+            .iter()
+            .filter(|i| i["metadata"]["deletionTimestamp"].is_null())
+            .filter_map(|i| i["metadata"]["name"].as_str())
+            .collect();
+        if fresh.is_empty() {
+            return Ok(items.is_empty());
+        }
+        if served.deletes_collections {
+            let request = collection().delete_collection(&background, &ListParams::default())?;
+            client.request::<Value>(request).await?;
+        } else {
+            for name in fresh {
+                let deleted = client
+                    .request::<Value>(collection().delete(name, &background)?)
+                    .await;
+                write::tolerate_missing(deleted)?;
+            }
+        }
+        let after: Value = client
+            .request(collection().list(&ListParams::default().limit(1))?)
+            .await?;
+        Ok(after["items"].as_array().is_none_or(Vec::is_empty))
+    }
+
+    async fn report(
+        &self,
+        key: &Key,
+        namespace: &Namespace,
+        wanted: Vec<(&'static str, bool, &'static str, String)>,
+    ) -> Result<(), Error> {
+        let old = namespace
+            .status
+            .as_ref()
+            .and_then(|s| s.conditions.clone())
+            .unwrap_or_default();
+        let now = Time(self.context.now());
+        let new: Vec<NamespaceCondition> = wanted
+            .into_iter()
+            .map(|(kind, holds, reason, message)| {
+                let status = if holds { "True" } else { "False" };
+                let before = old.iter().find(|c| c.type_ == kind && c.status == status);
+                NamespaceCondition {
+                    type_: kind.into(),
+                    status: status.into(),
+                    reason: Some(reason.into()),
+                    message: Some(message),
+                    last_transition_time: before
+                        .and_then(|c| c.last_transition_time.clone())
+                        .or_else(|| Some(now.clone())),
+                }
+            })
+            .collect();
+        if new == old {
+            return Ok(());
+        }
+        let api: Api<Namespace> = write::cluster(&self.context.client);
+        let patch = json!({"status": {"conditions": new}});
+        let written = write::patch_status(&api, &key.name, &patch).await?;
+        self.namespaces
+            .caught_up(written.as_ref().map_or(0, write::revision_of))
+            .await
+    }
+
+    async fn finalize(
+        &self,
+        key: &Key,
+        mut namespace: Namespace,
+        mut finalizers: Vec<String>,
+    ) -> Result<(), Error> {
+        finalizers.retain(|f| f != FINALIZER);
+        namespace.spec.get_or_insert_default().finalizers = Some(finalizers);
+        // The status was just written, so the version is not the one that was read.
+        namespace.metadata.resource_version = None;
+        let body = serde_json::to_vec(&namespace).map_err(|e| Error::Other(e.to_string()))?;
+        let request = Request::new(Namespace::url_path(&(), None)).replace_subresource(
+            "finalize",
+            &key.name,
+            &PostParams::default(),
+            body,
+        )?;
+        write::tolerate_missing(self.context.client.request::<Value>(request).await)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_said_in_upstreams_words() {
+        let none = Left::default().conditions(None);
+        assert!(none.iter().all(|(_, holds, ..)| !holds));
+        let left = Left {
+            objects: BTreeMap::from([("pods.".into(), 2)]),
+            finalizers: BTreeMap::from([("x.io/y".into(), 1)]),
+        };
+        let said: Vec<_> = left
+            .conditions(None)
+            .into_iter()
+            .filter(|c| c.1)
+            .map(|c| c.3)
+            .collect();
+        assert_eq!(
+            said,
+            [
+                "Some resources are remaining: pods. has 2 resource instances",
+                "Some content in the namespace has finalizers remaining: x.io/y in 1 resource instances",
+            ]
+        );
+    }
+}
