@@ -18,3 +18,12 @@ pub use runtime::{
     SandboxMeta, SandboxNetwork,
 };
 pub use shim::{ARGUMENT as SHIM_ARGUMENT, shim_main};
+
+/// Removes the cgroup at `path` (as `/styr-dev`) with all below it, in every hierarchy of this
+/// machine. Its processes must have ended; an absent cgroup is fine.
+///
+/// # Errors
+/// When the kernel keeps one because a process is still in it.
+pub fn remove_cgroup(path: &str) -> std::io::Result<()> {
+    cgroups::Hierarchy::system().cgroup(path).remove()
+}

@@ -1,6 +1,6 @@
 //! Shows the steps of a start: a live display on a terminal, plain lines otherwise.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -34,7 +34,8 @@ impl Steps {
         let line = format!("{} {name} {}", self.tick(), took_text(took));
         match &self.spinner {
             Some(bar) => bar.println(line),
-            None => eprintln!("{line}"),
+            // Nobody may be reading any more; the start goes on all the same.
+            None => drop(writeln!(std::io::stderr(), "{line}")),
         }
     }
 

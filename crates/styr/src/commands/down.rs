@@ -70,6 +70,7 @@ pub fn stop(cluster: &Cluster, pods: Pods) -> anyhow::Result<bool> {
             .block_on(node::stop_pods(cluster))?;
         traffic::proxy::cleanup(&cluster.table()).context("removing the services' rules")?;
         HostNetwork::remove(cluster).context("removing the pod network")?;
+        oci::remove_cgroup(&cluster.cgroup()).context("removing the cgroups")?;
     }
     Ok(was_running)
 }

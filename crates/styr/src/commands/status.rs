@@ -59,8 +59,16 @@ fn phase(pod: &Pod) -> Option<&str> {
     pod.status.as_ref()?.phase.as_deref()
 }
 
-/// Whether the node's Ready condition is true.
+/// Whether the node's Ready condition is true and pods may be scheduled to it.
 pub fn ready(node: &Node) -> bool {
+    let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
+    let tainted = taints
+        .filter(|t| t.key == "node.kubernetes.io/not-ready")
+        .count();
+    tainted == 0 && ready_condition(node)
+}
+
+fn ready_condition(node: &Node) -> bool {
     node.status
         .iter()
         .flat_map(|s| s.conditions.iter().flatten())

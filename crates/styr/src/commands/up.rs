@@ -18,6 +18,8 @@ use crate::{access, kubeconfig, lock, preflight};
 const CONNECT_RETRY: Duration = Duration::from_millis(2);
 /// How long a server may take until it answers at its control socket.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a server that does not answer may take to be gone.
+const END_PATIENCE: Duration = Duration::from_secs(2);
 /// How much of the log is searched for the last error.
 const LOG_TAIL_BYTES: u64 = 16 << 10;
 
@@ -41,33 +43,62 @@ impl Up {
             api_port: self.api_port,
         };
         let began = Instant::now();
-        let existing = args.load().ok();
-        let running = match &existing {
-            Some(cluster) => lock::holder(&cluster.path("run/server.lock"))?.is_some(),
-            None => false,
+        let running = self.join_running(args)?;
+        let cluster = match running {
+            Some(ref cluster) => cluster.clone(),
+            None => start(&args.load_or_create(&wishes)?)?,
         };
-        let cluster = match existing {
-            Some(cluster) if running => cluster,
-            _ => args.load_or_create(&wishes)?,
+        let running = running.is_some();
+        let path = write_kubeconfig(&cluster)?;
+        tell(&cluster, args, running, began, &path);
+        Ok(())
+    }
+}
+
+impl Up {
+    /// Waits until a server that runs already is ready; `None` when none runs, or the one that
+    /// did was just ending.
+    fn join_running(&self, args: &ClusterArgs) -> anyhow::Result<Option<Cluster>> {
+        let Ok(cluster) = args.load() else {
+            return Ok(None);
         };
-        if running && self.api_port.is_some_and(|p| p != cluster.choices.api_port) {
+        let lock = cluster.path("run/server.lock");
+        if lock::holder(&lock)?.is_none() {
+            return Ok(None);
+        }
+        if self.api_port.is_some_and(|p| p != cluster.choices.api_port) {
             bail!(
                 "the cluster runs on port {}; to change it, `styr down{}` first",
                 cluster.choices.api_port,
                 args.flags(),
             );
         }
-        let mut child = None;
-        if !running {
-            preflight::space(&cluster.dir())?;
-            preflight::port(&cluster)?;
-            child = Some(spawn(&cluster)?);
+        match wait(&cluster, None, true) {
+            Ok(()) => Ok(Some(cluster)),
+            Err(_) if gone(&lock)? => Ok(None),
+            Err(error) => Err(error),
         }
-        wait(&cluster, child.as_mut(), running)?;
-        let path = write_kubeconfig(&cluster)?;
-        tell(&cluster, args, running, began, &path);
-        Ok(())
     }
+}
+
+/// Whether the lock becomes free within a moment: its holder was ending.
+fn gone(lock: &Path) -> anyhow::Result<bool> {
+    let deadline = Instant::now() + END_PATIENCE;
+    while lock::holder(lock)?.is_some() {
+        if Instant::now() > deadline {
+            return Ok(false);
+        }
+        std::thread::sleep(CONNECT_RETRY);
+    }
+    Ok(true)
+}
+
+fn start(cluster: &Cluster) -> anyhow::Result<Cluster> {
+    preflight::space(&cluster.dir())?;
+    preflight::port(cluster)?;
+    let mut child = spawn(cluster)?;
+    wait(cluster, Some(&mut child), false)?;
+    Ok(cluster.clone())
 }
 
 fn spawn(cluster: &Cluster) -> anyhow::Result<Child> {
