@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::signal::{SigHandler, Signal};
 use nix::unistd::{ForkResult, Pid};
@@ -66,6 +66,12 @@ pub fn take_fd(number: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
+/// Borrows a descriptor that stays open for the rest of the process's life.
+pub fn borrow_fd(number: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: the caller's promise, see above.
+    unsafe { BorrowedFd::borrow_raw(number) }
+}
+
 /// Installs a seccomp filter on the calling thread. Without `no_new_privs` it needs
 /// CAP_SYS_ADMIN.
 pub fn install_seccomp(program: &[BpfInstruction]) -> io::Result<()> {
@@ -93,11 +99,7 @@ pub fn clear_environment() {
 }
 
 /// The size of a terminal.
-pub fn set_window_size(
-    terminal: &impl std::os::fd::AsRawFd,
-    width: u16,
-    height: u16,
-) -> io::Result<()> {
+pub fn set_window_size(terminal: &impl AsRawFd, width: u16, height: u16) -> io::Result<()> {
     let size = libc::winsize {
         ws_row: height,
         ws_col: width,
@@ -131,7 +133,7 @@ pub fn raise_loopback() -> io::Result<()> {
         *to = *from as libc::c_char;
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
+    let fd = socket.as_raw_fd();
     // SAFETY: SIOCSIFFLAGS reads one `ifreq`.
     if unsafe { libc::ioctl(fd, libc::SIOCSIFFLAGS, &raw const request) } == 0 {
         Ok(())
@@ -145,4 +147,77 @@ pub fn raise_loopback() -> io::Result<()> {
 pub fn close_from(first: u32) {
     // SAFETY: see above; the caller goes on without any of these descriptors.
     unsafe { libc::close_range(first, u32::MAX, 0) };
+}
+
+/// One instruction of extended BPF, as the kernel takes it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EbpfInstruction {
+    /// What to do.
+    pub code: u8,
+    /// The destination register, and the source register in the upper half.
+    pub registers: u8,
+    /// How far to jump, or where in memory.
+    pub offset: i16,
+    /// The constant.
+    pub immediate: i32,
+}
+
+/// Attaches a program that decides about devices to a cgroup of the v2 layout, for as long as the
+/// cgroup exists.
+pub fn attach_device_program(cgroup: &impl AsRawFd, program: &[EbpfInstruction]) -> io::Result<()> {
+    /// The beginning of the kernel's `bpf_attr` for BPF_PROG_LOAD.
+    #[repr(C)]
+    struct Load {
+        program_type: u32,
+        instructions: u32,
+        program: u64,
+        license: u64,
+    }
+    /// The same for BPF_PROG_ATTACH.
+    #[repr(C)]
+    struct Attach {
+        cgroup: u32,
+        program: u32,
+        attach_type: u32,
+        flags: u32,
+    }
+    const PROG_LOAD: libc::c_long = 5;
+    const PROG_ATTACH: libc::c_long = 8;
+    const CGROUP_DEVICE_PROGRAM: u32 = 15;
+    const CGROUP_DEVICE: u32 = 6;
+    const ALLOW_MULTI: u32 = 2;
+    let load = Load {
+        program_type: CGROUP_DEVICE_PROGRAM,
+        instructions: u32::try_from(program.len())
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?,
+        program: program.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+    };
+    // SAFETY: `load` and what it points at outlive the call; the kernel copies them.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const load, size_of::<Load>()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let loaded = take_fd(fd as RawFd);
+    let attach = Attach {
+        cgroup: cgroup.as_raw_fd() as u32,
+        program: loaded.as_raw_fd() as u32,
+        attach_type: CGROUP_DEVICE,
+        flags: ALLOW_MULTI,
+    };
+    // SAFETY: `attach` outlives the call.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            PROG_ATTACH,
+            &raw const attach,
+            size_of::<Attach>(),
+        )
+    };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use crate::plan::Resources;
+use crate::plan::{DevicePlan, Resources};
 use crate::sys;
 
+mod devices;
 pub mod stats;
 mod write;
 
@@ -232,6 +233,16 @@ impl Cgroup<'_> {
         text.as_deref()
             .and_then(|text| stats::value(text, "oom_kill"))
             .unwrap_or(0)
+    }
+
+    /// Lets processes use none but the usual devices and these. The v1 layout has a controller
+    /// for that, which libcontainer has set up already.
+    pub fn restrict_devices(&self, devices: &[DevicePlan]) -> io::Result<()> {
+        if !self.hierarchy.unified {
+            return Ok(());
+        }
+        self.folders()
+            .try_for_each(|folder| devices::restrict(&folder, devices))
     }
 
     /// Changes limits of a living cgroup; zero and empty leave a limit as it is.

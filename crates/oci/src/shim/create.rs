@@ -18,10 +18,12 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree};
 
+use super::details;
 use super::process::{self, Launch};
 use super::report::Report;
 use super::spec;
-use crate::plan::{ContainerPlan, ProcessPlan, Propagation};
+use crate::cgroups::Hierarchy;
+use crate::plan::{ContainerPlan, MountPlan, ProcessPlan, Propagation};
 use crate::sys;
 
 /// What the child inherits from the shim.
@@ -68,6 +70,7 @@ fn build(inputs: &Inputs) -> Result<i32, String> {
     let state = plan.dir.join("state");
     let _ = fs::remove_dir_all(&state);
     fs::create_dir_all(&state).map_err(|error| format!("create {}: {error}", state.display()))?;
+    details::report_errors(inputs.report.as_raw_fd());
     let executor = Handover {
         process: plan.process.clone(),
         filter: inputs.filter.clone(),
@@ -84,6 +87,12 @@ fn build(inputs: &Inputs) -> Result<i32, String> {
         .build()
         .map_err(|error| chain(&error))?;
     let pid = container.pid().ok_or("container has no process")?.as_raw();
+    if !plan.privileged {
+        Hierarchy::system()
+            .cgroup(&plan.cgroup)
+            .restrict_devices(&plan.devices)
+            .map_err(|error| format!("restrict devices: {error}"))?;
+    }
     container.start().map_err(|error| chain(&error))?;
     Ok(pid)
 }
@@ -153,6 +162,9 @@ fn stage_mounts(inputs: &Inputs) -> Result<Staged, String> {
     // Later, as a read-only root, it could not be made any more. A failure shows when it is
     // entered.
     let _ = make_folder_inside(&rootfs, &plan.process.cwd);
+    for entry in &plan.mounts {
+        check_kinds(&rootfs, entry)?;
+    }
     Ok(Staged {
         rootfs,
         shm,
@@ -225,6 +237,28 @@ fn mount_root(plan: &ContainerPlan, target: &Path) -> io::Result<()> {
     std::env::set_current_dir("/")?;
     let _ = rustix::mount::unmount(&links, UnmountFlags::DETACH);
     Ok(mounted?)
+}
+
+/// A folder goes onto a folder and a file onto a file; what is not there yet is made to fit.
+fn check_kinds(root: &Path, entry: &MountPlan) -> Result<(), String> {
+    use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+    let target = fs::File::open(root).and_then(|anchor| {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let path = entry.destination.as_str();
+        let target = openat2(anchor, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
+        Ok(fstat(target)?)
+    });
+    let Ok(target) = target else { return Ok(()) };
+    let is_folder = FileType::from_raw_mode(target.st_mode) == FileType::Directory;
+    if is_folder == entry.source.is_dir() {
+        return Ok(());
+    }
+    Err(format!(
+        "error mounting {:?} to rootfs at {:?}: not a directory: Are you trying to mount a \
+         directory onto a file (or vice-versa)? Check if the specified host path exists and is \
+         the expected type",
+        entry.source, entry.destination
+    ))
 }
 
 /// Makes a folder and its parents in a root whose links must not lead out of it.

@@ -34,6 +34,7 @@ mod attach;
 mod connection;
 mod container;
 mod create;
+mod details;
 mod exec;
 mod log;
 mod pod_init;

@@ -19,6 +19,8 @@ pub enum Report {
     Console(OwnedFd),
     /// Why there will be no process.
     Error(String),
+    /// More about an error.
+    Detail(String),
 }
 
 /// The shim's end and the other end.
@@ -37,11 +39,8 @@ impl Report {
         match self {
             Report::Pid(pid) => send_with_fds(&to, format!("p{pid}").as_bytes(), &[])?,
             Report::Console(fd) => send_with_fds(&to, b"c", &[fd.as_raw_fd()])?,
-            Report::Error(text) => {
-                let mut bytes = format!("e{text}").into_bytes();
-                bytes.truncate(MAX_REPORT);
-                send_with_fds(&to, &bytes, &[])?
-            }
+            Report::Error(text) => send_with_fds(&to, &cut(format!("e{text}")), &[])?,
+            Report::Detail(text) => send_with_fds(&to, &cut(format!("d{text}")), &[])?,
         };
         Ok(())
     }
@@ -58,9 +57,16 @@ impl Report {
         Ok(Some(match kind {
             b'p' => Report::Pid(text.parse().map_err(|_| invalid())?),
             b'c' => Report::Console(fds.into_iter().next().ok_or_else(invalid)?),
+            b'd' => Report::Detail(text),
             _ => Report::Error(text),
         }))
     }
+}
+
+fn cut(text: String) -> Vec<u8> {
+    let mut bytes = text.into_bytes();
+    bytes.truncate(MAX_REPORT);
+    bytes
 }
 
 #[cfg(test)]

@@ -123,6 +123,7 @@ impl Server {
             pid: None,
             terminal: None,
             error: None,
+            detail: None,
             kind: OperationKind::Start { id },
         });
         Ok(())
@@ -162,6 +163,7 @@ impl Server {
             pid: None,
             terminal: None,
             error: None,
+            detail: None,
             kind: OperationKind::Exec { kill_on_close },
         });
         Ok(())
@@ -183,12 +185,7 @@ impl Server {
             return;
         };
         let cgroup = Hierarchy::system().cgroup(&container.plan.cgroup);
-        let failed = operation.error.or_else(|| {
-            operation
-                .pid
-                .is_none()
-                .then(|| "the container's first process died while it was built".to_owned())
-        });
+        let failed = operation.failure("the container's first process died while it was built");
         let Some(pid) = operation.pid.filter(|_| failed.is_none()) else {
             cgroup.kill_all();
             let error = failed.unwrap_or_default();
@@ -223,10 +220,8 @@ impl Server {
     fn complete_exec(&mut self, operation: Operation, kill_on_close: bool) {
         let id = operation.connection;
         let Some(pid) = operation.pid.filter(|_| operation.error.is_none()) else {
-            let error = operation
-                .error
-                .unwrap_or_else(|| "the process died while it was built".into());
-            self.reply(id, &Reply::Error(error));
+            let error = operation.failure("the process died while it was built");
+            self.reply(id, &Reply::Error(error.unwrap_or_default()));
             return;
         };
         self.executing.insert(pid, id);
@@ -360,6 +355,21 @@ impl Server {
         if let Some(pid) = self.pod_init {
             let _ = sys::kill(pid, libc::SIGKILL);
         }
+    }
+}
+
+impl Operation {
+    /// Why there is no process, with the first cause known.
+    fn failure(&self, otherwise: &str) -> Option<String> {
+        let error = match (&self.error, self.pid) {
+            (Some(error), _) => error,
+            (None, None) => otherwise,
+            (None, Some(_)) => return None,
+        };
+        Some(match &self.detail {
+            Some(detail) if !error.contains(detail.as_str()) => format!("{error}: {detail}"),
+            _ => error.to_owned(),
+        })
     }
 }
 

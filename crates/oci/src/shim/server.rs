@@ -37,6 +37,8 @@ pub struct Operation {
     pub pid: Option<i32>,
     pub terminal: Option<OwnedFd>,
     pub error: Option<String>,
+    /// The first thing that went wrong on the way to the error.
+    pub detail: Option<String>,
     pub kind: OperationKind,
 }
 
@@ -323,6 +325,9 @@ impl Server {
             Ok(Some(Report::Error(error))) => {
                 // The first one is the cause, what follows its consequences.
                 operation.error.get_or_insert(error);
+            }
+            Ok(Some(Report::Detail(detail))) => {
+                operation.detail.get_or_insert(detail);
             }
             Ok(None) | Err(_) => {
                 let operation = self.operations.remove(index);

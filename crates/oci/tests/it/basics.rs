@@ -217,15 +217,18 @@ async fn what_cannot_start_says_why() {
     let mut config = shell("mount", "true");
     config.mounts = vec![v1::Mount {
         host_path: file.to_string_lossy().into_owned(),
-        container_path: "/srv".into(),
+        container_path: "/etc".into(),
         ..Default::default()
     }];
-    config.working_dir = "/".into();
     let id = world.create(&sandbox, config).await;
     let result = world.try_start(&id).await;
-    if let Err(error) = &result {
-        assert!(error.message().contains("/srv"), "{error}");
-    }
+    let error = result.unwrap_err();
+    assert!(
+        error
+            .message()
+            .contains("to rootfs at \"/etc\": not a directory"),
+        "{error}"
+    );
 
     let mut config = shell("image", "true");
     config.image.as_mut().unwrap().image = "localhost/absent:1".into();
