@@ -6,11 +6,12 @@
 //! the port number.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, copy, split};
 use tokio::sync::mpsc;
 
 use crate::connection::Connection;
@@ -28,6 +29,8 @@ const V4_BASE64: &str = "v4.base64.channel.k8s.io";
 const MAX_PORTS: usize = 100;
 /// Streams that may wait for the other one of their pair.
 const MAX_UNPAIRED: usize = 100;
+/// How long a client may go on sending to a port that has nothing more to say; socat's default.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// A connection that begins once the response has been sent.
 #[must_use]
@@ -59,8 +62,7 @@ struct Half {
 pub struct Forward {
     /// The port in the pod.
     pub port: u16,
-    /// The connection's bytes, both ways. Dropped, it is closed for the client.
-    pub data: DuplexStream,
+    data: DuplexStream,
     error: DuplexStream,
 }
 
@@ -117,7 +119,7 @@ impl Pending {
 
 fn spdy_source<I>(io: I) -> Result<(Connection, Source), Error>
 where
-    I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + 'static,
+    I: AsyncRead + AsyncWrite + Send + 'static,
 {
     let (connection, accepted) = spdy::serve(io, |_| false)?;
     Ok((connection, Source::Spdy(accepted, HashMap::new())))
@@ -206,8 +208,37 @@ fn pair(stream: spdy::Stream, halves: &mut HashMap<String, Half>) -> Option<Forw
 }
 
 impl Forward {
-    /// Ends the connection well.
-    pub fn finish(self) {}
+    /// Carries bytes both ways between the client and `io`, the connection to the port, until the
+    /// port has said everything. What breaks on the way ends the connection.
+    ///
+    /// A client that has nothing more to send still gets the rest of the answer. The other way
+    /// round kubectl before 1.30 keeps its own connection open until the error stream ends, even
+    /// when the data has, so both end together.
+    pub async fn join<I: AsyncRead + AsyncWrite>(self, io: I) {
+        let Self { data, error, .. } = self;
+        let (mut from_client, mut to_client) = split(data);
+        let (mut from_port, mut to_port) = split(io);
+        let asking = async {
+            // An error means that the port has closed, which ends the answer too.
+            if copy(&mut from_client, &mut to_port).await.is_ok() {
+                let _ = to_port.shutdown().await;
+            }
+        };
+        let answering = async {
+            // Either error means that there is nobody left to tell.
+            let _ = copy(&mut from_port, &mut to_client).await;
+            let _ = to_client.shutdown().await;
+            drop(error);
+        };
+        tokio::pin!(asking, answering);
+        tokio::select! {
+            () = &mut asking => answering.await,
+            () = &mut answering => {
+                // Whatever is still under way after that has nobody to read it.
+                let _ = tokio::time::timeout(LINGER, asking).await;
+            }
+        }
+    }
 
     /// Ends the connection and tells the client why; upstream says
     /// `error forwarding port 80 to pod …, uid : …`.

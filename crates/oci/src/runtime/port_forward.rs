@@ -39,20 +39,17 @@ pub async fn serve(runtime: Arc<Runtime>, sandbox: String, pending: Pending) {
 }
 
 async fn one(
-    mut forward: Forward,
+    forward: Forward,
     namespace: Option<PathBuf>,
     sandbox: String,
     gone: impl Future<Output = ()>,
 ) {
     let port = forward.port;
     match connect(namespace, port).await {
-        Ok(mut stream) => {
-            tokio::select! {
-                _ = tokio::io::copy_bidirectional(&mut stream, &mut forward.data) => {}
-                () = gone => {}
-            }
-            forward.finish();
-        }
+        Ok(stream) => tokio::select! {
+            () = forward.join(stream) => {}
+            () = gone => {}
+        },
         Err(error) => {
             let reason = format!(
                 "error forwarding port {port} to pod {sandbox}, uid : failed to execute \

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use crate::server;
 
@@ -71,6 +71,27 @@ impl Kubectl {
         output
             .unwrap_or_else(|_| panic!("{client:?} {args:?} hangs"))
             .unwrap()
+    }
+
+    /// Forwards a free port of this machine to `target`; gives it too.
+    async fn forward(&self, client: &(PathBuf, bool), target: u16) -> (Child, u16) {
+        let ports = format!(":{target}");
+        let args = ["port-forward", "pod/web", "--address=127.0.0.1", &ports];
+        let mut child = self.command(client, &args).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = tokio::time::timeout(LIMIT, lines.next_line())
+            .await
+            .unwrap()
+            .unwrap();
+        // Forwarding from 127.0.0.1:40001 -> 80
+        let line = line.unwrap_or_else(|| panic!("{client:?} said nothing"));
+        let port = line
+            .split([':', ' '])
+            .find_map(|word| word.parse::<u16>().ok())
+            .unwrap();
+        // Whoever writes to a pipe that nobody reads is killed.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        (child, port)
     }
 }
 
@@ -199,20 +220,7 @@ async fn port_forward_carries_connections_side_by_side() {
     let kubectl = Kubectl::new().await;
     let target = reverser().await;
     for client in clients() {
-        let ports = format!(":{target}");
-        let args = ["port-forward", "pod/web", "--address=127.0.0.1", &ports];
-        let mut child = kubectl.command(&client, &args).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let line = tokio::time::timeout(LIMIT, lines.next_line())
-            .await
-            .unwrap()
-            .unwrap();
-        // Forwarding from 127.0.0.1:40001 -> 80
-        let line = line.unwrap_or_else(|| panic!("{client:?} said nothing"));
-        let port = line
-            .split([':', ' '])
-            .find_map(|word| word.parse::<u16>().ok())
-            .unwrap();
+        let (mut child, port) = kubectl.forward(&client, target).await;
         let talks = (1..=8_usize).map(|n| {
             tokio::spawn(async move {
                 let bytes: Vec<u8> = (0..n * 100_000).map(|at| (at % 251) as u8).collect();
@@ -228,23 +236,45 @@ async fn port_forward_carries_connections_side_by_side() {
     }
 }
 
+/// Greets each connection, closes it, and never waits for what the client has to say.
+async fn greeter() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut io, _)) = listener.accept().await {
+            let _ = io.write_all(b"hello").await;
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn port_forward_ends_a_connection_that_the_port_closes_first() {
+    let kubectl = Kubectl::new().await;
+    let target = greeter().await;
+    for client in clients() {
+        let (mut child, port) = kubectl.forward(&client, target).await;
+        for _ in 0..3 {
+            let listening = async {
+                let mut io = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                let mut said = Vec::new();
+                io.read_to_end(&mut said).await.unwrap();
+                assert_eq!(said, b"hello", "{client:?}");
+            };
+            tokio::time::timeout(LIMIT, listening)
+                .await
+                .unwrap_or_else(|_| panic!("{client:?} keeps the connection open"));
+        }
+        child.kill().await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn port_forward_says_why_it_fails() {
     let kubectl = Kubectl::new().await;
     for client in clients() {
         // Nobody listens on port 1.
-        let args = ["port-forward", "pod/web", "--address=127.0.0.1", ":1"];
-        let mut child = kubectl.command(&client, &args).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let line = tokio::time::timeout(LIMIT, lines.next_line())
-            .await
-            .unwrap()
-            .unwrap();
-        let line = line.unwrap_or_else(|| panic!("{client:?} said nothing"));
-        let port = line
-            .split([':', ' '])
-            .find_map(|word| word.parse::<u16>().ok())
-            .unwrap();
+        let (mut child, port) = kubectl.forward(&client, 1).await;
         assert!(talk(port, vec![]).await.is_empty());
         let mut errors = BufReader::new(child.stderr.take().unwrap()).lines();
         let told = async {

@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use streams::remotecommand::{self, Exit, Options};
 use streams::{Error, portforward, upgrade};
-use tokio::io::{AsyncWriteExt, copy, copy_bidirectional};
+use tokio::io::{AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
@@ -215,13 +215,10 @@ fn forward(request: Request<Incoming>) -> Answer {
     };
     tokio::spawn(async move {
         let mut forwards = pending.forwards().await?;
-        while let Some(mut forward) = forwards.next().await {
+        while let Some(forward) = forwards.next().await {
             tokio::spawn(async move {
                 match TcpStream::connect(("127.0.0.1", forward.port)).await {
-                    Ok(mut io) => {
-                        let _ = copy_bidirectional(&mut io, &mut forward.data).await;
-                        forward.finish();
-                    }
+                    Ok(io) => forward.join(io).await,
                     Err(error) => forward.fail(&format!("no way: {error}")).await,
                 }
             });
