@@ -27,6 +27,8 @@ pub struct Config {
     pub clock: Clock,
     /// Spreads retries and names.
     pub jitter: Jitter,
+    /// Caches shared with other parts of this process; `None`: the controllers keep their own.
+    pub caches: Option<Caches>,
     /// A client per controller name, whose writes it makes; `None`: all share one client.
     pub client_of: Option<ClientOf>,
 }
@@ -53,6 +55,7 @@ impl Default for Config {
             workers: 5,
             clock: Clock::system(),
             jitter: Jitter::random(),
+            caches: None,
             client_of: None,
         }
     }
@@ -75,7 +78,10 @@ pub struct Context {
 impl Context {
     pub(crate) fn new(client: Client, config: Config, shutdown: CancellationToken) -> Self {
         Self {
-            caches: Caches::new(client.clone()),
+            caches: config
+                .caches
+                .clone()
+                .unwrap_or_else(|| Caches::new(client.clone())),
             client,
             config: Arc::new(config),
             shutdown,

@@ -21,6 +21,7 @@ pub mod garbage;
 pub mod namespaces;
 pub mod node_ipam;
 pub mod nodes;
+pub mod podgc;
 pub mod replicaset;
 pub mod root_ca;
 pub mod serviceaccount;
@@ -52,6 +53,7 @@ pub const ALL: &[Controller] = &[
     node_ipam::CONTROLLER,
     nodes::EVICTION,
     nodes::LIFECYCLE,
+    podgc::CONTROLLER,
     replicaset::CONTROLLER,
     root_ca::CONTROLLER,
     serviceaccount::CONTROLLER,

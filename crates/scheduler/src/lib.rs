@@ -15,11 +15,11 @@ pub mod resources;
 mod shell;
 mod watch;
 
-use client::{Client, Clock, Jitter};
+use client::{Caches, Client, Clock, Jitter};
 use tokio_util::sync::CancellationToken;
 
 /// What the scheduler needs to know.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// Pods that name this scheduler are its own.
     pub name: String,
@@ -27,6 +27,8 @@ pub struct Config {
     pub clock: Clock,
     /// Chooses between equal nodes.
     pub jitter: Jitter,
+    /// Caches shared with other parts of this process; `None`: the scheduler keeps its own.
+    pub caches: Option<Caches>,
 }
 
 impl Default for Config {
@@ -36,6 +38,7 @@ impl Default for Config {
             name: "default-scheduler".into(),
             clock: Clock::system(),
             jitter: Jitter::random(),
+            caches: None,
         }
     }
 }

@@ -34,7 +34,10 @@ pub(crate) struct Scheduler {
 
 impl Scheduler {
     pub(crate) fn start(client: Client, config: Config) -> Self {
-        let caches = Caches::new(client.clone());
+        let caches = config
+            .caches
+            .clone()
+            .unwrap_or_else(|| Caches::new(client.clone()));
         let handle = Handle {
             client: client.clone(),
             caches: caches.clone(),

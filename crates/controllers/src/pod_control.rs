@@ -1,0 +1,220 @@
+//! Making and deleting pods in the name of an owner, with the owner's events.
+//!
+//! Every call ends only when the cache shows what was written.
+
+use client::{Cache, Client, Entry, Error, Key, Recorder, write};
+use futures::stream::{self, StreamExt};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Resource,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::Value;
+
+use crate::pods;
+
+/// Requests under way at once.
+const PARALLEL: usize = 16;
+/// Pods of the first batch; each further batch doubles while all goes well.
+const FIRST_BATCH: usize = 1;
+
+/// Acts on pods. Cheap to clone.
+#[derive(Clone)]
+pub struct PodControl {
+    /// Writes.
+    pub client: Client,
+    /// Shows what was written.
+    pub pods: Cache<Pod>,
+    /// Tells of it.
+    pub recorder: Recorder,
+}
+
+impl PodControl {
+    /// Makes pods in batches that double, so that a quota or a broken template costs one failed
+    /// request, not hundreds. Answers how many were made, and the last failure.
+    pub async fn create<O>(&self, owner: &O, all: Vec<Pod>) -> (usize, Option<Error>)
+    where
+        O: Resource<DynamicType = ()>,
+    {
+        let (mut made, mut revision, mut failure) = (0, 0, None);
+        let mut left = all.into_iter().peekable();
+        let mut batch = FIRST_BATCH;
+        while left.peek().is_some() && failure.is_none() {
+            let requests: Vec<_> = left
+                .by_ref()
+                .take(batch)
+                .map(|pod| self.create_one(owner, pod))
+                .collect();
+            let results: Vec<_> = stream::iter(requests)
+                .buffer_unordered(PARALLEL)
+                .collect()
+                .await;
+            for result in results {
+                match result {
+                    Ok(Some(seen)) => {
+                        made += 1;
+                        revision = revision.max(seen);
+                    }
+                    Ok(None) => {}
+                    Err(e) => failure = Some(e),
+                }
+            }
+            batch *= 2;
+        }
+        if revision > 0
+            && let Err(e) = self.pods.caught_up(revision).await
+        {
+            failure = failure.or(Some(e));
+        }
+        (made, failure)
+    }
+
+    /// Answers the revision of the new pod; `None`: its namespace is being deleted.
+    async fn create_one<O>(&self, owner: &O, pod: Pod) -> Result<Option<u64>, Error>
+    where
+        O: Resource<DynamicType = ()>,
+    {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let api = write::namespaced::<Pod>(&self.client, namespace);
+        match api.create(&PostParams::default(), &pod).await {
+            Ok(made) => {
+                let name = made.metadata.name.as_deref().unwrap_or_default();
+                let message = format!("Created pod: {name}");
+                self.recorder.normal(owner, "SuccessfulCreate", message);
+                Ok(Some(write::revision_of(&made)))
+            }
+            Err(e) if client::is_forbidden_by_termination(&e) => Ok(None),
+            Err(e) => {
+                let message = format!("Error creating: {}", words(&e));
+                self.recorder.warning(owner, "FailedCreate", message);
+                Err(e.into())
+            }
+        }
+    }
+
+    /// Deletes pods. Answers which of them went or go, and the last failure.
+    pub async fn delete<O>(&self, owner: &O, doomed: &[&Pod]) -> (Vec<bool>, Option<Error>)
+    where
+        O: Resource<DynamicType = ()>,
+    {
+        let requests: Vec<_> = doomed
+            .iter()
+            .map(|pod| self.delete_one(owner, pod))
+            .collect();
+        outcome(stream::iter(requests).buffered(PARALLEL).collect().await)
+    }
+
+    async fn delete_one<O>(&self, owner: &O, pod: &Pod) -> Result<(), Error>
+    where
+        O: Resource<DynamicType = ()>,
+    {
+        let key = Key::of(pod);
+        let uid = pod.metadata.uid.as_deref();
+        let api = write::namespaced::<Pod>(&self.client, &key.namespace);
+        if let Err(e) = write::delete(&api, &key.name, uid).await {
+            let message = format!("Error deleting: {}", words(&e));
+            self.recorder.warning(owner, "FailedDelete", message);
+            return Err(e.into());
+        }
+        let message = format!("Deleted pod: {}", key.name);
+        self.recorder.normal(owner, "SuccessfulDelete", message);
+        let gone = |e: Option<&Entry>| e.is_none_or(|e| e.deleting || Some(&*e.uid) != uid);
+        self.pods.until(&key, gone).await
+    }
+
+    /// Removes a finalizer from pods. Answers which of them are without it now.
+    pub async fn release(&self, pods: &[&Pod], finalizer: &str) -> (Vec<bool>, Option<Error>) {
+        let requests: Vec<_> = pods
+            .iter()
+            .map(|pod| {
+                let patch = serde_json::json!({"metadata": {
+                    "uid": pod.metadata.uid,
+                    "$deleteFromPrimitiveList/finalizers": [finalizer],
+                }});
+                self.patch_one(pod, patch)
+            })
+            .collect();
+        self.patched(stream::iter(requests).buffered(PARALLEL).collect().await)
+            .await
+    }
+
+    /// Patches one pod, fine if it is gone; a strategic patch that names the uid.
+    pub async fn patch(&self, pod: &Pod, patch: Value) -> Result<(), Error> {
+        let result = self.patch_one(pod, patch).await;
+        self.patched(vec![result]).await.1.map_or(Ok(()), Err)
+    }
+
+    async fn patched(&self, results: Vec<Result<u64, Error>>) -> (Vec<bool>, Option<Error>) {
+        let revision = results.iter().flatten().copied().max().unwrap_or(0);
+        let (done, mut failure) = outcome(results.into_iter().map(|r| r.map(drop)).collect());
+        if revision > 0
+            && let Err(e) = self.pods.caught_up(revision).await
+        {
+            failure = failure.or(Some(e));
+        }
+        (done, failure)
+    }
+
+    /// Answers the revision; 0 where the pod is gone or has become another one.
+    async fn patch_one(&self, pod: &Pod, patch: Value) -> Result<u64, Error> {
+        let key = Key::of(pod);
+        let api = write::namespaced::<Pod>(&self.client, &key.namespace);
+        let patched = api
+            .patch(
+                &key.name,
+                &PatchParams::default(),
+                &Patch::Strategic(patch),
+            )
+            .await;
+        match write::tolerate_missing(patched) {
+            Ok(pod) => Ok(pod.map_or(0, |p| write::revision_of(&p))),
+            Err(kube::Error::Api(s)) if s.code == 422 || s.code == 409 => Ok(0),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+fn outcome(results: Vec<Result<(), Error>>) -> (Vec<bool>, Option<Error>) {
+    let done = results.iter().map(Result::is_ok).collect();
+    (done, results.into_iter().find_map(Result::err))
+}
+
+/// The server's words for a failure.
+pub fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Orders pods by how little would be lost with them: the least first.
+pub fn by_loss(pod: &Pod) -> impl Ord + use<> {
+    let statuses = pod
+        .status
+        .as_ref()
+        .and_then(|s| s.container_statuses.as_ref());
+    let restarts = statuses
+        .into_iter()
+        .flatten()
+        .map(|s| s.restart_count)
+        .max()
+        .unwrap_or(0);
+    let phase = match pods::phase(pod) {
+        "Pending" => 0,
+        "Running" => 2,
+        _ => 1,
+    };
+    let since = pods::ready_since(pod);
+    let created = pod.metadata.creation_timestamp.as_ref().map(|t| t.0);
+    let newer = |t: Option<Timestamp>| std::cmp::Reverse(t.unwrap_or(Timestamp::MAX));
+    (
+        !pods::node(pod).is_empty(),
+        phase,
+        since.is_some(),
+        newer(since),
+        std::cmp::Reverse(restarts),
+        newer(created),
+        pod.metadata.name.clone(),
+    )
+}
