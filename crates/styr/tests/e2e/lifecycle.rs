@@ -127,6 +127,30 @@ fn mistakes_get_one_clear_message_with_the_fix() {
 }
 
 #[test]
+fn without_root_or_without_room_it_says_what_is_needed() {
+    use std::os::unix::process::CommandExt;
+    let cluster = Cluster::new();
+    // A folder that anybody may enter, as the build folder may be root's alone.
+    let binary = cluster.folder.path().join("styr");
+    std::fs::copy(env!("CARGO_BIN_EXE_styr"), &binary).expect("copying the binary");
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(cluster.folder.path(), open).expect("opening the folder");
+    let output = std::process::Command::new(&binary).arg("up").uid(65534).gid(65534).output();
+    let said = String::from_utf8_lossy(&output.expect("it starts").stderr).into_owned();
+    assert!(said.contains("needs root; run it again with sudo"), "{said}");
+
+    let data = cluster.data_dir();
+    std::fs::create_dir(&data).expect("making a folder");
+    let small = Some("size=4m");
+    let flags = nix::mount::MsFlags::empty();
+    nix::mount::mount(Some("none"), &data, Some("tmpfs"), flags, small).expect("mounting");
+    let output = cluster.styr(&["up"]);
+    nix::mount::umount2(&data, nix::mount::MntFlags::MNT_DETACH).expect("unmounting");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("make room, or choose another folder with --data-dir"), "{said}");
+}
+
+#[test]
 fn an_interrupted_up_is_finished_by_the_next() {
     let cluster = Cluster::new();
     let mut child = cluster
