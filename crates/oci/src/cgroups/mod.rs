@@ -276,6 +276,15 @@ fn subfolders(folder: &Path) -> Vec<PathBuf> {
         .unwrap_or_default()
 }
 
+impl Cgroup<'_> {
+    /// Removes the cgroup if nobody is left in it, without waiting.
+    pub fn remove_if_empty(&self) {
+        for folder in self.folders() {
+            let _ = remove_tree(&folder);
+        }
+    }
+}
+
 fn remove_patiently(folder: &Path) -> io::Result<()> {
     for _ in 1..REMOVE_TRIES {
         match remove_tree(folder) {

@@ -137,6 +137,13 @@ fn process_plan(
     image: &ImageConfig,
     resources: &v1::LinuxContainerResources,
 ) -> Result<ProcessPlan, String> {
+    let apparmor = security
+        .apparmor
+        .as_ref()
+        .map(|profile| profile.profile_type);
+    if apparmor == Some(v1::security_profile::ProfileType::Localhost as i32) {
+        return Err("AppArmor profiles are not supported".into());
+    }
     let args = command_line(config, image);
     if args.is_empty() {
         return Err("no command specified".into());

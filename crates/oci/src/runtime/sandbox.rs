@@ -119,6 +119,10 @@ impl Runtime {
             .metadata
             .clone()
             .ok_or_else(|| Status::invalid_argument("sandbox config must include metadata"))?;
+        let users = namespace_modes(&config).userns_options;
+        if users.is_some_and(|users| users.mode == v1::NamespaceMode::Pod as i32) {
+            return Err(Status::unimplemented("user namespaces are not supported"));
+        }
         let id = new_id();
         let parent = config
             .linux
@@ -137,24 +141,7 @@ impl Runtime {
         };
         let dir = self.folders.sandbox(&id);
         let sandbox = Arc::new(Sandbox::new(config, record, dir));
-        {
-            // The name is taken from here on, so that it is never made twice.
-            let mut sandboxes = lock(&self.sandboxes);
-            if let Some(other) = sandboxes
-                .values()
-                .find(|other| other.config.metadata.as_ref() == Some(&metadata))
-            {
-                return Err(Status::already_exists(format!(
-                    "name {}_{}_{}_{} is reserved for {:?}",
-                    metadata.name,
-                    metadata.namespace,
-                    metadata.uid,
-                    metadata.attempt,
-                    other.id()
-                )));
-            }
-            sandboxes.insert(id.clone(), sandbox.clone());
-        }
+        self.reserve(&sandbox, &metadata)?;
         // A caller that goes away does not leave half a sandbox behind.
         let runtime = self.clone();
         let made = tokio::spawn(async move {
@@ -168,6 +155,28 @@ impl Runtime {
         made.await
             .map_err(|error| Status::internal(error.to_string()))??;
         Ok(id)
+    }
+
+    /// Takes a name, from here on, so that it is never made twice.
+    fn reserve(
+        &self,
+        sandbox: &Arc<Sandbox>,
+        metadata: &v1::PodSandboxMetadata,
+    ) -> Result<(), Status> {
+        let mut sandboxes = lock(&self.sandboxes);
+        let same = |other: &&Arc<Sandbox>| other.config.metadata.as_ref() == Some(metadata);
+        if let Some(other) = sandboxes.values().find(same) {
+            return Err(Status::already_exists(format!(
+                "name {}_{}_{}_{} is reserved for {:?}",
+                metadata.name,
+                metadata.namespace,
+                metadata.uid,
+                metadata.attempt,
+                other.id()
+            )));
+        }
+        sandboxes.insert(sandbox.id(), sandbox.clone());
+        Ok(())
     }
 
     async fn make_sandbox(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<(), Status> {

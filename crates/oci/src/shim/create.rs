@@ -115,8 +115,10 @@ fn chain(error: &dyn std::error::Error) -> String {
 pub struct Staged {
     pub rootfs: PathBuf,
     pub shm: Option<PathBuf>,
-    /// Instead of the source of the mount at that index of the plan.
-    pub bidirectional: Vec<(usize, PathBuf)>,
+    /// Instead of the source of the mount at that index of the plan: a clone that has kept its
+    /// relation to the host's mount. libcontainer changes no mount's propagation, so what comes
+    /// from elsewhere is private as this namespace is.
+    pub related: Vec<(usize, PathBuf)>,
 }
 
 fn stage_mounts(inputs: &Inputs) -> Result<Staged, String> {
@@ -127,35 +129,18 @@ fn stage_mounts(inputs: &Inputs) -> Result<Staged, String> {
     } else {
         Some(clone_shm(inputs.shm_namespace).map_err(fail("open shared memory"))?)
     };
-    // A mount that shall pass mounts back to the host must be cloned while still its peer.
-    let mut peers = Vec::new();
-    for (index, entry) in plan.mounts.iter().enumerate() {
-        if entry.propagation == Propagation::Bidirectional {
-            let tree = open_tree(
-                rustix::fs::CWD,
-                &entry.source,
-                OpenTreeFlags::OPEN_TREE_CLONE
-                    | OpenTreeFlags::OPEN_TREE_CLOEXEC
-                    | OpenTreeFlags::AT_RECURSIVE,
-            )
-            .map_err(|error| format!("open {}: {error}", entry.source.display()))?;
-            peers.push((index, entry.source.is_dir(), tree));
-        }
-    }
+    let related = clone_related(plan)?;
     unshare(CloneFlags::CLONE_NEWNS).map_err(|error| format!("unshare: {error}"))?;
-    change_propagation(Path::new("/"), MsFlags::MS_SLAVE | MsFlags::MS_REC)
+    change_propagation(Path::new("/"), MsFlags::MS_PRIVATE | MsFlags::MS_REC)
         .map_err(fail("make mounts private"))?;
     let shm = match shm_tree {
         Some(tree) => Some(attach(&tree, &plan.dir.join("shm"), true).map_err(fail("mount shm"))?),
         None => None,
     };
-    let mut bidirectional = Vec::new();
-    for (index, is_dir, tree) in peers {
-        let target = plan.dir.join(format!("peer-{index}"));
-        bidirectional.push((
-            index,
-            attach(&tree, &target, is_dir).map_err(fail("mount"))?,
-        ));
+    let mut attached = Vec::new();
+    for clone in related {
+        let index = clone.index;
+        attached.push((index, attach_related(plan, clone).map_err(fail("mount"))?));
     }
     let rootfs = plan.dir.join("rootfs");
     mount_root(plan, &rootfs).map_err(fail("mount root file system"))?;
@@ -168,8 +153,44 @@ fn stage_mounts(inputs: &Inputs) -> Result<Staged, String> {
     Ok(Staged {
         rootfs,
         shm,
-        bidirectional,
+        related: attached,
     })
+}
+
+/// A clone of a mount of the host that will hear of its later changes, or pass its own back.
+struct Related {
+    index: usize,
+    is_dir: bool,
+    tree: OwnedFd,
+}
+
+/// Must happen while this process is still in the host's mount namespace.
+fn clone_related(plan: &ContainerPlan) -> Result<Vec<Related>, String> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    let mut related = Vec::new();
+    for (index, entry) in plan.mounts.iter().enumerate() {
+        if entry.propagation != Propagation::Private {
+            let tree = open_tree(rustix::fs::CWD, &entry.source, flags)
+                .map_err(|error| format!("open {}: {error}", entry.source.display()))?;
+            related.push(Related {
+                index,
+                is_dir: entry.source.is_dir(),
+                tree,
+            });
+        }
+    }
+    Ok(related)
+}
+
+fn attach_related(plan: &ContainerPlan, clone: Related) -> io::Result<PathBuf> {
+    let target = plan.dir.join(format!("related-{}", clone.index));
+    let path = attach(&clone.tree, &target, clone.is_dir)?;
+    if plan.mounts[clone.index].propagation == Propagation::HostToContainer {
+        change_propagation(&path, MsFlags::MS_SLAVE | MsFlags::MS_REC)?;
+    }
+    Ok(path)
 }
 
 fn clone_shm(namespace: &OwnedFd) -> io::Result<OwnedFd> {

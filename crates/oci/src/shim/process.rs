@@ -72,6 +72,7 @@ fn become_process(launch: &Launch) -> Result<std::convert::Infallible, Failure> 
     if process.terminal {
         open_terminal(launch, user.uid)?;
     }
+    own_stdio(user.uid);
     apply_limits(process)?;
     enter_directory(process)?;
     nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
@@ -139,6 +140,22 @@ fn environment(process: &ProcessPlan, user: &users::Resolved) -> Vec<String> {
         env.push("TERM=xterm".into());
     }
     env
+}
+
+/// Makes the process's pipes its own, so that it may open them anew as /dev/stdout and the like.
+fn own_stdio(uid: u32) {
+    fn own(stream: impl AsFd, uid: u32) {
+        let Ok(stat) = rustix::fs::fstat(&stream) else {
+            return;
+        };
+        // Devices are shared with others: /dev/null, or the terminal, which is owned already.
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo {
+            let _ = nix::unistd::fchown(stream, Some(Uid::from_raw(uid)), None);
+        }
+    }
+    own(io::stdin(), uid);
+    own(io::stdout(), uid);
+    own(io::stderr(), uid);
 }
 
 /// Opens a terminal of the container's own devpts, sends the master end out and makes the other

@@ -392,6 +392,9 @@ impl Server {
         container.attachers.clear();
         container.exit = Some(dying.exit.clone());
         let _ = write_record(&container.plan.dir, EXIT, &dying.exit);
+        Hierarchy::system()
+            .cgroup(&container.plan.cgroup)
+            .remove_if_empty();
         let reply = Reply::Exited {
             id: id.to_owned(),
             exit: dying.exit,

@@ -128,7 +128,7 @@ fn mounts(plan: &ContainerPlan, staged: &Staged) -> Value {
     ordered.sort_by_key(|(_, mount)| mount.destination.matches('/').count());
     for (index, mount) in ordered {
         let source = staged
-            .bidirectional
+            .related
             .iter()
             .find_map(|(at, path)| (*at == index).then_some(path))
             .unwrap_or(&mount.source);
@@ -142,12 +142,8 @@ fn special(source: &str, destination: &str, kind: &str, options: &[&str]) -> Val
 }
 
 fn bind(mount: &MountPlan, source: &Path) -> Value {
+    // Propagation is a property of the source, see `Staged`.
     let mut options = vec!["rbind"];
-    options.push(match mount.propagation {
-        Propagation::Private => "rprivate",
-        Propagation::HostToContainer => "rslave",
-        Propagation::Bidirectional => "rshared",
-    });
     options.push(match (mount.readonly, mount.recursive_readonly) {
         (true, true) => "rro",
         (true, false) => "ro",

@@ -7,9 +7,9 @@ use std::process::Command;
 use oci::images::Digest;
 
 /// Programs of the image, found in the machine's path.
-const PROGRAMS: [&str; 14] = [
+const PROGRAMS: [&str; 15] = [
     "sh", "sleep", "cat", "id", "ls", "stat", "env", "head", "tty", "dd", "grep", "mkdir", "chmod",
-    "stty",
+    "stty", "mount",
 ];
 
 /// The name under which the image is imported.

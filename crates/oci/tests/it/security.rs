@@ -30,7 +30,7 @@ async fn users_groups_and_capabilities() {
         "CapEff:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2"
     );
 
-    let mut config = shell("numbers", "id -u; id -g; id -G");
+    let mut config = shell("numbers", "id -u; id -g; id -G > /dev/stdout");
     let context = security(&mut config);
     context.run_as_user = Some(v1::Int64Value { value: 4242 });
     context.run_as_group = Some(v1::Int64Value { value: 4343 });
@@ -207,5 +207,85 @@ async fn the_privileged_have_the_machine() {
             .lines()
             .any(|name| name == "kmsg")
     );
+    world.close().await;
+}
+
+fn mount_at(source: &str, target: &std::path::Path, kind: &str, flags: nix::mount::MsFlags) {
+    nix::mount::mount(Some(source), target, Some(kind), flags, None::<&str>).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mounts_pass_on_as_far_as_asked() {
+    use nix::mount::{MntFlags, MsFlags, umount2};
+    let mut world = World::new().await;
+    let sandbox = world.sandbox("propagation").await;
+    let shared = world.dir.join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    mount_at("shared", &shared, "tmpfs", MsFlags::empty());
+    mount_at("none", &shared, "", MsFlags::MS_SHARED);
+    for name in ["from-host", "from-container"] {
+        std::fs::create_dir(shared.join(name)).unwrap();
+    }
+    let mount = |path: &str, propagation: v1::MountPropagation| v1::Mount {
+        host_path: shared.to_string_lossy().into_owned(),
+        container_path: path.into(),
+        propagation: propagation as i32,
+        ..Default::default()
+    };
+    let mut config = shell("main", FOREVER);
+    security(&mut config).privileged = true;
+    config.mounts = vec![
+        mount("/private", v1::MountPropagation::PropagationPrivate),
+        mount("/slave", v1::MountPropagation::PropagationHostToContainer),
+        mount("/both", v1::MountPropagation::PropagationBidirectional),
+    ];
+    let id = world.create(&sandbox, config).await;
+    world.start(&id).await;
+    let fixed = shared.join("from-host");
+    mount_at("inner", &fixed, "tmpfs", MsFlags::empty());
+    std::fs::write(fixed.join("note"), "x").unwrap();
+    assert_eq!(world.say(&id, "ls /private/from-host").await, "");
+    assert_eq!(world.say(&id, "ls /slave/from-host").await, "note");
+    world
+        .say(&id, "mount -t tmpfs inner /both/from-container")
+        .await;
+    world.say(&id, "echo x > /both/from-container/back").await;
+    assert!(shared.join("from-container/back").exists());
+    for name in ["from-host", "from-container"] {
+        umount2(&shared.join(name), MntFlags::MNT_DETACH).unwrap();
+    }
+    umount2(&shared, MntFlags::MNT_DETACH).unwrap();
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn read_only_can_go_all_the_way_down() {
+    use nix::mount::{MntFlags, MsFlags, umount2};
+    let mut world = World::new().await;
+    let sandbox = world.sandbox("recursive").await;
+    let outer = world.dir.join("outer");
+    std::fs::create_dir_all(outer.join("inner")).unwrap();
+    mount_at("inner", &outer.join("inner"), "tmpfs", MsFlags::empty());
+    let mount = |path: &str, recursive_read_only| v1::Mount {
+        host_path: outer.to_string_lossy().into_owned(),
+        container_path: path.into(),
+        readonly: true,
+        recursive_read_only,
+        ..Default::default()
+    };
+    let mut config = shell("main", FOREVER);
+    config.mounts = vec![mount("/top", false), mount("/all", true)];
+    let id = world.create(&sandbox, config).await;
+    world.start(&id).await;
+    for (path, expected) in [
+        ("/top/x", false),
+        ("/top/inner/x", true),
+        ("/all/x", false),
+        ("/all/inner/x", false),
+    ] {
+        let response = world.exec(&id, &["mkdir", path]).await;
+        assert_eq!(response.exit_code == 0, expected, "{path}");
+    }
+    umount2(&outer.join("inner"), MntFlags::MNT_DETACH).unwrap();
     world.close().await;
 }
