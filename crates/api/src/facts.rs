@@ -357,6 +357,7 @@ fn build_kind(
         storage_version_hash: raw.storage_version_hash,
         columns: own.unwrap_or(&table.default).clone(),
         schema: SchemaRef::named(&schema_name),
+        custom: None,
     }
 }
 

@@ -3,6 +3,9 @@
 //! Built-in kinds come from the facts and live as long as the process; custom kinds are built at
 //! run time and shared behind an `Arc`.
 
+use std::sync::Arc;
+
+use crate::custom::Custom;
 use crate::schema::SchemaRef;
 
 /// One column of a server-side table.
@@ -70,6 +73,8 @@ pub struct Kind {
     pub columns: Vec<Column>,
     /// Schema of the objects; for built-in kinds the name is upstream's definition name.
     pub schema: SchemaRef,
+    /// What custom kinds have in place of facts and strategies; `None` for built-in ones.
+    pub custom: Option<Arc<Custom>>,
 }
 
 impl Kind {

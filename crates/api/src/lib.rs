@@ -3,8 +3,10 @@
 //! Everything here is data and pure functions: no I/O, no clock, no async runtime. Facts about the
 //! API (`facts/`) are embedded and parsed once, at first use.
 
+pub mod custom;
 pub mod discovery;
 mod facts;
+pub mod jsonpath;
 mod kind;
 pub mod meta;
 pub mod names;
