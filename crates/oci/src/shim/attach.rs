@@ -9,6 +9,34 @@ use super::log::Stream;
 /// would with a terminal of its own.
 const MAX_PENDING: usize = 256 << 10;
 
+/// Bytes kept of each output for the first client; the newest ones.
+const MAX_UNSEEN: usize = 64 << 10;
+
+/// What a container wrote before the client came that it waits for (`stdin_once`).
+///
+/// `kubectl run -it` attaches when the container runs already. By then a prompt, or the complaint
+/// of a program that ends at once, may have been written; with this it is seen all the same.
+#[derive(Default)]
+pub struct Unseen {
+    outputs: [Vec<u8>; 2],
+}
+
+impl Unseen {
+    /// Keeps output for the first client.
+    pub fn keep(&mut self, stream: Stream, bytes: &[u8]) {
+        let output = &mut self.outputs[stream as usize];
+        output.extend_from_slice(bytes);
+        output.drain(..output.len().saturating_sub(MAX_UNSEEN));
+    }
+
+    /// Hands everything to that client.
+    pub fn show(self, attacher: &mut Attacher) {
+        let [stdout, stderr] = self.outputs;
+        attacher.output(Stream::Stdout, &stdout);
+        attacher.output(Stream::Stderr, &stderr);
+    }
+}
+
 /// One client, with a descriptor for each output it asked for.
 pub struct Attacher {
     outputs: [Option<Output>; 2],
@@ -98,4 +126,28 @@ pub fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(fd)?;
     rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn the_first_client_sees_the_newest_output_from_before_it_came() {
+        let mut unseen = Unseen::default();
+        unseen.keep(Stream::Stderr, &[b'x'; MAX_UNSEEN]);
+        unseen.keep(Stream::Stderr, b"end");
+        let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+        let mut attacher = Attacher::new(None, Some(writer));
+        unseen.show(&mut attacher);
+        attacher.end(Stream::Stderr);
+        let mut seen = String::new();
+        std::fs::File::from(reader)
+            .read_to_string(&mut seen)
+            .unwrap();
+        assert_eq!(seen.len(), MAX_UNSEEN);
+        assert!(seen.ends_with("xend"));
+    }
 }

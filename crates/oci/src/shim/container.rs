@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::attach::Attacher;
+use super::attach::{Attacher, Unseen};
 use super::log::{Log, Stream};
 use crate::plan::{ContainerPlan, Exit, Started};
 
@@ -33,6 +33,8 @@ pub struct Container {
     /// The master end of its terminal.
     pub terminal: Option<OwnedFd>,
     pub attachers: Vec<Attacher>,
+    /// Output for a client that has yet to come.
+    pub unseen: Option<Unseen>,
     pub started: Option<Started>,
     pub dying: Option<Dying>,
     pub exit: Option<Exit>,

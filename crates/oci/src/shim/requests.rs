@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use super::attach::{Attacher, set_nonblocking};
+use super::attach::{Attacher, Unseen, set_nonblocking};
 use super::container::{Container, EXIT, STARTED, write_record};
 use super::log::{Log, now_nanoseconds};
 use super::server::{Operation, OperationKind, Server};
@@ -105,6 +105,7 @@ impl Server {
         }
         let id = plan.id.clone();
         let container = Container {
+            unseen: (plan.stdin && plan.stdin_once).then(Unseen::default),
             plan,
             log,
             stdout: streams.stdout,
@@ -256,10 +257,15 @@ impl Server {
     ) -> Result<(), String> {
         let (container, _) = self.running(id)?;
         let mut fds = fds.into_iter();
-        let attacher = Attacher::new(
+        let mut attacher = Attacher::new(
             if stdout { fds.next() } else { None },
             if stderr { fds.next() } else { None },
         );
+        if (stdout || stderr)
+            && let Some(unseen) = container.unseen.take()
+        {
+            unseen.show(&mut attacher);
+        }
         container.attachers.push(attacher);
         let input = match (
             stdin,

@@ -350,6 +350,9 @@ impl Server {
             Ok(0) | Err(nix::Error::EIO) => container.close_output(stream),
             Ok(length) => {
                 container.log.output(stream, &buffer[..length]);
+                if let Some(unseen) = &mut container.unseen {
+                    unseen.keep(stream, &buffer[..length]);
+                }
                 for attacher in &mut container.attachers {
                     attacher.output(stream, &buffer[..length]);
                 }

@@ -198,12 +198,16 @@ async fn attach_follows_output_and_gives_input() {
     assert!(watcher.text(1).ends_with("two\ndone\n"));
     assert_eq!(world.wait(&id).await.exit_code, 0);
 
-    let mut config = shell("terminal", "read x; echo got $x");
+    let mut config = shell("terminal", "echo prompt; read x; echo got $x");
     config.stdin = true;
     config.stdin_once = true;
     config.tty = true;
     let id = world.create(&sandbox, config).await;
     world.start(&id).await;
+    // The first client comes after the prompt, and sees it.
+    while world.log(&id).await.is_empty() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     let url = world
         .client
         .attach(request(&id, true))
@@ -212,6 +216,7 @@ async fn attach_follows_output_and_gives_input() {
         .into_inner()
         .url;
     let mut stream = Stream::connect(&url, "v5.channel.k8s.io").await;
+    stream.until(1, "prompt").await;
     stream.send(0, b"word\n").await;
     stream.until(1, "got word").await;
     stream.end().await;
