@@ -7,6 +7,7 @@
 //! Objects are JSON trees. Unknown fields, wrong types and duplicate keys are found against the
 //! schema of the kind, so that built-in and custom kinds behave the same.
 
+pub mod apply;
 mod canonical;
 mod decode;
 mod default;
