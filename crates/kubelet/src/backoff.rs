@@ -43,6 +43,17 @@ impl Backoff {
         }
     }
 
+    /// The entry of something that failed `restarts` times in a row, for the last time at `at`: for
+    /// when the real one was forgotten.
+    pub fn after_restarts(restarts: u32, at: Timestamp) -> Backoff {
+        let doublings = restarts.saturating_sub(1).min(10);
+        let delay = (INITIAL * 2_i32.pow(doublings)).min(CEILING);
+        Backoff {
+            delay,
+            armed_at: at,
+        }
+    }
+
     /// Whether the entry is old enough to be forgotten.
     pub fn expired(&self, now: Timestamp) -> bool {
         now.duration_since(self.armed_at) > CEILING * 2
@@ -87,6 +98,16 @@ mod tests {
         assert_eq!(delays, [10, 20, 40, 80, 160, 300, 300]);
         let quiet = Backoff::next(entry, at(6 + 601));
         assert_eq!(quiet.delay.as_secs(), 10);
+    }
+
+    #[test]
+    fn is_guessed_from_restarts() {
+        for (restarts, seconds) in [(0, 10), (1, 10), (2, 20), (5, 160), (6, 300), (999, 300)] {
+            assert_eq!(
+                Backoff::after_restarts(restarts, at(0)).delay.as_secs(),
+                seconds
+            );
+        }
     }
 
     #[test]

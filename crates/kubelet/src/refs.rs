@@ -60,10 +60,13 @@ impl<K> Ref<K> {
     }
 }
 
+/// By namespace and name.
+type Held<K> = HashMap<(String, String), Weak<Shared<K>>>;
+
 /// Held objects of one kind.
 pub struct Refs<K> {
     client: kube::Client,
-    held: Mutex<HashMap<(String, String), Weak<Shared<K>>>>,
+    held: Mutex<Held<K>>,
 }
 
 impl<K> Debug for Refs<K> {

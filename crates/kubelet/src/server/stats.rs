@@ -115,8 +115,8 @@ fn pods(containers: &[ContainerStats], sandboxes: &[PodSandboxStats]) -> Vec<Val
 
 fn container(name: &str, stats: &ContainerStats) -> Value {
     let (cpu, memory) = (
-        stats.cpu.clone().unwrap_or_default(),
-        stats.memory.clone().unwrap_or_default(),
+        stats.cpu.unwrap_or_default(),
+        stats.memory.unwrap_or_default(),
     );
     let layer = stats.writable_layer.clone().unwrap_or_default();
     json!({

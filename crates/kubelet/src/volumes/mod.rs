@@ -169,21 +169,26 @@ pub struct PodVolumes {
     pub depends: Depends,
 }
 
-/// Why a pod's volumes are not ready: the volume, and the text for the event.
-#[derive(Clone, Debug)]
+/// Why a pod's volumes are not ready.
+#[derive(Clone, Default)]
 pub struct Failure {
     /// Name of the volume.
     pub volume: String,
     /// Text in upstream's words.
     pub message: String,
+    /// What to wait for.
+    pub depends: Depends,
 }
 
-/// Sets up all volumes of `pod`, or brings them up to date. On failure also says what to wait for.
+/// Sets up all volumes of `pod`, or brings them up to date.
+///
+/// # Errors
+/// At the first that cannot be set up.
 pub async fn set_up_all(
     host: &Host,
     pod: &Pod,
     place: &Place,
-) -> std::result::Result<PodVolumes, (Failure, Depends)> {
+) -> std::result::Result<PodVolumes, Box<Failure>> {
     let mut out = PodVolumes::default();
     for volume in pod::spec(pod).volumes.iter().flatten() {
         let setup = Setup {
@@ -203,8 +208,12 @@ pub async fn set_up_all(
             }
             Err(message) => {
                 out.depends.merge(awaited(host, pod, volume).await);
-                let volume = volume.name.clone();
-                return Err((Failure { volume, message }, out.depends));
+                let failure = Failure {
+                    volume: volume.name.clone(),
+                    message,
+                    depends: out.depends,
+                };
+                return Err(Box::new(failure));
             }
         }
     }

@@ -14,7 +14,7 @@ use super::{CALL_RETRY, Desired, Done, FIRST_RETRY, Note, Worker, publish};
 use crate::agent::Agent;
 use crate::backoff::Backoff;
 use crate::logs::rotate;
-use crate::plan::{Action, Step, StopReason, Waiting};
+use crate::plan::{Action, CRASH_LOOP, Step, StopReason, Waiting};
 use crate::pod::{ContainerState, PodRef};
 use crate::volumes;
 
@@ -56,13 +56,7 @@ impl Worker {
         self.jobs.spawn(async move {
             let place = agent.place(&[]);
             let work = volumes::set_up_all(&agent.host, &pod, &place);
-            let canceled = || {
-                let failure = volumes::Failure {
-                    volume: String::new(),
-                    message: String::new(),
-                };
-                Err((failure, volumes::Depends::default()))
-            };
+            let canceled = || Err(Box::default());
             Done::Volumes(
                 cancel
                     .run_until_cancelled(work)
@@ -110,7 +104,7 @@ impl Worker {
             && progress
                 .waiting
                 .as_ref()
-                .is_none_or(|w| w.reason == "CrashLoopBackOff")
+                .is_none_or(|w| w.reason == CRASH_LOOP)
         {
             progress.backoff = Some(Backoff::next(progress.backoff, now));
         }
@@ -327,7 +321,7 @@ impl Worker {
 
     fn take_volumes(
         &mut self,
-        result: Result<volumes::PodVolumes, (volumes::Failure, volumes::Depends)>,
+        result: Result<volumes::PodVolumes, Box<volumes::Failure>>,
         now: Timestamp,
     ) {
         let refreshing = std::mem::take(&mut self.refreshing);
@@ -338,7 +332,7 @@ impl Worker {
                 self.volumes = Arc::new(ready);
                 self.volumes.depends.clone()
             }
-            Err((failure, depends)) => {
+            Err(failure) => {
                 if !failure.volume.is_empty() {
                     let pod = self.desired.borrow().pod.clone();
                     let text = format!(
@@ -357,7 +351,7 @@ impl Worker {
                 let refresh_at = refreshing.then_some(retry_at);
                 volumes::Depends {
                     refresh_at,
-                    ..depends
+                    ..failure.depends
                 }
             }
         };

@@ -29,7 +29,9 @@ use crate::agent::SharedAgent;
 use crate::backoff::Backoff;
 use crate::logs::rotate;
 use crate::observe::observe;
-use crate::plan::{self, Cause, ContainerProgress, Progress, Step, Termination, View};
+use crate::plan::{
+    self, CRASH_LOOP, Cause, ContainerProgress, Progress, Step, Termination, View, Waiting,
+};
 use crate::pod::{self, ContainerState, Observed, PodRef};
 use crate::probes::{ProbeKind, Probers, Report};
 use crate::status::{self, Facts};
@@ -64,7 +66,7 @@ enum Note {
 
 /// Result of a job.
 enum Done {
-    Volumes(Result<PodVolumes, (Failure, crate::volumes::Depends)>),
+    Volumes(Result<PodVolumes, Box<Failure>>),
     Sandbox(Result<(), String>),
     Started {
         name: String,
@@ -139,7 +141,7 @@ impl Worker {
             kick,
             identity: PodRef::of(&pod),
             jobs: JoinSet::new(),
-            progress: Progress::default(),
+            progress: remembered(&known),
             observed: Observed::default(),
             status: known.clone(),
             published: known,
@@ -184,8 +186,11 @@ impl Worker {
         }
     }
 
-    /// Labels and annotations may be in files.
+    /// Labels and annotations may be in files; a mirror made anew shows nothing yet.
     fn note_changes(&mut self, last: &Desired, desired: &Desired) {
+        if last.object != desired.object {
+            self.published = PodStatus::default();
+        }
         let (old, new) = (&last.pod.metadata, &desired.pod.metadata);
         let changed = old.labels != new.labels || old.annotations != new.annotations;
         if changed && self.volumes.depends.metadata {
@@ -197,6 +202,7 @@ impl Worker {
         self.observed = observe(&self.agent.cri, &self.identity.uid, &self.observed).await?;
         let now = crate::clock::now();
         self.forget_dead();
+        self.remember_backoff();
         let observed = self.observed.clone();
         let progress = self.progress.clone();
         let view = View {
@@ -291,6 +297,27 @@ impl Worker {
                 || observed.sandboxes.iter().any(|s| s.id == *id && s.ready)
         };
         self.progress.removals.retain(known);
+    }
+
+    /// After a restart of the agent a crashing container goes on waiting, instead of all of them
+    /// being restarted at once.
+    fn remember_backoff(&mut self) {
+        for (name, progress) in &mut self.progress.containers {
+            let crashing = progress
+                .waiting
+                .as_ref()
+                .is_some_and(|w| w.reason == CRASH_LOOP);
+            let dead = self
+                .observed
+                .latest(name)
+                .filter(|c| c.state == ContainerState::Exited);
+            if let (true, None, Some(dead)) = (crashing, progress.backoff, dead)
+                && let Some(ended) = dead.finished_at
+            {
+                progress.backoff = Some(Backoff::after_restarts(dead.attempt, ended));
+                progress.announced = Some(dead.id.clone());
+            }
+        }
     }
 
     fn note_ending(&mut self, pod: &Pod, termination: Option<&Termination>) {
@@ -396,6 +423,35 @@ impl Worker {
 enum Next {
     Done,
     Wait(Option<Timestamp>),
+}
+
+/// What the status tells of containers that wait, for an agent that has just started.
+fn remembered(status: &PodStatus) -> Progress {
+    let mut progress = Progress::default();
+    let all = status
+        .container_statuses
+        .iter()
+        .chain(&status.init_container_statuses)
+        .flatten();
+    for container in all {
+        let Some(waiting) = container.state.as_ref().and_then(|s| s.waiting.as_ref()) else {
+            continue;
+        };
+        let reason = waiting.reason.clone().unwrap_or_default();
+        if matches!(
+            reason.as_str(),
+            "" | "ContainerCreating" | "PodInitializing"
+        ) {
+            continue;
+        }
+        let message = waiting.message.clone().unwrap_or_default();
+        let known = progress
+            .containers
+            .entry(container.name.clone())
+            .or_default();
+        known.waiting = Some(Waiting { reason, message });
+    }
+    progress
 }
 
 /// Takes the conditions of others from the API's status, the agent's own from its memory.

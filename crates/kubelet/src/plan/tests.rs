@@ -1,6 +1,7 @@
 //! Tables of situations and what to do in them.
 
 use super::*;
+use crate::backoff::Backoff;
 use serde_json::{Value, json};
 
 fn at(second: i64) -> Timestamp {
@@ -23,8 +24,9 @@ fn pod_with(spec: Value) -> Pod {
 }
 
 fn deleted(mut pod: Pod, grace: i64) -> Pod {
-    pod.metadata.deletion_timestamp =
-        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(NOW)));
+    pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
+        at(NOW),
+    ));
     pod.metadata.deletion_grace_period_seconds = Some(grace);
     pod
 }
@@ -112,8 +114,15 @@ fn words(plan: &Plan) -> Vec<String> {
             Action::SetUpVolumes => "volumes".into(),
             Action::CreateSandbox { attempt } => format!("sandbox {attempt}"),
             Action::StartContainer { name, attempt, .. } => format!("start {name} {attempt}"),
-            Action::AwaitRestart { name, waiting, .. } => format!("await {name} {}", waiting.reason),
-            Action::StopContainer { name, grace, reason, .. } => format!("stop {name} {grace} {reason:?}"),
+            Action::AwaitRestart { name, waiting, .. } => {
+                format!("await {name} {}", waiting.reason)
+            }
+            Action::StopContainer {
+                name,
+                grace,
+                reason,
+                ..
+            } => format!("stop {name} {grace} {reason:?}"),
             Action::RemoveContainer { id } => format!("remove {id}"),
             Action::StopSandbox { id } => format!("stop sandbox {id}"),
             Action::RemoveSandbox { id } => format!("remove sandbox {id}"),
@@ -133,26 +142,55 @@ fn a_new_pod_gets_volumes_then_a_sandbox_then_containers() {
     let pod = pod_with(json!({"containers": [{"name": "a"}, {"name": "b"}]}));
     let nothing = Observed::default();
     check(&pod, &nothing, &Progress::default(), &["volumes"]);
-    let busy = Progress { volumes: Step::Busy, ..Progress::default() };
+    let busy = Progress {
+        volumes: Step::Busy,
+        ..Progress::default()
+    };
     check(&pod, &nothing, &busy, &[]);
-    let volumes = Progress { volumes: Step::Done, ..Progress::default() };
+    let volumes = Progress {
+        volumes: Step::Done,
+        ..Progress::default()
+    };
     check(&pod, &nothing, &volumes, &["sandbox 0"]);
-    let making = Progress { sandbox: Step::Busy, ..volumes };
+    let making = Progress {
+        sandbox: Step::Busy,
+        ..volumes
+    };
     check(&pod, &nothing, &making, &[]);
     check(&pod, &seen(vec![]), &ready(), &["start a 0", "start b 0"]);
-    check(&pod, &seen(vec![running(&pod, "a")]), &ready(), &["start b 0"]);
-    check(&pod, &seen(vec![running(&pod, "a"), running(&pod, "b")]), &ready(), &[]);
+    check(
+        &pod,
+        &seen(vec![running(&pod, "a")]),
+        &ready(),
+        &["start b 0"],
+    );
+    check(
+        &pod,
+        &seen(vec![running(&pod, "a"), running(&pod, "b")]),
+        &ready(),
+        &[],
+    );
 }
 
 #[test]
 fn what_failed_is_tried_again_at_its_time() {
     let pod = pod_with(json!({}));
-    let later = Progress { volumes: Step::Failed(at(NOW + 5)), ..Progress::default() };
+    let later = Progress {
+        volumes: Step::Failed(at(NOW + 5)),
+        ..Progress::default()
+    };
     let plan = run(&pod, &Observed::default(), &later);
     assert_eq!((words(&plan), plan.wake_at), (vec![], Some(at(NOW + 5))));
-    let due = Progress { volumes: Step::Failed(at(NOW)), ..Progress::default() };
+    let due = Progress {
+        volumes: Step::Failed(at(NOW)),
+        ..Progress::default()
+    };
     check(&pod, &Observed::default(), &due, &["volumes"]);
-    let sandbox = Progress { volumes: Step::Done, sandbox: Step::Failed(at(NOW + 7)), ..Progress::default() };
+    let sandbox = Progress {
+        volumes: Step::Done,
+        sandbox: Step::Failed(at(NOW + 7)),
+        ..Progress::default()
+    };
     let plan = run(&pod, &Observed::default(), &sandbox);
     assert_eq!((words(&plan), plan.wake_at), (vec![], Some(at(NOW + 7))));
     let image = with_container("a", |c| c.retry_at = Some(at(NOW + 9)));
@@ -173,7 +211,9 @@ fn nothing_is_started_twice() {
 
 #[test]
 fn after_a_restart_of_the_agent_running_containers_stay() {
-    let pod = pod_with(json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a", "image": "x"}]}));
+    let pod = pod_with(
+        json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a", "image": "x"}]}),
+    );
     let observed = seen(vec![running(&pod, "a"), exited(&pod, "i", 0)]);
     check(&pod, &observed, &Progress::default(), &["volumes"]);
     // Even if the init container's remains were cleaned away.
@@ -201,13 +241,24 @@ fn rules_of_a_container_come_before_the_policy() {
     let spec = json!({"restartPolicy": "Never", "containers": [{"name": "a", "restartPolicy": "Never",
         "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}]});
     let pod = pod_with(spec);
-    check(&pod, &seen(vec![exited(&pod, "a", 42)]), &ready(), &["start a 1"]);
-    check(&pod, &seen(vec![exited(&pod, "a", 1)]), &ready(), &["stop sandbox s"]);
+    check(
+        &pod,
+        &seen(vec![exited(&pod, "a", 42)]),
+        &ready(),
+        &["start a 1"],
+    );
+    check(
+        &pod,
+        &seen(vec![exited(&pod, "a", 1)]),
+        &ready(),
+        &["stop sandbox s"],
+    );
 }
 
 #[test]
 fn a_pod_runs_on_while_one_of_its_containers_does() {
-    let pod = pod_with(json!({"restartPolicy": "Never", "containers": [{"name": "a"}, {"name": "b"}]}));
+    let pod =
+        pod_with(json!({"restartPolicy": "Never", "containers": [{"name": "a"}, {"name": "b"}]}));
     let observed = seen(vec![exited(&pod, "a", 1), running(&pod, "b")]);
     check(&pod, &observed, &ready(), &[]);
 }
@@ -220,8 +271,13 @@ fn a_crashing_container_waits() {
     let plan = run(&pod, &observed, &armed(NOW - 1));
     assert_eq!(words(&plan), ["await a CrashLoopBackOff"]);
     assert_eq!(plan.wake_at, Some(at(NOW + 10)));
-    let Action::AwaitRestart { waiting, .. } = &plan.actions[0] else { panic!() };
-    assert_eq!(waiting.message, "back-off 10s restarting failed container=a pod=p_n(u)");
+    let Action::AwaitRestart { waiting, .. } = &plan.actions[0] else {
+        panic!()
+    };
+    assert_eq!(
+        waiting.message,
+        "back-off 10s restarting failed container=a pod=p_n(u)"
+    );
     // Forgotten after a long quiet time.
     check(&pod, &observed, &armed(NOW - 601), &["start a 1"]);
 }
@@ -231,12 +287,27 @@ fn init_containers_run_one_after_the_other() {
     let pod = pod_with(json!({"initContainers": [{"name": "i"}, {"name": "j"}]}));
     check(&pod, &seen(vec![]), &ready(), &["start i 0"]);
     check(&pod, &seen(vec![running(&pod, "i")]), &ready(), &[]);
-    check(&pod, &seen(vec![exited(&pod, "i", 0)]), &ready(), &["start j 0"]);
-    check(&pod, &seen(vec![exited(&pod, "i", 1)]), &ready(), &["start i 1"]);
+    check(
+        &pod,
+        &seen(vec![exited(&pod, "i", 0)]),
+        &ready(),
+        &["start j 0"],
+    );
+    check(
+        &pod,
+        &seen(vec![exited(&pod, "i", 1)]),
+        &ready(),
+        &["start i 1"],
+    );
     let both = vec![exited(&pod, "j", 0), exited(&pod, "i", 0)];
     check(&pod, &seen(both), &ready(), &["start a 0"]);
     let never = pod_with(json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}]}));
-    check(&never, &seen(vec![exited(&never, "i", 1)]), &ready(), &["stop sandbox s"]);
+    check(
+        &never,
+        &seen(vec![exited(&never, "i", 1)]),
+        &ready(),
+        &["stop sandbox s"],
+    );
 }
 
 fn with_sidecar() -> Pod {
@@ -248,7 +319,12 @@ fn with_sidecar() -> Pod {
 fn sidecars_start_in_order_and_stay() {
     let pod = with_sidecar();
     check(&pod, &seen(vec![]), &ready(), &["start s1 0"]);
-    check(&pod, &seen(vec![running(&pod, "s1")]), &ready(), &["start i 0"]);
+    check(
+        &pod,
+        &seen(vec![running(&pod, "s1")]),
+        &ready(),
+        &["start i 0"],
+    );
     let after_init = vec![exited(&pod, "i", 0), running(&pod, "s1")];
     check(&pod, &seen(after_init.clone()), &ready(), &["start s2 0"]);
     let mut all = vec![running(&pod, "s2")];
@@ -259,22 +335,45 @@ fn sidecars_start_in_order_and_stay() {
     progress.verdicts.entry("s20".into()).or_default().startup = Verdict::Success;
     check(&pod, &seen(all.clone()), &progress, &["start a 0"]);
     // A sidecar is restarted beside running main containers, whatever the pod's policy.
-    let dead = vec![running(&pod, "a"), running(&pod, "s2"), exited(&pod, "i", 0), exited(&pod, "s1", 0)];
+    let dead = vec![
+        running(&pod, "a"),
+        running(&pod, "s2"),
+        exited(&pod, "i", 0),
+        exited(&pod, "s1", 0),
+    ];
     check(&pod, &seen(dead), &ready(), &["start s1 1"]);
 }
 
 #[test]
 fn sidecars_end_last_and_in_reverse() {
     let pod = with_sidecar();
-    let sidecars = vec![running(&pod, "s2"), exited(&pod, "i", 0), running(&pod, "s1")];
+    let sidecars = vec![
+        running(&pod, "s2"),
+        exited(&pod, "i", 0),
+        running(&pod, "s1"),
+    ];
     let mut done = vec![exited(&pod, "a", 0)];
     done.extend(sidecars.clone());
     check(&pod, &seen(done), &ready(), &["stop s2 30 PodEnds"]);
     let mut still = vec![running(&pod, "a")];
     still.extend(sidecars);
-    check(&deleted(pod.clone(), 7), &seen(still), &ready(), &["stop a 7 PodEnds"]);
-    let last = vec![exited(&pod, "a", 0), exited(&pod, "s2", 0), running(&pod, "s1")];
-    check(&deleted(pod, 7), &seen(last), &ready(), &["stop s1 7 PodEnds"]);
+    check(
+        &deleted(pod.clone(), 7),
+        &seen(still),
+        &ready(),
+        &["stop a 7 PodEnds"],
+    );
+    let last = vec![
+        exited(&pod, "a", 0),
+        exited(&pod, "s2", 0),
+        running(&pod, "s1"),
+    ];
+    check(
+        &deleted(pod, 7),
+        &seen(last),
+        &ready(),
+        &["stop s1 7 PodEnds"],
+    );
 }
 
 #[test]
@@ -286,26 +385,48 @@ fn deletion_step_by_step() {
     stopping.stops.insert("a0".into(), 5);
     check(&pod, &observed, &stopping, &[]);
     // Deleted again with less grace.
-    check(&deleted(pod.clone(), 1), &observed, &stopping, &["stop a 1 PodEnds"]);
+    check(
+        &deleted(pod.clone(), 1),
+        &observed,
+        &stopping,
+        &["stop a 1 PodEnds"],
+    );
     let stopped = seen(vec![exited(&pod, "a", 0)]);
     check(&pod, &stopped, &ready(), &["stop sandbox s"]);
     let mut removing = ready();
     removing.removals.insert("s".into());
     check(&pod, &stopped, &removing, &[]);
-    let quiet = Observed { sandboxes: vec![sandbox("s", false)], containers: vec![exited(&pod, "a", 0)] };
+    let quiet = Observed {
+        sandboxes: vec![sandbox("s", false)],
+        containers: vec![exited(&pod, "a", 0)],
+    };
     check(&pod, &quiet, &ready(), &["finish"]);
-    let finished = Progress { finish: Step::Done, ..ready() };
+    let finished = Progress {
+        finish: Step::Done,
+        ..ready()
+    };
     check(&pod, &quiet, &finished, &["purge"]);
-    let purged = Progress { purge: Step::Done, ..finished };
+    let purged = Progress {
+        purge: Step::Done,
+        ..finished
+    };
     check(&pod, &Observed::default(), &purged, &[]);
 }
 
 #[test]
 fn a_deletion_waits_for_what_is_being_made() {
     let pod = deleted(pod_with(json!({})), 5);
-    let making = Progress { sandbox: Step::Busy, ..ready() };
+    let making = Progress {
+        sandbox: Step::Busy,
+        ..ready()
+    };
     check(&pod, &Observed::default(), &making, &[]);
-    check(&pod, &seen(vec![]), &with_container("a", |c| c.busy = true), &[]);
+    check(
+        &pod,
+        &seen(vec![]),
+        &with_container("a", |c| c.busy = true),
+        &[],
+    );
     check(&pod, &Observed::default(), &ready(), &["finish"]);
 }
 
@@ -314,9 +435,15 @@ fn a_pod_that_vanished_is_removed() {
     let pod = pod_with(json!({"terminationGracePeriodSeconds": 12}));
     let observed = seen(vec![running(&pod, "a")]);
     let progress = Progress::default();
-    let plan = plan(&View { removed: true, ..view_of(&pod, &observed, &progress) });
+    let plan = plan(&View {
+        removed: true,
+        ..view_of(&pod, &observed, &progress)
+    });
     assert_eq!(words(&plan), ["stop a 12 PodEnds"]);
-    assert_eq!(deleted(pod, 0).metadata.deletion_grace_period_seconds, Some(0));
+    assert_eq!(
+        deleted(pod, 0).metadata.deletion_grace_period_seconds,
+        Some(0)
+    );
 }
 
 #[test]
@@ -328,14 +455,20 @@ fn why_pods_end() {
     let pod = pod_with(json!({"terminationGracePeriodSeconds": 4}));
     let up = seen(vec![running(&pod, "a")]);
     assert_eq!(cause(&pod, &up), None);
-    assert_eq!(cause(&deleted(pod.clone(), 0), &up), Some((Cause::Deleted, 1)));
+    assert_eq!(
+        cause(&deleted(pod.clone(), 0), &up),
+        Some((Cause::Deleted, 1))
+    );
     let timed = pod_with(json!({"activeDeadlineSeconds": NOW}));
     assert_eq!(cause(&timed, &up), Some((Cause::DeadlineExceeded, 30)));
     let mut done = pod.clone();
     done.status.get_or_insert_default().phase = Some("Failed".into());
     assert_eq!(cause(&done, &up), Some((Cause::Completed, 4)));
     let once = pod_with(json!({"restartPolicy": "Never"}));
-    assert_eq!(cause(&once, &seen(vec![exited(&once, "a", 0)])), Some((Cause::Completed, 30)));
+    assert_eq!(
+        cause(&once, &seen(vec![exited(&once, "a", 0)])),
+        Some((Cause::Completed, 30))
+    );
     assert_eq!(cause(&once, &Observed::default()), None);
 }
 
@@ -372,17 +505,28 @@ fn running_containers_are_stopped_for_four_reasons_only() {
 #[test]
 fn a_dead_sandbox_is_replaced() {
     let pod = pod_with(json!({}));
-    let dead = Observed { sandboxes: vec![sandbox("s", false)], containers: vec![exited(&pod, "a", 137)] };
+    let dead = Observed {
+        sandboxes: vec![sandbox("s", false)],
+        containers: vec![exited(&pod, "a", 137)],
+    };
     check(&pod, &dead, &ready(), &["sandbox 1"]);
     // Without an address it is of no use, except on the host's network.
     let mut mute = seen(vec![]);
     mute.sandboxes[0].ips.clear();
     check(&pod, &mute, &ready(), &["stop sandbox s"]);
-    check(&pod_with(json!({"hostNetwork": true})), &mute, &ready(), &["start a 0"]);
+    check(
+        &pod_with(json!({"hostNetwork": true})),
+        &mute,
+        &ready(),
+        &["start a 0"],
+    );
     // In the new sandbox everything begins again, init containers too; restarts go on counting.
     let init = pod_with(json!({"initContainers": [{"name": "i"}]}));
     let old = vec![exited(&init, "a", 137), exited(&init, "i", 0)];
-    let fresh = Observed { sandboxes: vec![sandbox("t", true), sandbox("s", false)], containers: old };
+    let fresh = Observed {
+        sandboxes: vec![sandbox("t", true), sandbox("s", false)],
+        containers: old,
+    };
     check(&init, &fresh, &ready(), &["start i 1"]);
 }
 
@@ -397,7 +541,11 @@ fn counting_goes_on_from_the_status_when_the_runtime_forgot() {
 #[test]
 fn one_dead_container_is_kept() {
     let pod = pod_with(json!({}));
-    let numbered = |n: u32, view: ContainerView| ContainerView { id: format!("a{n}"), attempt: n, ..view };
+    let numbered = |n: u32, view: ContainerView| ContainerView {
+        id: format!("a{n}"),
+        attempt: n,
+        ..view
+    };
     let observed = seen(vec![
         numbered(3, running(&pod, "a")),
         numbered(2, exited(&pod, "a", 1)),
@@ -413,10 +561,19 @@ fn one_dead_container_is_kept() {
 #[test]
 fn old_sandboxes_go_when_empty() {
     let pod = pod_with(json!({}));
-    let mut observed = Observed { sandboxes: vec![sandbox("t", true), sandbox("s", false)], containers: vec![] };
-    observed.containers.push(ContainerView { sandbox_id: "t".into(), ..running(&pod, "a") });
+    let mut observed = Observed {
+        sandboxes: vec![sandbox("t", true), sandbox("s", false)],
+        containers: vec![],
+    };
+    observed.containers.push(ContainerView {
+        sandbox_id: "t".into(),
+        ..running(&pod, "a")
+    });
     check(&pod, &observed, &ready(), &["remove sandbox s"]);
-    observed.containers.push(ContainerView { sandbox_id: "s".into(), ..exited(&pod, "a", 1) });
+    observed.containers.push(ContainerView {
+        sandbox_id: "s".into(),
+        ..exited(&pod, "a", 1)
+    });
     check(&pod, &observed, &ready(), &[]);
 }
 

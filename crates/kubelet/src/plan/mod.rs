@@ -13,239 +13,26 @@
 //! failed or its sandbox is gone; nothing is started while the worker still starts it; every reason
 //! to wait yields a time in [`Plan::wake_at`] or an event that kicks the worker.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod end;
+mod types;
+
+use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use crate::backoff::{Backoff, go_duration};
+use crate::backoff::go_duration;
 use crate::pod::{self, ContainerState, ContainerView, Observed, PodRef, Role, SandboxView};
 
 /// Dead containers kept for each name besides a running one, for `logs --previous`.
 pub const KEPT_DEAD_CONTAINERS: usize = 1;
 
-/// Why a pod ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// It was deleted (deletionTimestamp set) or is gone from the API.
-    Deleted,
-    /// activeDeadlineSeconds passed.
-    DeadlineExceeded,
-    /// All its containers are done for good, or the API says that it is.
-    Completed,
-}
-
-/// A pod that ends: why, and how many seconds its containers get.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Termination {
-    /// Why.
-    pub cause: Cause,
-    /// Grace in seconds, at least 1.
-    pub grace: i64,
-}
-
-/// Progress of something that is done once for the pod.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Step {
-    /// Not begun.
-    #[default]
-    Idle,
-    /// Under way.
-    Busy,
-    /// Done.
-    Done,
-    /// Failed; try again then.
-    Failed(Timestamp),
-}
-
-impl Step {
-    fn due(self, now: Timestamp) -> Due {
-        match self {
-            Step::Idle => Due::Now,
-            Step::Failed(at) if at <= now => Due::Now,
-            Step::Failed(at) => Due::At(at),
-            Step::Busy | Step::Done => Due::Never,
-        }
-    }
-}
-
-enum Due {
-    Now,
-    At(Timestamp),
-    Never,
-}
-
-/// Why a container waits, as shown in its status.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waiting {
-    /// CamelCase reason (`ImagePullBackOff`, …).
-    pub reason: String,
-    /// Text for people.
-    pub message: String,
-}
-
-/// What the worker knows about one container beyond the runtime.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct ContainerProgress {
-    /// A task is starting it (image, create, start, postStart).
-    pub busy: bool,
-    /// Not to be tried before.
-    pub retry_at: Option<Timestamp>,
-    /// Why the last try failed or is put off.
-    pub waiting: Option<Waiting>,
-    /// Delay between restarts.
-    pub backoff: Option<Backoff>,
-    /// The dead container for which the back-off was announced.
-    pub announced: Option<String>,
-}
-
-/// Verdict of a probe on one running container.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Verdict {
-    /// No result yet.
-    #[default]
-    Unknown,
-    /// Success threshold reached.
-    Success,
-    /// Failure threshold reached.
-    Failure,
-}
-
-/// Verdicts of the three probes of one running container.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Verdicts {
-    /// Startup probe.
-    pub startup: Verdict,
-    /// Liveness probe.
-    pub liveness: Verdict,
-    /// Readiness probe.
-    pub readiness: Verdict,
-    /// Last output of a failing startup or liveness probe decides the grace period.
-    pub grace: Option<i64>,
-}
-
-/// Everything the worker has under way or remembers about a pod.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Progress {
-    /// Volumes.
-    pub volumes: Step,
-    /// Creation of a sandbox.
-    pub sandbox: Step,
-    /// By container name.
-    pub containers: BTreeMap<String, ContainerProgress>,
-    /// Container id to the grace in force of the stop under way.
-    pub stops: BTreeMap<String, i64>,
-    /// Sandboxes being stopped or removed, containers being removed.
-    pub removals: BTreeSet<String>,
-    /// By container id.
-    pub verdicts: BTreeMap<String, Verdicts>,
-    /// The last steps of an ending pod (volumes torn down).
-    pub finish: Step,
-    /// Removal of what remains of a deleted pod.
-    pub purge: Step,
-}
-
-impl Progress {
-    fn starting(&self) -> bool {
-        self.sandbox == Step::Busy
-            || self.volumes == Step::Busy
-            || self.containers.values().any(|c| c.busy)
-    }
-}
-
-/// Why a running container is stopped; its text goes into the event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StopReason {
-    /// The pod ends.
-    PodEnds,
-    /// The container's name or image changed.
-    SpecChanged,
-    /// Liveness probe failed.
-    Liveness,
-    /// Startup probe failed.
-    Startup,
-    /// The sandbox it lived in is gone.
-    SandboxGone,
-}
-
-/// One thing for the worker to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Prepare all volumes.
-    SetUpVolumes,
-    /// Make a sandbox.
-    CreateSandbox {
-        /// How many the pod had before.
-        attempt: u32,
-    },
-    /// Start a container.
-    StartContainer {
-        /// Name in the spec.
-        name: String,
-        /// Restarts before this one.
-        attempt: u32,
-        /// Sandbox to start it in.
-        sandbox: String,
-    },
-    /// Say that a container waits for its back-off.
-    AwaitRestart {
-        /// Name in the spec.
-        name: String,
-        /// The dead container.
-        id: String,
-        /// What its status shows.
-        waiting: Waiting,
-    },
-    /// Stop a running container.
-    StopContainer {
-        /// Runtime id.
-        id: String,
-        /// Name in the spec.
-        name: String,
-        /// Grace in seconds.
-        grace: i64,
-        /// Why.
-        reason: StopReason,
-    },
-    /// Remove a dead container and its log.
-    RemoveContainer {
-        /// Runtime id.
-        id: String,
-    },
-    /// Stop a sandbox.
-    StopSandbox {
-        /// Runtime id.
-        id: String,
-    },
-    /// Remove a stopped sandbox.
-    RemoveSandbox {
-        /// Runtime id.
-        id: String,
-    },
-    /// Everything has stopped: tear volumes down.
-    Finish,
-    /// The pod was deleted: remove containers, sandboxes and folders.
-    Purge,
-}
-
-/// What to do, and when to look again at the latest.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Plan {
-    /// In order.
-    pub actions: Vec<Action>,
-    /// When to plan again if nothing happens before.
-    pub wake_at: Option<Timestamp>,
-}
-
-impl Plan {
-    fn wake(&mut self, at: Timestamp) {
-        self.wake_at = Some(self.wake_at.map_or(at, |old| old.min(at)));
-    }
-
-    fn push(&mut self, action: Action) {
-        self.actions.push(action);
-    }
-}
+use end::plan_end;
+use types::Due;
+pub use types::{
+    Action, CRASH_LOOP, Cause, ContainerProgress, Plan, Progress, Step, StopReason, Termination,
+    Verdict, Verdicts, Waiting,
+};
 
 /// All that planning looks at.
 #[derive(Clone, Copy, Debug)]
@@ -324,98 +111,6 @@ pub fn plan(view: &View<'_>) -> Plan {
         Some(termination) => plan_end(view, &termination),
         None => plan_sync(view),
     }
-}
-
-fn plan_end(view: &View<'_>, termination: &Termination) -> Plan {
-    let mut plan = Plan::default();
-    let progress = view.progress;
-    let alive: Vec<_> = view
-        .observed
-        .containers
-        .iter()
-        .filter(|c| c.alive())
-        .collect();
-    for (id, name) in next_to_stop(view.pod, &alive) {
-        stop(
-            &mut plan,
-            progress,
-            id,
-            name,
-            termination.grace,
-            StopReason::PodEnds,
-        );
-    }
-    if !alive.is_empty() || progress.starting() || !progress.stops.is_empty() {
-        return plan;
-    }
-    let ready: Vec<_> = view.observed.sandboxes.iter().filter(|s| s.ready).collect();
-    for sandbox in &ready {
-        if !progress.removals.contains(&sandbox.id) {
-            plan.push(Action::StopSandbox {
-                id: sandbox.id.clone(),
-            });
-        }
-    }
-    if !ready.is_empty() {
-        return plan;
-    }
-    match progress.finish.due(view.now) {
-        Due::Now => plan.push(Action::Finish),
-        Due::At(at) => plan.wake(at),
-        Due::Never => {}
-    }
-    if termination.cause == Cause::Deleted && progress.finish == Step::Done {
-        match progress.purge.due(view.now) {
-            Due::Now => plan.push(Action::Purge),
-            Due::At(at) => plan.wake(at),
-            Due::Never => {}
-        }
-    }
-    plan
-}
-
-/// Main and init containers all at once; sidecars only after, one by one, the last one first.
-fn next_to_stop<'a>(pod: &Pod, alive: &[&'a ContainerView]) -> Vec<(&'a str, &'a str)> {
-    let is_sidecar = |name: &str| {
-        pod::init_containers(pod).any(|(role, c)| role == Role::Sidecar && c.name == name)
-    };
-    let others: Vec<_> = alive
-        .iter()
-        .filter(|c| !is_sidecar(&c.name))
-        .map(|c| (c.id.as_str(), c.name.as_str()))
-        .collect();
-    if !others.is_empty() {
-        return others;
-    }
-    let last = pod::init_containers(pod)
-        .rev()
-        .find_map(|(_, spec)| alive.iter().find(|c| c.name == spec.name));
-    last.map(|c| (c.id.as_str(), c.name.as_str()))
-        .into_iter()
-        .collect()
-}
-
-fn stop(
-    plan: &mut Plan,
-    progress: &Progress,
-    id: &str,
-    name: &str,
-    grace: i64,
-    reason: StopReason,
-) {
-    if progress
-        .stops
-        .get(id)
-        .is_some_and(|in_force| *in_force <= grace)
-    {
-        return;
-    }
-    plan.push(Action::StopContainer {
-        id: id.to_owned(),
-        name: name.to_owned(),
-        grace,
-        reason,
-    });
 }
 
 fn plan_sync(view: &View<'_>) -> Plan {
@@ -635,7 +330,7 @@ fn start(
 
 fn crash_loop(pod: &Pod, spec: &Container, delay: SignedDuration) -> Waiting {
     Waiting {
-        reason: "CrashLoopBackOff".into(),
+        reason: CRASH_LOOP.into(),
         message: format!(
             "back-off {} restarting failed container={} pod={}",
             go_duration(delay),
@@ -694,6 +389,28 @@ fn prune(view: &View<'_>, plan: &mut Plan) {
     }
 }
 
+fn stop(
+    plan: &mut Plan,
+    progress: &Progress,
+    id: &str,
+    name: &str,
+    grace: i64,
+    reason: StopReason,
+) {
+    if progress
+        .stops
+        .get(id)
+        .is_some_and(|in_force| *in_force <= grace)
+    {
+        return;
+    }
+    plan.push(Action::StopContainer {
+        id: id.to_owned(),
+        name: name.to_owned(),
+        grace,
+        reason,
+    });
+}
+
 #[cfg(test)]
-#[path = "plan_tests.rs"]
 mod tests;

@@ -38,6 +38,11 @@ pub struct Facts<'a> {
     pub now: Timestamp,
 }
 
+/// A time as the API stores it: without fractions of a second.
+fn seconds(time: Timestamp) -> Time {
+    Time(Timestamp::from_second(time.as_second()).unwrap_or(time))
+}
+
 /// The status to publish.
 pub fn status(facts: &Facts<'_>) -> PodStatus {
     let previous = facts.previous;
@@ -60,7 +65,7 @@ pub fn status(facts: &Facts<'_>) -> PodStatus {
     set_addresses(facts, &mut out);
     out.qos_class
         .get_or_insert_with(|| resources::qos(facts.pod).name().to_owned());
-    out.start_time.get_or_insert(Time(facts.now));
+    out.start_time.get_or_insert(seconds(facts.now));
     out
 }
 
@@ -240,7 +245,10 @@ fn container_status(
     match latest {
         Some(view) => {
             out.container_id = Some(format!("{}://{}", facts.runtime_name, view.id));
-            out.image.clone_from(&view.image);
+            // A runtime that only remembers the id cannot tell the name.
+            if !view.image.is_empty() && !view.image.starts_with("sha256:") {
+                out.image.clone_from(&view.image);
+            }
             out.image_id.clone_from(&view.image_id);
             out.restart_count = i32::try_from(view.attempt).unwrap_or(i32::MAX);
             out.state = Some(view_state(facts, view));
@@ -319,7 +327,7 @@ fn view_state(facts: &Facts<'_>, view: &ContainerView) -> ApiState {
     match view.state {
         ContainerState::Running => ApiState {
             running: Some(ContainerStateRunning {
-                started_at: view.started_at.map(Time),
+                started_at: view.started_at.map(seconds),
             }),
             ..ApiState::default()
         },
@@ -327,11 +335,11 @@ fn view_state(facts: &Facts<'_>, view: &ContainerView) -> ApiState {
             terminated: Some(ContainerStateTerminated {
                 container_id: Some(format!("{}://{}", facts.runtime_name, view.id)),
                 exit_code: view.exit_code,
-                finished_at: view.finished_at.map(Time),
+                finished_at: view.finished_at.map(seconds),
                 message: (!view.message.is_empty()).then(|| view.message.clone()),
                 reason: Some(end_reason(view)),
                 signal: None,
-                started_at: view.started_at.map(Time),
+                started_at: view.started_at.map(seconds),
             }),
             ..ApiState::default()
         },
@@ -427,7 +435,7 @@ fn conditions(
         let unchanged = old.filter(|at| out[*at].status == draft.status());
         let since = unchanged
             .and_then(|at| out[at].last_transition_time.clone())
-            .unwrap_or(Time(facts.now));
+            .unwrap_or(seconds(facts.now));
         let condition = PodCondition {
             last_transition_time: Some(since),
             message: draft.message.clone(),
@@ -571,3 +579,6 @@ fn ready(facts: &Facts<'_>, containers: &Draft) -> Draft {
     };
     Draft::because(KIND, false, "ReadinessGatesNotReady", Some(message))
 }
+
+#[cfg(test)]
+mod tests;
