@@ -86,10 +86,11 @@ pub fn check(
         );
         Status::bad_request(message)
     };
-    let Some(schema) = kind.schema.get() else {
-        return Ok(Vec::new());
+    let unknown = match (&kind.custom, kind.schema.get()) {
+        (Some(custom), _) => crate::custom::check(obj, custom).map_err(refuse)?,
+        (None, Some(schema)) => walk::check(obj, schema).map_err(refuse)?,
+        (None, None) => return Ok(Vec::new()),
     };
-    let unknown = walk::check(obj, schema).map_err(refuse)?;
     if validation == FieldValidation::Ignore {
         return Ok(Vec::new());
     }

@@ -39,6 +39,12 @@ fn rules() -> &'static HashMap<String, Vec<Rule>> {
 
 /// Fills in the static defaults of an object and of everything in it. Idempotent.
 pub fn default(kind: &Kind, obj: &mut Value) {
+    if let Some(custom) = &kind.custom {
+        if let Some(schema) = &custom.schema {
+            api::custom::fill(obj, schema);
+        }
+        return;
+    }
     if let Some(schema) = kind.schema.get() {
         fill(obj, schema);
     }

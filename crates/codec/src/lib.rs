@@ -9,6 +9,7 @@
 
 pub mod apply;
 mod canonical;
+pub mod custom;
 mod decode;
 mod default;
 pub mod openapi;

@@ -3,6 +3,7 @@
 //! Documents are written piece by piece into one buffer, so that asking for one does not leave a
 //! tree of the whole API behind. `v2` comes as JSON and in gnostic's protobuf form.
 
+mod custom;
 mod descriptions;
 mod paths;
 mod proto;
@@ -49,7 +50,9 @@ pub fn v3_index<'a>(kinds: impl IntoIterator<Item = &'a Kind>) -> Value {
         )
             .hash(hasher);
         kind.schema.name().hash(hasher);
-        if let Some(schema) = kind.schema.get() {
+        if let Some(custom) = &kind.custom {
+            custom.written.to_string().hash(hasher);
+        } else if let Some(schema) = kind.schema.get() {
             format!("{schema:?}").hash(hasher);
         }
     }

@@ -40,7 +40,7 @@ pub fn merge_patch(original: &Value, patch: &Value) -> Value {
 
 /// Whether the kind's objects can be patched strategically: custom ones cannot, for want of merge keys.
 pub fn supports_strategic(kind: &Kind) -> bool {
-    kind.schema.name().starts_with("io.k8s.")
+    kind.custom.is_none()
 }
 
 #[cfg(test)]

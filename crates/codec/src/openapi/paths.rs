@@ -34,6 +34,12 @@ const PATCH_TYPES: &[&str] = &[
     "application/strategic-merge-patch+json",
     "application/apply-patch+yaml",
 ];
+/// Custom kinds have no merge keys for a strategic merge.
+const CUSTOM_PATCH_TYPES: &[&str] = &[
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/apply-patch+yaml",
+];
 const MEDIA_TYPES: &[&str] = &["application/json", "application/yaml"];
 
 /// One operation to write.
@@ -47,6 +53,7 @@ struct Op<'a> {
     body: Option<String>,
     answer: Option<String>,
     tag: String,
+    custom: bool,
 }
 
 /// Calls `emit` with every path of the kinds and its operations.
@@ -133,6 +140,7 @@ fn op<'a>(kind: &'a Kind, method: &'static str, action: &'static str, id: String
         body: None,
         answer: Some(kind.schema.name().to_owned()),
         tag: tag(kind),
+        custom: kind.custom.is_some(),
     }
 }
 
@@ -212,7 +220,8 @@ fn object_ops(kind: &Kind) -> Vec<Op<'_>> {
 }
 
 fn subresource_ops<'a>(kind: &'a Kind, sub: &'a Subresource) -> Vec<Op<'a>> {
-    let schema = subresource_name(sub);
+    let own = (sub.group == kind.group && sub.kind == kind.kind).then(|| kind.schema.name());
+    let schema = own.map(str::to_owned).or_else(|| subresource_name(sub));
     let name = format!("{}{}", subject(kind), capital(&sub.name));
     let connects = matches!(
         sub.name.as_str(),
@@ -256,6 +265,7 @@ fn subresource_ops<'a>(kind: &'a Kind, sub: &'a Subresource) -> Vec<Op<'a>> {
             body,
             answer,
             tag: tag(kind),
+            custom: kind.custom.is_some(),
         });
     }
     out
@@ -309,7 +319,9 @@ impl Op<'_> {
             .map(|name| parameter(name, "query", dialect))
             .collect();
         let mut out = json!({"operationId": self.id, "tags": [self.tag]});
-        let body_types = if self.method == "patch" {
+        let body_types = if self.method == "patch" && self.custom {
+            CUSTOM_PATCH_TYPES
+        } else if self.method == "patch" {
             PATCH_TYPES
         } else {
             MEDIA_TYPES

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use api::custom::Custom;
 use api::{Field, Kind, ListType, Schema, SchemaRef, Shape};
 use serde_json::{Map, Value, json};
 
@@ -28,6 +29,7 @@ const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 pub(super) const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
 pub(super) const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 pub(super) const PATCH: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";
+pub(super) const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
 const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
 const TIME: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Time";
@@ -57,6 +59,7 @@ pub(super) fn subresource_name(sub: &api::Subresource) -> Option<String> {
 
 enum Definition<'a> {
     Object(&'a Schema),
+    Custom(&'a Kind, &'a Custom),
     List(&'a Kind),
     Scalar(Value),
 }
@@ -83,7 +86,13 @@ pub(super) fn each(
         }
     }
     for kind in kinds {
-        if let Some(schema) = kind.schema.get() {
+        if let Some(custom) = &kind.custom {
+            let name = kind.schema.name().to_owned();
+            all.insert(name, Definition::Custom(kind, custom));
+            if let Some(schema) = api::schema(OBJECT_META) {
+                collect(schema, &mut all);
+            }
+        } else if let Some(schema) = kind.schema.get() {
             collect(schema, &mut all);
         }
         if kind.has_verb("list") {
@@ -98,6 +107,9 @@ pub(super) fn each(
     for (name, definition) in &all {
         let value = match definition {
             Definition::Object(schema) => object(schema, dialect, words),
+            Definition::Custom(kind, custom) => {
+                super::custom::definition(kind, custom, dialect, words)
+            }
             Definition::List(kind) => list(kind, dialect, words),
             Definition::Scalar(value) => value.clone(),
         };
@@ -143,14 +155,14 @@ fn scalars(dialect: Dialect) -> [(&'static str, Value); 5] {
     ]
 }
 
-fn with_description(mut value: Value, text: Option<&str>) -> Value {
+pub(super) fn with_description(mut value: Value, text: Option<&str>) -> Value {
     if let (Some(text), Value::Object(map)) = (text, &mut value) {
         map.insert("description".to_owned(), text.into());
     }
     value
 }
 
-fn gvks<'a>(all: impl Iterator<Item = (&'a str, &'a str, &'a str)>) -> Value {
+pub(super) fn gvks<'a>(all: impl Iterator<Item = (&'a str, &'a str, &'a str)>) -> Value {
     all.map(|(group, version, kind)| json!({"group": group, "kind": kind, "version": version}))
         .collect()
 }
@@ -207,7 +219,7 @@ fn list(kind: &Kind, dialect: Dialect, words: &Descriptions) -> Value {
 }
 
 /// References take no siblings in v3: they are wrapped.
-fn wrap(reference: Value, dialect: Dialect) -> Value {
+pub(super) fn wrap(reference: Value, dialect: Dialect) -> Value {
     match dialect {
         Dialect::V2 => reference,
         Dialect::V3 => json!({"allOf": [reference]}),
