@@ -28,6 +28,16 @@ pub enum Error {
     Other(String),
 }
 
+impl Error {
+    /// What to tell people: the server's own words where there are some.
+    pub fn words(&self) -> String {
+        match self {
+            Self::Api(kube::Error::Api(status)) => status.message.clone(),
+            other => other.to_string(),
+        }
+    }
+}
+
 impl From<kube::core::request::Error> for Error {
     fn from(error: kube::core::request::Error) -> Self {
         Self::Api(kube::Error::BuildRequest(error))

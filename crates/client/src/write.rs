@@ -9,6 +9,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use crate::{Client, error};
 
@@ -137,4 +138,64 @@ pub fn revision_of<K: Resource>(object: &K) -> u64 {
         .as_deref()
         .and_then(|r| r.parse().ok())
         .unwrap_or(0)
+}
+
+/// The JSON merge patch that turns `old` into `new`; `None` where they are the same.
+pub fn merge_patch<T: Serialize>(old: Option<&T>, new: &T) -> Option<Value> {
+    let old = old
+        .and_then(|o| serde_json::to_value(o).ok())
+        .unwrap_or(Value::Null);
+    let new = serde_json::to_value(new).unwrap_or(Value::Null);
+    (old != new).then(|| difference(&old, new))
+}
+
+fn difference(old: &Value, new: Value) -> Value {
+    let (Value::Object(old), Value::Object(new)) = (old, &new) else {
+        return new;
+    };
+    let mut patch = serde_json::Map::new();
+    for (key, value) in new {
+        match old.get(key) {
+            Some(before) if before == value => {}
+            before => {
+                let before = before.unwrap_or(&Value::Null);
+                patch.insert(key.clone(), difference(before, value.clone()));
+            }
+        }
+    }
+    for key in old.keys().filter(|key| !new.contains_key(*key)) {
+        patch.insert(key.clone(), Value::Null);
+    }
+    Value::Object(patch)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn merge_patches_say_what_differs() {
+        for (old, new, expected) in [
+            (
+                json!({"a": 1, "b": {"c": 1, "d": 2}}),
+                json!({"a": 1, "b": {"c": 1, "d": 2}}),
+                None,
+            ),
+            (
+                json!({"a": 1, "x": 2}),
+                json!({"a": 3}),
+                Some(json!({"a": 3, "x": null})),
+            ),
+            (
+                json!({"b": {"c": 1, "d": [1]}}),
+                json!({"b": {"d": [2]}, "n": {"o": 1}}),
+                Some(json!({"b": {"c": null, "d": [2]}, "n": {"o": 1}})),
+            ),
+            (Value::Null, json!({"a": 1}), Some(json!({"a": 1}))),
+        ] {
+            assert_eq!(merge_patch(Some(&old), &new), expected);
+        }
+    }
 }

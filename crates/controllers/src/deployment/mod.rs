@@ -367,20 +367,10 @@ impl Deployments {
         key: &Key,
         status: DeploymentStatus,
     ) -> Result<(), Error> {
-        if deployment.status.as_ref() == Some(&status) {
+        let Some(patch) = write::merge_patch(deployment.status.as_ref(), &status) else {
             return Ok(());
-        }
-        let body = json!({"status": {
-            "observedGeneration": status.observed_generation,
-            "replicas": status.replicas,
-            "updatedReplicas": status.updated_replicas,
-            "readyReplicas": status.ready_replicas,
-            "availableReplicas": status.available_replicas,
-            "unavailableReplicas": status.unavailable_replicas,
-            "terminatingReplicas": status.terminating_replicas,
-            "collisionCount": status.collision_count,
-            "conditions": status.conditions,
-        }});
+        };
+        let body = json!({"status": patch});
         if let Some(written) = write::patch_status(&self.api(key), &key.name, &body).await? {
             self.deployments
                 .caught_up(write::revision_of(&written))

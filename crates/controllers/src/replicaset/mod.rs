@@ -5,21 +5,17 @@ mod plan;
 use std::collections::HashMap;
 
 use client::{
-    Cache, Change, Error, EventType, Key, Queue, Reconcile, Recorder, Requeue, Scope, Selector,
-    cache::decode_all, events, write,
+    Cache, Change, Error, Key, Queue, Reconcile, Requeue, Scope, Selector, cache::decode_all, write,
 };
-use futures::{
-    future::BoxFuture,
-    stream::{self, StreamExt},
-};
+use futures::future::BoxFuture;
 use k8s_openapi::api::{
     apps::v1::{ReplicaSet, ReplicaSetStatus},
     core::v1::Pod,
 };
-use kube::{Api, api::PostParams};
+use kube::Api;
 use serde_json::json;
 
-use crate::{Context, Controller, claim, pods};
+use crate::{Context, Controller, claim, pod_control::PodControl, pods};
 use plan::Act;
 
 /// The entry of [`crate::ALL`].
@@ -28,14 +24,9 @@ pub const CONTROLLER: Controller = Controller {
     run,
 };
 
-/// Pods made or deleted at once within a batch.
-const PARALLEL: usize = 16;
-/// Pods of the first batch; each further batch doubles while all goes well.
-const FIRST_BATCH: usize = 1;
-
 struct ReplicaSets {
     context: Context,
-    recorder: Recorder,
+    control: PodControl,
     sets: Cache<ReplicaSet>,
     pods: Cache<Pod>,
 }
@@ -55,10 +46,14 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
                 .into_iter()
                 .for_each(|key| to.add(key))
         });
-        let recorder = context.recorder();
+        let control = PodControl {
+            client: context.client.clone(),
+            recorder: context.recorder(),
+            pods: pods.clone(),
+        };
         let reconciler = ReplicaSets {
             context: context.clone(),
-            recorder,
+            control,
             sets,
             pods,
         };
@@ -107,13 +102,13 @@ impl Reconcile for ReplicaSets {
         let act = if set.metadata.deletion_timestamp.is_some() {
             Act::Nothing
         } else {
-            plan::plan(&set, &owned, &self.crowd(&set), self.context.now())
+            plan::plan(&set, &owned, || self.crowd(&set), self.context.now())
         };
         let failure = self.act(&set, key, &owned, act).await;
         let pods = self
             .pods
             .list_owned_by(set.metadata.uid.as_deref().unwrap_or_default());
-        let reported = failure.as_ref().map(|(reason, e)| (*reason, e.to_string()));
+        let reported = failure.as_ref().map(|(reason, e)| (*reason, e.words()));
         let status = plan::status(&set, &pods, reported, self.context.now());
         self.write_status(&set, key, status).await?;
         if let Some((_, error)) = failure {
@@ -171,109 +166,19 @@ impl ReplicaSets {
     ) -> Option<(&'static str, Error)> {
         match act {
             Act::Nothing => None,
-            Act::Create(count) => self
-                .create(set, key, count)
-                .await
-                .err()
-                .map(|e| ("FailedCreate", e)),
+            Act::Create(count) => {
+                let template = set.spec.template.as_ref()?;
+                let owner = claim::owner_reference(set);
+                let pod = pods::from_template(template, &key.namespace, &key.name, owner);
+                let (_, failure) = self.control.create(set, vec![pod; count]).await;
+                failure.map(|e| ("FailedCreate", e))
+            }
             Act::Delete(which) => {
                 let doomed: Vec<&Pod> = which.into_iter().map(|i| &owned[i]).collect();
-                self.delete(set, key, &doomed)
-                    .await
-                    .err()
-                    .map(|e| ("FailedDelete", e))
+                let (_, failure) = self.control.delete(set, &doomed).await;
+                failure.map(|e| ("FailedDelete", e))
             }
         }
-    }
-
-    /// Makes pods in batches that double, so that a quota or a broken template costs one failed
-    /// request, not hundreds.
-    async fn create(&self, set: &ReplicaSet, key: &Key, count: usize) -> Result<(), Error> {
-        let Some(template) = set.spec.template.as_ref() else {
-            return Ok(());
-        };
-        let owner = claim::owner_reference(set);
-        let pod = pods::from_template(template, &key.namespace, &key.name, owner);
-        let (mut left, mut batch) = (count, FIRST_BATCH);
-        let mut revision = 0;
-        let mut failure = None;
-        while left > 0 && failure.is_none() {
-            let size = batch.min(left);
-            let requests: Vec<_> = (0..size).map(|_| self.create_one(set, key, &pod)).collect();
-            let made: Vec<_> = stream::iter(requests)
-                .buffer_unordered(PARALLEL)
-                .collect()
-                .await;
-            for result in made {
-                match result {
-                    Ok(seen) => revision = revision.max(seen),
-                    Err(e) => failure = Some(e),
-                }
-            }
-            left -= size;
-            batch *= 2;
-        }
-        if revision > 0 {
-            self.pods.caught_up(revision).await?;
-        }
-        failure.map_or(Ok(()), Err)
-    }
-
-    async fn create_one(&self, set: &ReplicaSet, key: &Key, pod: &Pod) -> Result<u64, Error> {
-        match self.api(key).create(&PostParams::default(), pod).await {
-            Ok(made) => {
-                let name = made.metadata.name.as_deref().unwrap_or_default();
-                self.event(
-                    set,
-                    EventType::Normal,
-                    "SuccessfulCreate",
-                    format!("Created pod: {name}"),
-                );
-                Ok(write::revision_of(&made))
-            }
-            Err(e) if client::is_forbidden_by_termination(&e) => Ok(0),
-            Err(e) => {
-                let message = format!("Error creating: {}", words(&e));
-                self.event(set, EventType::Warning, "FailedCreate", message);
-                Err(e.into())
-            }
-        }
-    }
-
-    async fn delete(&self, set: &ReplicaSet, key: &Key, doomed: &[&Pod]) -> Result<(), Error> {
-        let api = self.api(key);
-        let requests: Vec<_> = doomed
-            .iter()
-            .map(|pod| self.delete_one(set, &api, pod))
-            .collect();
-        let results: Vec<Result<(), Error>> = stream::iter(requests)
-            .buffer_unordered(PARALLEL)
-            .collect()
-            .await;
-        results.into_iter().collect()
-    }
-
-    async fn delete_one(&self, set: &ReplicaSet, api: &Api<Pod>, pod: &Pod) -> Result<(), Error> {
-        let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let uid = pod.metadata.uid.as_deref();
-        if let Err(e) = write::delete(api, name, uid).await {
-            let message = format!("Error deleting: {}", words(&e));
-            self.event(set, EventType::Warning, "FailedDelete", message);
-            return Err(e.into());
-        }
-        self.event(
-            set,
-            EventType::Normal,
-            "SuccessfulDelete",
-            format!("Deleted pod: {name}"),
-        );
-        let gone = |e: Option<&client::Entry>| e.is_none_or(|e| e.deleting || Some(&*e.uid) != uid);
-        self.pods.until(&Key::of(pod), gone).await
-    }
-
-    fn event(&self, set: &ReplicaSet, kind: EventType, reason: &str, message: String) {
-        self.recorder
-            .event(&events::reference(set), kind, reason, message);
     }
 
     async fn write_status(
@@ -282,30 +187,14 @@ impl ReplicaSets {
         key: &Key,
         status: ReplicaSetStatus,
     ) -> Result<(), Error> {
-        if set.status.as_ref() == Some(&status) {
+        let Some(patch) = write::merge_patch(set.status.as_ref(), &status) else {
             return Ok(());
-        }
+        };
         let sets = write::namespaced::<ReplicaSet>(&self.context.client, &key.namespace);
-        let body = json!({"status": {
-            "replicas": status.replicas,
-            "fullyLabeledReplicas": status.fully_labeled_replicas,
-            "readyReplicas": status.ready_replicas,
-            "availableReplicas": status.available_replicas,
-            "terminatingReplicas": status.terminating_replicas,
-            "observedGeneration": status.observed_generation,
-            "conditions": status.conditions,
-        }});
+        let body = json!({"status": patch});
         if let Some(written) = write::patch_status(&sets, &key.name, &body).await? {
             self.sets.caught_up(write::revision_of(&written)).await?;
         }
         Ok(())
-    }
-}
-
-/// The server's words for a failure.
-fn words(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
     }
 }

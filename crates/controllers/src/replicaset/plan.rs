@@ -31,7 +31,12 @@ pub enum Act {
 
 /// Decides from the pods that belong to `set`. `crowd` counts, per node, the active pods of all
 /// ReplicaSets of the same owner.
-pub fn plan(set: &ReplicaSet, pods: &[Pod], crowd: &HashMap<String, usize>, now: Timestamp) -> Act {
+pub fn plan(
+    set: &ReplicaSet,
+    pods: &[Pod],
+    crowd: impl FnOnce() -> HashMap<String, usize>,
+    now: Timestamp,
+) -> Act {
     let active: Vec<usize> = (0..pods.len())
         .filter(|&i| pods::is_active(&pods[i]))
         .collect();
@@ -41,9 +46,10 @@ pub fn plan(set: &ReplicaSet, pods: &[Pod], crowd: &HashMap<String, usize>, now:
         Ordering::Less => Act::Create((wanted - active.len()).min(BURST)),
         Ordering::Greater => {
             let excess = (active.len() - wanted).min(BURST);
+            let crowd = crowd();
             let mut ranked: Vec<(Rank, usize)> = active
                 .into_iter()
-                .map(|i| (Rank::of(&pods[i], crowd, now), i))
+                .map(|i| (Rank::of(&pods[i], &crowd, now), i))
                 .collect();
             ranked.sort();
             Act::Delete(ranked.into_iter().take(excess).map(|(_, i)| i).collect())
@@ -224,10 +230,10 @@ mod tests {
             pod("a", "n", "Running", None),
             pod("b", "n", "Failed", None),
         ];
-        let none = HashMap::new();
-        assert_eq!(plan(&set(3), &pods, &none, at(100)), Act::Create(2));
-        assert_eq!(plan(&set(1), &pods, &none, at(100)), Act::Nothing);
-        assert_eq!(plan(&set(9000), &pods, &none, at(100)), Act::Create(BURST));
+        let none = HashMap::new;
+        assert_eq!(plan(&set(3), &pods, none, at(100)), Act::Create(2));
+        assert_eq!(plan(&set(1), &pods, none, at(100)), Act::Nothing);
+        assert_eq!(plan(&set(9000), &pods, none, at(100)), Act::Create(BURST));
     }
 
     #[test]
@@ -244,7 +250,7 @@ mod tests {
             pod("unassigned", "", "Pending", None),
         ];
         let crowd = HashMap::from([("m".to_owned(), 2), ("n".to_owned(), 1)]);
-        let Act::Delete(order) = plan(&set(0), &pods, &crowd, at(1000)) else {
+        let Act::Delete(order) = plan(&set(0), &pods, || crowd, at(1000)) else {
             panic!()
         };
         let names: Vec<_> = order

@@ -203,3 +203,24 @@ async fn every_namespace_gets_its_account_and_authority() -> anyhow::Result<()> 
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_pods_come_and_go() -> anyhow::Result<()> {
+    let cluster = Cluster::start().await?;
+    let _node = cluster.add_node("n1").await?;
+    let client = cluster.client();
+    let start = std::time::Instant::now();
+    objects(&client, &[deployment("many", 100, "v1")]).await?;
+    available(&cluster, "many", "v1", 100).await?;
+    println!("100 pods available after {:?}", start.elapsed());
+    let api = write::namespaced::<Deployment>(&client, "default");
+    let scale = Patch::Merge(json!({"spec": {"replicas": 0}}));
+    api.patch("many", &PatchParams::default(), &scale).await?;
+    let pods = write::namespaced::<Pod>(&client, "default");
+    eventually("all pods to go", || async {
+        Ok(pods.list(&ListParams::default()).await?.items.is_empty().then_some(()))
+    })
+    .await?;
+    println!("and gone after {:?}", start.elapsed());
+    Ok(())
+}
