@@ -27,6 +27,10 @@ pub struct ContainerPlan {
     pub id: String,
     /// The container's own folder: bundle, mount point, exit record.
     pub dir: PathBuf,
+    /// A folder over which mounts are made while the container is built, in a mount namespace
+    /// that nobody else sees. It is never removed: taking away a folder that is a mount point
+    /// anywhere, even in a namespace that is just dying, costs the kernel tens of milliseconds.
+    pub stage: PathBuf,
     pub rootfs: RootfsPlan,
     pub process: ProcessPlan,
     pub stdin: bool,

@@ -271,6 +271,7 @@ impl Runtime {
         convert::container_plan(convert::Sources {
             id: &record.id,
             dir: container.dir.clone(),
+            stage: self.folders.stage(),
             config: &container.config,
             sandbox,
             sandbox_dir,

@@ -42,6 +42,7 @@ const MAX_DEVICES: usize = 4096;
 pub struct Sources<'a> {
     pub id: &'a str,
     pub dir: PathBuf,
+    pub stage: PathBuf,
     pub config: &'a v1::ContainerConfig,
     pub sandbox: &'a v1::PodSandboxConfig,
     /// Holds resolv.conf, hostname and hosts.
@@ -77,6 +78,7 @@ pub fn container_plan(sources: Sources) -> Result<ContainerPlan, String> {
     };
     Ok(ContainerPlan {
         id: sources.id.to_owned(),
+        stage: sources.stage.clone(),
         rootfs: RootfsPlan {
             lowerdirs: sources.snapshot.lowerdirs.clone(),
             upperdir: sources.snapshot.upperdir.clone(),

@@ -63,7 +63,7 @@ impl Folders {
         let folders = Self {
             root: root.to_path_buf(),
         };
-        for folder in [folders.sandboxes(), folders.containers()] {
+        for folder in [folders.sandboxes(), folders.containers(), folders.stage()] {
             fs::create_dir_all(&folder)?;
             fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
         }
@@ -76,6 +76,11 @@ impl Folders {
 
     pub fn containers(&self) -> PathBuf {
         self.root.join("containers")
+    }
+
+    /// See `ContainerPlan::stage`.
+    pub fn stage(&self) -> PathBuf {
+        self.root.join("stage")
     }
 
     pub fn sandbox(&self, id: &str) -> PathBuf {

@@ -16,7 +16,7 @@ use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::details;
 use super::process::{self, Launch};
@@ -62,14 +62,12 @@ fn build(inputs: &Inputs) -> Result<i32, String> {
             .map_err(|error| format!("stdio: {error}"))?;
     }
     let spec = spec::runtime_spec(plan, &staged, inputs.pid_namespace.as_deref());
-    let write = |name: &str, bytes: &[u8]| fs::write(plan.dir.join(name), bytes);
-    serde_json::to_vec(&spec)
-        .map_err(io::Error::from)
-        .and_then(|bytes| write("config.json", &bytes))
+    // All that libcontainer wants on disk is wanted only until the container is started.
+    let (bundle, state) = (plan.stage.join("bundle"), plan.stage.join("state"));
+    fs::create_dir(&bundle)
+        .and_then(|()| fs::create_dir(&state))
+        .and_then(|()| fs::write(bundle.join("config.json"), serde_json::to_vec(&spec)?))
         .map_err(|error| format!("write runtime spec: {error}"))?;
-    let state = plan.dir.join("state");
-    let _ = fs::remove_dir_all(&state);
-    fs::create_dir_all(&state).map_err(|error| format!("create {}: {error}", state.display()))?;
     details::report_errors(inputs.report.as_raw_fd());
     let executor = Handover {
         process: plan.process.clone(),
@@ -80,7 +78,7 @@ fn build(inputs: &Inputs) -> Result<i32, String> {
         .with_executor(executor)
         .with_root_path(&state)
         .map_err(|error| chain(&error))?
-        .as_init(&plan.dir)
+        .as_init(&bundle)
         .with_systemd(false)
         .with_detach(true)
         .as_sibling(true)
@@ -133,8 +131,11 @@ fn stage_mounts(inputs: &Inputs) -> Result<Staged, String> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(|error| format!("unshare: {error}"))?;
     change_propagation(Path::new("/"), MsFlags::MS_PRIVATE | MsFlags::MS_REC)
         .map_err(fail("make mounts private"))?;
+    mount_tmpfs(&plan.stage).map_err(fail("mount stage"))?;
     let shm = match shm_tree {
-        Some(tree) => Some(attach(&tree, &plan.dir.join("shm"), true).map_err(fail("mount shm"))?),
+        Some(tree) => {
+            Some(attach(&tree, &plan.stage.join("shm"), true).map_err(fail("mount shm"))?)
+        }
         None => None,
     };
     let mut attached = Vec::new();
@@ -142,7 +143,7 @@ fn stage_mounts(inputs: &Inputs) -> Result<Staged, String> {
         let index = clone.index;
         attached.push((index, attach_related(plan, clone).map_err(fail("mount"))?));
     }
-    let rootfs = plan.dir.join("rootfs");
+    let rootfs = plan.stage.join("rootfs");
     mount_root(plan, &rootfs).map_err(fail("mount root file system"))?;
     // Later, as a read-only root, it could not be made any more. A failure shows when it is
     // entered.
@@ -185,7 +186,7 @@ fn clone_related(plan: &ContainerPlan) -> Result<Vec<Related>, String> {
 }
 
 fn attach_related(plan: &ContainerPlan, clone: Related) -> io::Result<PathBuf> {
-    let target = plan.dir.join(format!("related-{}", clone.index));
+    let target = plan.stage.join(format!("related-{}", clone.index));
     let path = attach(&clone.tree, &target, clone.is_dir)?;
     if plan.mounts[clone.index].propagation == Propagation::HostToContainer {
         change_propagation(&path, MsFlags::MS_SLAVE | MsFlags::MS_REC)?;
@@ -227,18 +228,11 @@ fn change_propagation(path: &Path, flags: MsFlags) -> io::Result<()> {
 }
 
 /// Mounts the overlay. The option string is limited to a page, so the lower folders go by short
-/// names: links in a tmpfs that only this namespace has.
+/// names: links on the stage.
 fn mount_root(plan: &ContainerPlan, target: &Path) -> io::Result<()> {
     fs::create_dir_all(target)?;
-    let links = plan.dir.join("layers");
+    let links = plan.stage.join("layers");
     fs::create_dir_all(&links)?;
-    mount(
-        Some("layers"),
-        &links,
-        Some("tmpfs"),
-        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
-        Some("mode=0700"),
-    )?;
     let mut names = Vec::new();
     for (index, lower) in plan.rootfs.lowerdirs.iter().enumerate() {
         std::os::unix::fs::symlink(lower, links.join(index.to_string()))?;
@@ -256,8 +250,19 @@ fn mount_root(plan: &ContainerPlan, target: &Path) -> io::Result<()> {
         Some(options.as_str()),
     );
     std::env::set_current_dir("/")?;
-    let _ = rustix::mount::unmount(&links, UnmountFlags::DETACH);
     Ok(mounted?)
+}
+
+fn mount_tmpfs(target: &Path) -> io::Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(
+        Some("stage"),
+        target,
+        Some("tmpfs"),
+        flags,
+        Some("mode=0700"),
+    )?;
+    Ok(())
 }
 
 /// A folder goes onto a folder and a file onto a file; what is not there yet is made to fit.
