@@ -214,9 +214,10 @@ fn create(v: &View, missing: usize) -> (Vec<NewPod>, SignedDuration) {
     };
     let mut taken: Indexes = v.done.union(&v.active_indexes().collect());
     if v.replaces_only_failed() {
-        let leaving = v.pods.iter().filter(|p| {
-            p.metadata.deletion_timestamp.is_some() && !crate::pods::is_terminal(p)
-        });
+        let leaving = v
+            .pods
+            .iter()
+            .filter(|p| p.metadata.deletion_timestamp.is_some() && !crate::pods::is_terminal(p));
         taken = taken.union(&leaving.filter_map(|p| v.index_of(p)).collect());
     }
     if let Some(failed) = &v.failed_indexes {

@@ -49,9 +49,7 @@ pub fn rule(policy: Option<&PodFailurePolicy>, pod: &Pod) -> Ruling {
         return match rule.action.as_str() {
             "Ignore" => Ruling::Ignore,
             "FailIndex" => Ruling::FailIndex,
-            "FailJob" => {
-                Ruling::FailJob(format!("{what} matching FailJob rule at index {place}"))
-            }
+            "FailJob" => Ruling::FailJob(format!("{what} matching FailJob rule at index {place}")),
             "Count" => Ruling::Count,
             _ => continue,
         };

@@ -21,7 +21,7 @@ use k8s_openapi::{
 
 use super::{
     plan::{Act, Plan, Verdict},
-    view::{self, View, is_tracked, true_condition, uid},
+    view::{View, is_tracked, true_condition, uid},
 };
 use crate::pods;
 
@@ -107,9 +107,14 @@ impl Tally {
             some(&u.succeeded) || some(&u.failed)
         });
         let leaving = self.status.terminating.unwrap_or(0) > 0;
-        let verdict = self.verdict.filter(|_| !left && !leaving);
+        let all = released.len() == self.release.len();
+        let verdict = self.verdict.filter(|_| all && !left && !leaving);
         if let Some(verdict) = &verdict {
-            let kind = if verdict.success { "Complete" } else { "Failed" };
+            let kind = if verdict.success {
+                "Complete"
+            } else {
+                "Failed"
+            };
             let (reason, message) = (&verdict.reason, &verdict.message);
             set_condition(&mut self.status, kind, "True", reason, message, now);
             if verdict.success {
@@ -152,10 +157,24 @@ fn note_suspension(v: &View, status: &mut JobStatus) -> Option<bool> {
         return None;
     }
     if suspended {
-        set_condition(status, "Suspended", "True", "JobSuspended", "Job suspended", v.now);
+        set_condition(
+            status,
+            "Suspended",
+            "True",
+            "JobSuspended",
+            "Job suspended",
+            v.now,
+        );
         status.start_time = None;
     } else {
-        set_condition(status, "Suspended", "False", "JobResumed", "Job resumed", v.now);
+        set_condition(
+            status,
+            "Suspended",
+            "False",
+            "JobResumed",
+            "Job resumed",
+            v.now,
+        );
         status.start_time = Some(Time(v.now));
     }
     Some(suspended)
@@ -180,9 +199,10 @@ fn note_ended(
         if !may_release(v, pod, verdict) {
             continue;
         }
-        if count(&uncounted) + done.len() >= UNCOUNTED_MAX {
+        let noted = v.is_noted_succeeded(pod) || v.is_noted_failed(pod);
+        if !noted && count(&uncounted) + done.len() >= UNCOUNTED_MAX {
             capped = true;
-            break;
+            continue;
         }
         release.push(i);
         if pods::phase(pod) == "Succeeded" && !v.is_noted_failed(pod) {
@@ -289,11 +309,4 @@ fn set_condition(
         Some(old) => *old = new,
         None => all.push(new),
     }
-}
-
-/// Places of pods that still carry the finalizer although nothing counts them any more.
-pub fn leftovers(pods: &[Pod]) -> Vec<usize> {
-    (0..pods.len())
-        .filter(|&i| view::is_tracked(&pods[i]))
-        .collect()
 }

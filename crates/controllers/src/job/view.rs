@@ -204,7 +204,9 @@ impl<'a> View<'a> {
     /// A pod's index, if the Job has it.
     pub fn index_of(&self, pod: &Pod) -> Option<u32> {
         let index = annotation(pod, INDEX)?.parse().ok()?;
-        self.indexes().is_some_and(|end| index < end).then_some(index)
+        self.indexes()
+            .is_some_and(|end| index < end)
+            .then_some(index)
     }
 
     /// Whether a pod may be counted: in a Job with indexes, it must have a valid one.

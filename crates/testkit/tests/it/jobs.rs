@@ -93,7 +93,10 @@ async fn a_job_runs_its_pods_to_completion() -> anyhow::Result<()> {
     }
     let (status, reason) = condition(&cluster, "plain", "Complete").await?;
     assert_eq!(reason, "CompletionsReached");
-    assert_eq!((status.succeeded, status.failed, status.active), (Some(3), None, None));
+    assert_eq!(
+        (status.succeeded, status.failed, status.active),
+        (Some(3), None, None)
+    );
     assert!(status.completion_time.is_some() && status.start_time.is_some());
     let pods = write::namespaced::<Pod>(&client, "default");
     let all = pods.list(&ListParams::default()).await?.items;
@@ -109,7 +112,12 @@ async fn a_job_runs_its_pods_to_completion() -> anyhow::Result<()> {
     let jobs = write::namespaced::<Job>(&client, "default");
     jobs.delete("plain", &DeleteParams::background()).await?;
     eventually("the pods to go with their job", || async {
-        Ok(pods.list(&ListParams::default()).await?.items.is_empty().then_some(()))
+        Ok(pods
+            .list(&ListParams::default())
+            .await?
+            .items
+            .is_empty()
+            .then_some(()))
     })
     .await?;
     Ok(())
@@ -124,8 +132,14 @@ async fn failures_end_a_job_by_limit_and_by_policy() -> anyhow::Result<()> {
         {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [3]}},
         {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [42]}}]});
     let jobs = [
-        job("limited", json!({"backoffLimit": 0, "completions": 2, "parallelism": 2})),
-        job("ruled", json!({"podFailurePolicy": policy, "completions": 2, "parallelism": 2})),
+        job(
+            "limited",
+            json!({"backoffLimit": 0, "completions": 2, "parallelism": 2}),
+        ),
+        job(
+            "ruled",
+            json!({"podFailurePolicy": policy, "completions": 2, "parallelism": 2}),
+        ),
         job("late", json!({"activeDeadlineSeconds": 1})),
     ];
     objects(&client, &jobs).await?;
@@ -202,12 +216,14 @@ async fn a_suspended_job_waits() -> anyhow::Result<()> {
     condition(&cluster, "later", "Suspended").await?;
     let jobs = write::namespaced::<Job>(&client, "default");
     let resume = Patch::Merge(json!({"spec": {"suspend": false}}));
-    jobs.patch("later", &PatchParams::default(), &resume).await?;
+    jobs.patch("later", &PatchParams::default(), &resume)
+        .await?;
     let pods = running(&client, "later", 1).await?;
     let pause = Patch::Merge(json!({"spec": {"suspend": true}}));
     jobs.patch("later", &PatchParams::default(), &pause).await?;
     running(&client, "later", 0).await?;
-    jobs.patch("later", &PatchParams::default(), &resume).await?;
+    jobs.patch("later", &PatchParams::default(), &resume)
+        .await?;
     let again = running(&client, "later", 1).await?;
     assert_ne!(pods[0].metadata.name, again[0].metadata.name);
     end(&client, &again[0], 0).await?;
