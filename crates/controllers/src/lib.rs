@@ -13,11 +13,13 @@ mod catalogue;
 mod claim;
 mod conditions;
 mod context;
+mod pod_control;
 mod pods;
 
 pub mod deployment;
 pub mod endpoints;
 pub mod garbage;
+pub mod job;
 pub mod namespaces;
 pub mod node_ipam;
 pub mod nodes;
@@ -48,6 +50,7 @@ pub const ALL: &[Controller] = &[
     deployment::CONTROLLER,
     endpoints::LEGACY,
     endpoints::SLICES,
+    job::CONTROLLER,
     garbage::CONTROLLER,
     namespaces::CONTROLLER,
     node_ipam::CONTROLLER,
@@ -62,7 +65,11 @@ pub const ALL: &[Controller] = &[
     volumes::VOLUME_PROTECTION,
 ];
 
-/// Runs every controller until `shutdown`; answers when all have ended.
+/// Longest wait for work under way at a shutdown.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
+/// Runs every controller until `shutdown`; answers when all have ended, or five
+/// seconds later.
 pub async fn run(client: Client, config: Config, shutdown: CancellationToken) {
     let context = Context::new(client, config, shutdown);
     let mut tasks = JoinSet::new();
@@ -70,5 +77,8 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) {
         tracing::debug!(controller = controller.name, "starting");
         tasks.spawn((controller.run)(context.for_controller(controller.name)));
     }
-    while tasks.join_next().await.is_some() {}
+    context.shutdown.cancelled().await;
+    let all_ended = async { while tasks.join_next().await.is_some() {} };
+    // What has not ended by then is dropped: the next start goes on from what it finds.
+    let _ = tokio::time::timeout(END_LIMIT, all_ended).await;
 }

@@ -161,11 +161,7 @@ impl PodControl {
         let key = Key::of(pod);
         let api = write::namespaced::<Pod>(&self.client, &key.namespace);
         let patched = api
-            .patch(
-                &key.name,
-                &PatchParams::default(),
-                &Patch::Strategic(patch),
-            )
+            .patch(&key.name, &PatchParams::default(), &Patch::Strategic(patch))
             .await;
         match write::tolerate_missing(patched) {
             Ok(pod) => Ok(pod.map_or(0, |p| write::revision_of(&p))),
