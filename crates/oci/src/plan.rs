@@ -182,4 +182,15 @@ pub struct Started {
     pub pid: i32,
     /// Nanoseconds since 1970.
     pub started_at: i64,
+    /// Who its first process was started as.
+    #[serde(default)]
+    pub user: Option<User>,
+}
+
+/// A user as the kernel knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
 }

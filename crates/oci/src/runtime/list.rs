@@ -7,6 +7,7 @@ use super::container::Container;
 use super::sandbox::{Sandbox, namespace_modes};
 use super::{Runtime, addresses_text, lock};
 use crate::cri::v1;
+use crate::plan::Started;
 
 impl Runtime {
     /// The status of a sandbox.
@@ -51,7 +52,10 @@ impl Runtime {
             metadata: config.metadata.clone(),
             state: container.state() as i32,
             created_at: record.created_at,
-            started_at: progress.started.map_or(0, |started| started.started_at),
+            started_at: progress
+                .started
+                .as_ref()
+                .map_or(0, |started| started.started_at),
             finished_at: exit.map_or(0, |exit| exit.finished_at),
             exit_code: exit.map_or(0, |exit| exit.code),
             image: config.image.clone(),
@@ -69,7 +73,7 @@ impl Runtime {
                 linux: lock(&container.resources).clone(),
                 windows: None,
             }),
-            user: None,
+            user: progress.started.as_ref().and_then(user),
             stop_signal: config.stop_signal,
         }
     }
@@ -140,6 +144,17 @@ fn container_item(container: &Container) -> v1::Container {
         labels: container.config.labels.clone(),
         annotations: container.config.annotations.clone(),
     }
+}
+
+fn user(started: &Started) -> Option<v1::ContainerUser> {
+    let user = started.user.as_ref()?;
+    Some(v1::ContainerUser {
+        linux: Some(v1::LinuxContainerUser {
+            uid: user.uid.into(),
+            gid: user.gid.into(),
+            supplemental_groups: user.groups.iter().copied().map(i64::from).collect(),
+        }),
+    })
 }
 
 /// Whether labels have everything a selector asks for.

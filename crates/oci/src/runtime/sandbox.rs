@@ -13,7 +13,7 @@ use super::network::{PortMapping, SandboxMeta, name_namespace};
 use super::records::{self, SandboxRecord};
 use super::shim_client::{self, ShimConnection};
 use super::{Runtime, convert, lock, new_id};
-use crate::cri::v1;
+use crate::cri::v1::{self, ContainerEventType};
 use crate::plan::SandboxPlan;
 use crate::shim::now_nanoseconds;
 
@@ -212,6 +212,8 @@ impl Runtime {
         self.watch_sandbox(sandbox)
             .await
             .map_err(|error| failed(&error))?;
+        self.sandbox_event(sandbox, ContainerEventType::ContainerCreatedEvent);
+        self.sandbox_event(sandbox, ContainerEventType::ContainerStartedEvent);
         Ok(())
     }
 }

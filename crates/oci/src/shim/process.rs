@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability, CapsHashSet};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::SigSet;
 use nix::sys::stat::Mode;
@@ -18,7 +19,7 @@ use rustix::pty::OpenptFlags;
 
 use super::report::Report;
 use super::users;
-use crate::plan::{ProcessPlan, RlimitResource};
+use crate::plan::{ProcessPlan, RlimitResource, User};
 use crate::sys;
 
 /// Where a program without a slash in its name is looked for when nobody says.
@@ -72,6 +73,14 @@ fn become_process(launch: &Launch) -> Result<std::convert::Infallible, Failure> 
     if process.terminal {
         open_terminal(launch, user.uid)?;
     }
+    if launch.first {
+        let user = User {
+            uid: user.uid,
+            gid: user.gid,
+            groups: user.groups.clone(),
+        };
+        let _ = Report::User(user).send(launch.report);
+    }
     own_stdio(user.uid);
     apply_limits(process)?;
     enter_directory(process)?;
@@ -82,8 +91,12 @@ fn become_process(launch: &Launch) -> Result<std::convert::Infallible, Failure> 
     sys::close_on_exec_from(3);
     drop_privileges(process, &user, launch.filter.as_deref())?;
     if launch.first {
-        let _ =
-            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+        let kill = Some(rustix::process::Signal::KILL);
+        let _ = rustix::process::set_parent_process_death_signal(kill);
+        // Had it died before, there would be no signal.
+        if is_gone(launch.report) {
+            sys::exit_now(1);
+        }
     }
     let program = find_program(process, &env)?;
     let args = c_strings(&process.args)?;
@@ -99,6 +112,13 @@ fn become_process(launch: &Launch) -> Result<std::convert::Infallible, Failure> 
             code: 126,
         }),
     }
+}
+
+/// Whether the shim has closed its end, which it does not while it waits for this process.
+fn is_gone(report: BorrowedFd) -> bool {
+    let mut set = [PollFd::new(report, PollFlags::empty())];
+    let polled = poll(&mut set, PollTimeout::ZERO);
+    polled.is_ok() && set[0].revents().is_some_and(|events| !events.is_empty())
 }
 
 fn c_strings(values: &[String]) -> Result<Vec<CString>, Failure> {

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
+use crate::plan::User;
 use crate::proto::{receive_with_fds, send_with_fds};
 
 /// Bytes of one report, at most; longer texts are cut.
@@ -17,6 +18,8 @@ pub enum Report {
     Pid(i32),
     /// The master end of its terminal.
     Console(OwnedFd),
+    /// Who it runs as.
+    User(User),
     /// Why there will be no process.
     Error(String),
     /// More about an error.
@@ -39,6 +42,15 @@ impl Report {
         match self {
             Report::Pid(pid) => send_with_fds(&to, format!("p{pid}").as_bytes(), &[])?,
             Report::Console(fd) => send_with_fds(&to, b"c", &[fd.as_raw_fd()])?,
+            Report::User(user) => {
+                let mut bytes = vec![b'u'];
+                bytes.extend(serde_json::to_vec(&user)?);
+                // Too many groups are a matter of display only.
+                if bytes.len() > MAX_REPORT {
+                    return Ok(());
+                }
+                send_with_fds(&to, &bytes, &[])?
+            }
             Report::Error(text) => send_with_fds(&to, &cut(format!("e{text}")), &[])?,
             Report::Detail(text) => send_with_fds(&to, &cut(format!("d{text}")), &[])?,
         };
@@ -57,6 +69,7 @@ impl Report {
         Ok(Some(match kind {
             b'p' => Report::Pid(text.parse().map_err(|_| invalid())?),
             b'c' => Report::Console(fds.into_iter().next().ok_or_else(invalid)?),
+            b'u' => Report::User(serde_json::from_str(&text)?),
             b'd' => Report::Detail(text),
             _ => Report::Error(text),
         }))

@@ -125,6 +125,7 @@ impl Server {
             terminal: None,
             error: None,
             detail: None,
+            user: None,
             kind: OperationKind::Start { id },
         });
         Ok(())
@@ -165,6 +166,7 @@ impl Server {
             terminal: None,
             error: None,
             detail: None,
+            user: None,
             kind: OperationKind::Exec { kill_on_close },
         });
         Ok(())
@@ -204,6 +206,7 @@ impl Server {
         let started = Started {
             pid,
             started_at: now_nanoseconds(),
+            user: operation.user,
         };
         let _ = write_record(&container.plan.dir, STARTED, &started);
         container.started = Some(started.clone());
@@ -215,6 +218,9 @@ impl Server {
             container.terminal = Some(terminal);
         }
         self.reply(operation.connection, &Reply::Started(started));
+        if self.shutting_down {
+            let _ = sys::kill(pid, libc::SIGKILL);
+        }
         self.claim(pid);
     }
 

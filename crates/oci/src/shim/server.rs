@@ -17,7 +17,7 @@ use super::log::{Stream, now_nanoseconds};
 use super::pod_init;
 use super::report::Report;
 use crate::cgroups::Hierarchy;
-use crate::plan::{Exit, SandboxPlan};
+use crate::plan::{Exit, SandboxPlan, User};
 use crate::proto::Reply;
 use crate::sys;
 
@@ -39,6 +39,7 @@ pub struct Operation {
     pub error: Option<String>,
     /// The first thing that went wrong on the way to the error.
     pub detail: Option<String>,
+    pub user: Option<User>,
     pub kind: OperationKind,
 }
 
@@ -128,8 +129,11 @@ impl Server {
             for id in gone {
                 self.disconnect(id);
             }
-            if self.shutting_down && self.containers.values().all(|c| c.pid().is_none()) {
-                return;
+            if self.shutting_down && self.operations.is_empty() {
+                let mut living = self.containers.values().filter(|c| c.exit.is_none());
+                if living.next().is_none() {
+                    return;
+                }
             }
         }
     }
@@ -326,6 +330,7 @@ impl Server {
                 // The first one is the cause, what follows its consequences.
                 operation.error.get_or_insert(error);
             }
+            Ok(Some(Report::User(user))) => operation.user = Some(user),
             Ok(Some(Report::Detail(detail))) => {
                 operation.detail.get_or_insert(detail);
             }

@@ -18,6 +18,9 @@ async fn users_groups_and_capabilities() {
     context.no_new_privs = true;
     let app = world.create(&sandbox, config).await;
     world.start(&app).await;
+    let user = world.status(&app).await.user.unwrap().linux.unwrap();
+    assert_eq!((user.uid, user.gid), (1001, 1002));
+    assert_eq!(user.supplemental_groups, [50, 1002, 2000]);
     assert_eq!(
         world.say(&app, "id -u; id -g; id -G; echo $HOME").await,
         "1001\n1002\n1002 50 2000\n/srv"
