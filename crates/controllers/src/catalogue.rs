@@ -1,9 +1,11 @@
 //! Which resources the API server serves, and a cache of the metadata of each.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use client::{Cache, Caches, Client, Resource};
+use futures::future::BoxFuture;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{APIResource, APIResourceList};
+use tokio::sync::Notify;
 
 use crate::Context;
 
@@ -20,14 +22,69 @@ pub struct Served {
     pub deletes_collections: bool,
 }
 
+/// Resources whose objects say what else is served.
+const DEFINITIONS: [&str; 2] = ["customresourcedefinitions", "apiservices"];
+/// Wait between a change of a definition and the discovery of what it changed.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Longest wait for work under way when it is to end.
+const END_LIMIT: Duration = Duration::from_secs(5);
 /// Wait after a failed discovery.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Events come and go by themselves and own nothing.
 const IGNORED: [&str; 1] = ["events"];
 
+/// Runs `body` with what is served now, and again whenever that changes: custom resources come
+/// and go. The context that `body` gets ends with each run.
+pub async fn follow(
+    context: Context,
+    body: impl Fn(Context, Vec<Served>) -> BoxFuture<'static, ()> + Send,
+) {
+    while let Some(served) = discover_until(&context).await {
+        let run = context.child();
+        let mut task = std::pin::pin!(body(run.clone(), served.clone()));
+        let now = tokio::select! {
+            () = &mut task => return,
+            now = changed(&context, &served) => now,
+        };
+        run.shutdown.cancel();
+        // What has not ended by then is dropped: it goes on from what it finds.
+        let _ = tokio::time::timeout(END_LIMIT, task).await;
+        for gone in served.iter().filter(|s| !now.contains(s)) {
+            context.caches.forget_metadata(&gone.resource);
+        }
+    }
+}
+
+/// Waits until other resources are served; answers which.
+async fn changed(context: &Context, served: &[Served]) -> Vec<Served> {
+    let sources: Vec<Cache<()>> = served
+        .iter()
+        .filter(|s| DEFINITIONS.contains(&s.resource.plural.as_str()))
+        .map(|s| context.caches.metadata(s.resource.clone()))
+        .collect();
+    let notify = Arc::new(Notify::new());
+    let mut subscriptions = Vec::new();
+    for source in &sources {
+        let notify = Arc::clone(&notify);
+        subscriptions.push(source.subscribe(move |_| notify.notify_one()));
+    }
+    loop {
+        notify.notified().await;
+        // A definition changes several times until it is served.
+        tokio::time::sleep(SETTLE).await;
+        match discover(&context.client).await {
+            Ok(now) if now != served => return now,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "discovery failed; the next change brings another")
+            }
+        }
+    }
+}
+
 /// Asks the server until it answers; `None`: it is time to end.
-pub async fn discover_until(context: &Context) -> Option<Vec<Served>> {
+async fn discover_until(context: &Context) -> Option<Vec<Served>> {
     loop {
         match discover(&context.client).await {
             Ok(served) => return Some(served),
@@ -41,7 +98,7 @@ pub async fn discover_until(context: &Context) -> Option<Vec<Served>> {
 }
 
 /// Asks the server; each resource in the version its group prefers.
-pub async fn discover(client: &Client) -> kube::Result<Vec<Served>> {
+async fn discover(client: &Client) -> kube::Result<Vec<Served>> {
     let mut all = Vec::new();
     for version in client.list_core_api_versions().await?.versions {
         take(

@@ -101,6 +101,14 @@ impl Context {
         }
     }
 
+    /// The same, with a shutdown of its own that comes no later than this one's.
+    pub(crate) fn child(&self) -> Self {
+        Self {
+            shutdown: self.shutdown.child_token(),
+            ..self.clone()
+        }
+    }
+
     /// The present moment.
     pub fn now(&self) -> Timestamp {
         self.config.clock.now()

@@ -31,6 +31,8 @@ pub mod volumes;
 
 pub use context::{Config, Context};
 
+use std::time::Duration;
+
 use client::Client;
 use futures::future::BoxFuture;
 use tokio::task::JoinSet;

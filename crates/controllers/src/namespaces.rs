@@ -36,34 +36,35 @@ struct Namespaces {
 }
 
 fn run(context: Context) -> BoxFuture<'static, ()> {
-    Box::pin(async move {
-        let Some(served) = catalogue::discover_until(&context).await else {
-            return;
-        };
-        let served: Vec<Served> = served.into_iter().filter(|s| s.namespaced).collect();
-        let caches = catalogue::caches(&context.caches, &served);
-        let namespaces = context.caches.get::<Namespace>(Scope::all());
-        let queue = Queue::default();
-        let to = queue.clone();
-        namespaces.on_change(move |change| to.add(change.key.clone()));
-        for cache in &caches {
-            cache.synced().await;
-            let (to, all) = (queue.clone(), namespaces.clone());
-            cache.on_change(move |change| {
-                let key = Key::cluster(change.key.namespace.clone());
-                if all.entry(&key).is_some_and(|n| n.deleting) {
-                    to.add(key);
-                }
-            });
-        }
-        let contents = served.into_iter().zip(caches).collect();
-        let reconciler = Namespaces {
-            context: context.clone(),
-            namespaces,
-            contents,
-        };
-        context.work(reconciler, queue).await;
-    })
+    Box::pin(catalogue::follow(context, |context, served| {
+        Box::pin(follow(context, served))
+    }))
+}
+
+async fn follow(context: Context, served: Vec<Served>) {
+    let served: Vec<Served> = served.into_iter().filter(|s| s.namespaced).collect();
+    let caches = catalogue::caches(&context.caches, &served);
+    let namespaces = context.caches.get::<Namespace>(Scope::all());
+    let queue = Queue::default();
+    let to = queue.clone();
+    let mut subscriptions = vec![namespaces.subscribe(move |change| to.add(change.key.clone()))];
+    for cache in &caches {
+        cache.synced().await;
+        let (to, all) = (queue.clone(), namespaces.clone());
+        subscriptions.push(cache.subscribe(move |change| {
+            let key = Key::cluster(change.key.namespace.clone());
+            if all.entry(&key).is_some_and(|n| n.deleting) {
+                to.add(key);
+            }
+        }));
+    }
+    let contents = served.into_iter().zip(caches).collect();
+    let reconciler = Namespaces {
+        context: context.clone(),
+        namespaces,
+        contents,
+    };
+    context.work(reconciler, queue).await;
 }
 
 /// What is left in a namespace.

@@ -28,6 +28,7 @@ use serde::de::DeserializeOwned;
 use crate::{Client, Error, Jitter, Key};
 pub use entry::{Entry, Owner};
 use watch::Shared;
+pub use watch::Subscription;
 
 /// How long [`Cache::caught_up`] waits before it gives up.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(10);
@@ -360,6 +361,13 @@ impl<K> Cache<K> {
     /// further handlers on this cache. Handlers live as long as the cache.
     pub fn on_change(&self, handler: impl Fn(&Change) + Send + Sync + 'static) {
         self.shared.add_handler(Box::new(handler));
+    }
+
+    /// Like [`Cache::on_change`], but only until the subscription is dropped, which must not
+    /// happen within a handler of this cache.
+    pub fn subscribe(&self, handler: impl Fn(&Change) + Send + Sync + 'static) -> Subscription {
+        let id = self.shared.add_handler(Box::new(handler));
+        self.shared.subscription(id)
     }
 
     /// Waits until `condition` holds of the whole cache; it is looked at after each change.

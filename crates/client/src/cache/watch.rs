@@ -9,7 +9,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
     time::Duration,
 };
 
@@ -59,7 +59,38 @@ pub(super) struct Shared {
 #[derive(Default)]
 struct Content {
     index: RwLock<Index>,
-    handlers: Mutex<Vec<Handler>>,
+    handlers: Mutex<Handlers>,
+}
+
+#[derive(Default)]
+struct Handlers {
+    last: u64,
+    all: Vec<(u64, Handler)>,
+}
+
+impl Handlers {
+    fn tell(&self, change: &Change) {
+        self.all.iter().for_each(|(_, handler)| handler(change));
+    }
+}
+
+/// Ends the calls of a handler when dropped.
+pub struct Subscription {
+    content: Weak<Content>,
+    id: u64,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let Some(content) = self.content.upgrade() else {
+            return;
+        };
+        let mut handlers = content
+            .handlers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        handlers.all.retain(|(id, _)| *id != self.id);
+    }
 }
 
 impl Shared {
@@ -97,7 +128,8 @@ impl Shared {
         self.read(|i| i.get(key).cloned())
     }
 
-    pub(super) fn add_handler(&self, handler: Handler) {
+    /// Answers the number of the handler.
+    pub(super) fn add_handler(&self, handler: Handler) -> u64 {
         let mut handlers = self
             .content
             .handlers
@@ -110,7 +142,17 @@ impl Shared {
                 new: Some(entry),
             });
         }
-        handlers.push(handler);
+        handlers.last += 1;
+        let id = handlers.last;
+        handlers.all.push((id, handler));
+        id
+    }
+
+    pub(super) fn subscription(&self, id: u64) -> Subscription {
+        Subscription {
+            content: Arc::downgrade(&self.content),
+            id,
+        }
     }
 }
 
@@ -132,7 +174,7 @@ impl Content {
             old,
             new: Some(entry),
         };
-        handlers.iter().for_each(|handler| handler(&change));
+        handlers.tell(&change);
     }
 
     fn remove(&self, key: &Key, last: Option<Entry>) {
@@ -149,7 +191,7 @@ impl Content {
             old: Some(old),
             new: None,
         };
-        handlers.iter().for_each(|handler| handler(&change));
+        handlers.tell(&change);
     }
 }
 

@@ -66,39 +66,42 @@ struct Collector {
 }
 
 fn run(context: Context) -> BoxFuture<'static, ()> {
-    Box::pin(async move {
-        let Some(served) = catalogue::discover_until(&context).await else {
-            return;
-        };
-        let caches = catalogue::caches(&context.caches, &served);
-        let kinds = served.into_iter().zip(caches).map(|(served, cache)| Kind {
-            plural: served.resource.plural.as_str().into(),
-            served,
-            cache,
+    Box::pin(catalogue::follow(context, |context, served| {
+        Box::pin(collect(context, served))
+    }))
+}
+
+async fn collect(context: Context, served: Vec<Served>) {
+    let caches = catalogue::caches(&context.caches, &served);
+    let kinds = served.into_iter().zip(caches).map(|(served, cache)| Kind {
+        plural: served.resource.plural.as_str().into(),
+        served,
+        cache,
+    });
+    let world = Arc::new(World {
+        kinds: kinds.collect(),
+        living: Mutex::default(),
+    });
+    for kind in &world.kinds {
+        kind.cache.synced().await;
+    }
+    let queue = Queue::default();
+    let mut subscriptions = Vec::new();
+    for resource in 0..world.kinds.len() {
+        let (weak, to) = (Arc::downgrade(&world), queue.clone());
+        let subscription = world.kinds[resource].cache.subscribe(move |change| {
+            if let Some(world) = weak.upgrade() {
+                world.changed(resource, change, &to);
+            }
         });
-        let world = Arc::new(World {
-            kinds: kinds.collect(),
-            living: Mutex::default(),
-        });
-        for kind in &world.kinds {
-            kind.cache.synced().await;
-        }
-        let queue = Queue::default();
-        for resource in 0..world.kinds.len() {
-            let (weak, to) = (Arc::downgrade(&world), queue.clone());
-            world.kinds[resource].cache.on_change(move |change| {
-                if let Some(world) = weak.upgrade() {
-                    world.changed(resource, change, &to);
-                }
-            });
-        }
-        let collector = Collector {
-            context: context.clone(),
-            world,
-            queue: queue.clone(),
-        };
-        context.work(collector, queue).await;
-    })
+        subscriptions.push(subscription);
+    }
+    let collector = Collector {
+        context: context.clone(),
+        world,
+        queue: queue.clone(),
+    };
+    context.work(collector, queue).await;
 }
 
 impl World {
