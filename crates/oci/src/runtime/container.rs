@@ -152,6 +152,7 @@ impl Runtime {
             created_at: now_nanoseconds(),
             image_id: image.id.clone(),
             image_ref: image.repo_digests.first().unwrap_or(&image.id).clone(),
+            image_name: image_name(&config, &image),
             cgroup: format!("{parent}/{id}"),
             stop_signal: stop_signal(&config, &image),
         };
@@ -280,6 +281,18 @@ impl Runtime {
             cgroup: record.cgroup.clone(),
         })
     }
+}
+
+fn image_name(config: &v1::ContainerConfig, image: &Image) -> String {
+    let spec = config.image.clone().unwrap_or_default();
+    let asked = [spec.user_specified_image, spec.image];
+    let asked_for = |tag: &&String| {
+        asked
+            .iter()
+            .any(|name| !name.is_empty() && tag.ends_with(name.as_str()))
+    };
+    let tag = image.repo_tags.iter().find(asked_for);
+    tag.or(image.repo_tags.first()).cloned().unwrap_or_default()
 }
 
 /// The signal that asks a container to end: the pod's wish, else the image's, else SIGTERM.

@@ -58,7 +58,7 @@ impl Runtime {
                 .map_or(0, |started| started.started_at),
             finished_at: exit.map_or(0, |exit| exit.finished_at),
             exit_code: exit.map_or(0, |exit| exit.code),
-            image: config.image.clone(),
+            image: named_image(container),
             image_ref: record.image_ref.clone(),
             image_id: record.image_id.clone(),
             reason: reason.to_owned(),
@@ -144,6 +144,15 @@ fn container_item(container: &Container) -> v1::Container {
         labels: container.config.labels.clone(),
         annotations: container.config.annotations.clone(),
     }
+}
+
+/// What was asked for, with the image's name where there is one: callers often know its id only.
+fn named_image(container: &Container) -> Option<v1::ImageSpec> {
+    let mut spec = container.config.image.clone()?;
+    if !container.record.image_name.is_empty() {
+        spec.image.clone_from(&container.record.image_name);
+    }
+    Some(spec)
 }
 
 fn user(started: &Started) -> Option<v1::ContainerUser> {

@@ -47,6 +47,9 @@ pub struct ContainerRecord {
     /// The id of the image.
     pub image_id: String,
     pub image_ref: String,
+    /// The image's complete name, if it has one: the one asked for, of several.
+    #[serde(default)]
+    pub image_name: String,
     pub cgroup: String,
     /// A signal number.
     pub stop_signal: i32,

@@ -23,6 +23,8 @@ async fn a_container_runs_logs_and_exits() {
     world.start(&ok).await;
     let status = world.wait(&ok).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (0, "Completed"));
+    assert_eq!(status.image.unwrap().image, crate::image::NAME);
+    assert!(status.image_id.starts_with("sha256:"));
     assert_eq!(world.log(&ok).await, ["stdout F default"]);
     world.close().await;
 }
