@@ -27,9 +27,10 @@ const BODY_TYPES: [&str; 3] = [
 /// Media types of answers, as refusals name them.
 const ANSWER_TYPES: [&str; 2] = ["application/json", "application/yaml"];
 /// Media types of patches, as refusals name them.
-const PATCH_TYPES: [&str; 3] = [
+const PATCH_TYPES: [&str; 4] = [
     "application/json-patch+json",
     "application/merge-patch+json",
+    crate::apply::APPLY_PATCH,
     "application/strategic-merge-patch+json",
 ];
 
@@ -121,7 +122,11 @@ impl Call {
         })
     }
 
-    fn validation(&self) -> Result<FieldValidation, Fail> {
+    /// What happens to unknown fields.
+    ///
+    /// # Errors
+    /// 422 for a value that means nothing.
+    pub fn validation(&self) -> Result<FieldValidation, Fail> {
         let text = self.query.get("fieldValidation").unwrap_or_default();
         FieldValidation::parse(text).ok_or_else(|| {
             let why =
@@ -171,6 +176,7 @@ impl Call {
             dry_run: self.dry_run()?,
             now: registry.now(),
             warnings: &self.warnings,
+            owner: None,
         })
     }
 
@@ -289,7 +295,7 @@ pub fn patch_type(request: &Request, resource: &Resource) -> Result<PatchType, F
             let accepted = if strategic {
                 &PATCH_TYPES[..]
             } else {
-                &PATCH_TYPES[..2]
+                &PATCH_TYPES[..3]
             };
             Err(Box::new(Status::unsupported_media_type(accepted)))
         }
@@ -438,14 +444,20 @@ impl ApiServer {
             return Err(not_allowed(call));
         }
         let form = call.form(request.headers(), &[Transform::Table, Transform::Partial])?;
-        let write = call.write(&self.registry, resource)?;
+        let owner = call.owner(request.headers(), "CreateOptions")?;
+        let write = Write {
+            owner: Some(&owner),
+            ..call.write(&self.registry, resource)?
+        };
         if resource.kind.namespaced && write.namespace.is_empty() {
             return Err(Box::new(Status::bad_request(
                 "an empty namespace may not be set during creation",
             )));
         }
         let input = call.input(request).await?;
-        let object = resource.to_stored(call.decode(resource, &input)?);
+        let mut object = call.decode(resource, &input)?;
+        write.track(&self.registry, None, &mut object);
+        let object = resource.to_stored(object);
         let stored = self.registry.create(&write, object).await?;
         call.object(&self.registry, resource, StatusCode::CREATED, stored, form)
     }
@@ -459,7 +471,11 @@ impl ApiServer {
         part: Part,
     ) -> Result<Response, Fail> {
         let form = call.form(request.headers(), &[Transform::Table, Transform::Partial])?;
-        let write = call.write(&self.registry, resource)?;
+        let owner = call.owner(request.headers(), "UpdateOptions")?;
+        let write = Write {
+            owner: Some(&owner),
+            ..call.write(&self.registry, resource)?
+        };
         let input = call.input(request).await?;
         let object = call.decode(resource, &input)?;
         let update = self.registry.replace(&write, part, object).await?;
@@ -479,8 +495,15 @@ impl ApiServer {
         resource: &Arc<Resource>,
         part: Part,
     ) -> Result<Response, Fail> {
+        if crate::apply::is_apply(&request) {
+            return self.serve_apply(request, call, resource, part).await;
+        }
         let form = call.form(request.headers(), &[Transform::Table, Transform::Partial])?;
-        let write = call.write(&self.registry, resource)?;
+        let owner = call.owner(request.headers(), "PatchOptions")?;
+        let write = Write {
+            owner: Some(&owner),
+            ..call.write(&self.registry, resource)?
+        };
         let patch_type = patch_type(&request, resource)?;
         let validation = call.validation()?;
         let patch = parse_patch(&read_body(request.into_body()).await?)?;

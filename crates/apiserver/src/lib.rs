@@ -10,6 +10,7 @@
 //! - Clients in the same process call the very same handler through [`http::in_process::InProcess`].
 
 pub mod admission;
+mod apply;
 pub mod auth;
 mod bootstrap;
 mod config;

@@ -58,8 +58,25 @@ impl ApiServer {
         call: &Call,
         resource: &Arc<Resource>,
     ) -> Result<Response, Fail> {
-        let write = call.write(&self.registry, resource)?;
+        let apply = call.info.verb == "patch" && crate::apply::is_apply(&request);
+        let owner = match call.info.verb.as_str() {
+            "update" => Some(call.owner(request.headers(), "UpdateOptions")?),
+            "patch" if !apply => Some(call.owner(request.headers(), "PatchOptions")?),
+            _ => None,
+        };
+        let write = Write {
+            owner: owner.as_ref(),
+            ..call.write(&self.registry, resource)?
+        };
         let answer = match call.info.verb.as_str() {
+            "patch" if apply => {
+                let apply = call.apply(request).await?;
+                self.registry
+                    .update_scale(&write, |current| {
+                        write.applied_scale(current, apply.config(), apply.by())
+                    })
+                    .await?
+            }
             "get" => self.registry.get_scale(&write).await?,
             "update" => {
                 let wanted = self
@@ -81,7 +98,7 @@ impl ApiServer {
                             }
                             other => other,
                         };
-                        let mut unpinned = current;
+                        let mut unpinned = current.clone();
                         if patch.pointer("/metadata/resourceVersion").is_none() {
                             meta::remove(&mut unpinned, &["metadata", "resourceVersion"]);
                         }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::auth::{MASTERS, UserInfo, bootstrap_rbac};
 use crate::dispatch::complete;
-use crate::registry::{Fail, Part, Registry, Resource, Warnings, Write};
+use crate::registry::{Fail, Owner, Part, Registry, Resource, Warnings, Write};
 
 /// Namespaces of every cluster.
 const NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "default"];
@@ -72,7 +72,7 @@ fn resource_of(registry: &Registry, object: &Value) -> Result<Arc<Resource>, Fai
 pub(super) async fn ensure(registry: &Arc<Registry>, mut object: Value) -> Result<(), Fail> {
     let resource = resource_of(registry, &object)?;
     complete(&resource, &mut object);
-    let (user, warnings) = (myself(), Warnings::default());
+    let (user, warnings, owner) = (myself(), Warnings::default(), Owner::server());
     let (namespace, name) = (
         meta::namespace(&object).to_owned(),
         meta::name(&object).to_owned(),
@@ -86,8 +86,10 @@ pub(super) async fn ensure(registry: &Arc<Registry>, mut object: Value) -> Resul
         dry_run: false,
         now: registry.now(),
         warnings: &warnings,
+        owner: Some(&owner),
     };
     let Some(existing) = registry.find(&resource, &namespace, &name).await? else {
+        write.track(registry, None, &mut object);
         return match registry.create(&write, object).await {
             Err(status) if status.reason != "AlreadyExists" => Err(status),
             _ => Ok(()),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{ensure, myself, resource_of};
 use crate::dispatch::complete;
-use crate::registry::{Fail, Part, Registry, Warnings, Write};
+use crate::registry::{Fail, Owner, Part, Registry, Warnings, Write};
 
 const NAME: &str = "kubernetes";
 const NAMESPACE: &str = "default";
@@ -68,7 +68,7 @@ async fn reconcile(registry: &Arc<Registry>, object: Value, field: &[&str]) -> R
     let resource = resource_of(registry, &object)?;
     let mut wanted = object;
     complete(&resource, &mut wanted);
-    let (user, warnings) = (myself(), Warnings::default());
+    let (user, warnings, owner) = (myself(), Warnings::default(), Owner::server());
     let write = Write {
         resource: &resource,
         namespace: NAMESPACE,
@@ -78,6 +78,7 @@ async fn reconcile(registry: &Arc<Registry>, object: Value, field: &[&str]) -> R
         dry_run: false,
         now: registry.now(),
         warnings: &warnings,
+        owner: Some(&owner),
     };
     let update = registry.update(&write, Part::Main, |current| {
         let mut next = current.clone();

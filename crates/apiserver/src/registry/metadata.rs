@@ -45,7 +45,6 @@ pub fn stamp_new(object: &mut Value, namespace: &str, uid: &str, now: Timestamp)
         "deletionGracePeriodSeconds",
         "selfLink",
         "resourceVersion",
-        "managedFields",
     ] {
         metadata.shift_remove(field);
     }
@@ -64,7 +63,7 @@ pub fn carry_over(new: &mut Value, old: &Value, namespace: &str) {
         return;
     };
     let metadata = of(new);
-    for field in ["selfLink", "resourceVersion", "managedFields"] {
+    for field in ["selfLink", "resourceVersion"] {
         metadata.shift_remove(field);
     }
     if !namespace.is_empty() {

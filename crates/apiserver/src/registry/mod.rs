@@ -4,6 +4,7 @@
 //! way out. A write is a read-modify-commit loop whose commit carries every precondition: the object's revision, the
 //! namespace's existence and allocated addresses are decided atomically, never checked and then hoped for.
 
+pub mod apply;
 mod claims;
 mod create;
 mod delete;
@@ -28,6 +29,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use store::{CommitError, KeyValue, RangeRequest, ReadError, Store, prefix_end};
 
+pub use apply::Owner;
 pub use claims::Claims;
 pub use create::new_uid;
 pub use delete::{DeleteOptions, Deleted};
@@ -82,6 +84,8 @@ pub struct Write<'a> {
     pub now: Timestamp,
     /// Collects warnings for the response.
     pub warnings: &'a Warnings,
+    /// Who owns the fields that this write sets; `None` for the cluster's own doing, and where the change itself says.
+    pub owner: Option<&'a Owner>,
 }
 
 /// Warnings of one request, in order.

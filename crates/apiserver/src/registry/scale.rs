@@ -63,14 +63,21 @@ impl Registry {
     /// As [`Registry::update`], and 422 for a negative number.
     pub async fn update_scale<F>(&self, write: &Write<'_>, mut change: F) -> Result<Value, Fail>
     where
-        F: FnMut(Value) -> Result<Value, Fail> + Send,
+        F: FnMut(&Value) -> Result<Value, Fail> + Send,
     {
+        // Owners of the replicas come from the Scale, not from what becomes of the object.
+        let inner = Write {
+            owner: None,
+            ..*write
+        };
         let stored: Stored = self
-            .update(write, Part::Main, |object| {
+            .update(&inner, Part::Main, |object| {
                 let revision = meta::str_at(object, &["metadata", "resourceVersion"])
                     .parse()
                     .unwrap_or(0);
-                let wanted = change(scale_of(object, revision))?;
+                let mut scale = scale_of(object, revision);
+                write.own_scale(object, &mut scale);
+                let wanted = change(&scale)?;
                 let replicas = meta::int_at(&wanted, &["spec", "replicas"]).unwrap_or(0);
                 if replicas < 0 {
                     let why = api::FieldError::invalid(
@@ -94,6 +101,7 @@ impl Registry {
                     }
                     asked => meta::set(&mut object, &["metadata", "resourceVersion"], asked.into()),
                 }
+                write.disown_scale(&scale, wanted, &mut object);
                 Ok(object)
             })
             .await?;

@@ -63,11 +63,9 @@ impl Registry {
                 .get(write.resource, write.namespace, write.name)
                 .await?;
             let before = old.value()?;
-            let changed = change(&served_with_revision(
-                write.resource,
-                before.clone(),
-                old.revision,
-            ))?;
+            let live = served_with_revision(write.resource, before.clone(), old.revision);
+            let mut changed = change(&live)?;
+            write.track(self, Some(&live), &mut changed);
             check_identity(write, &changed, &before)?;
             check_revision(write, old.revision, &changed)?;
             let round = Round {
@@ -107,6 +105,8 @@ impl Registry {
                 .await?
                 .is_none()
         {
+            let mut object = object;
+            write.track(self, None, &mut object);
             let stored = write.resource.to_stored(object);
             return Ok(Update {
                 stored: self.create(write, stored).await?,
@@ -141,6 +141,7 @@ impl Registry {
             super::services::keep_allocated(&mut round.after, &round.before);
         }
         self.check(write, part, &mut round).await?;
+        codec::apply::keep_times(&round.before, &mut round.after);
         if round.after == round.before {
             return Ok(Some(round.old));
         }

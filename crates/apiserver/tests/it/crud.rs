@@ -109,7 +109,7 @@ async fn patches_of_all_types() {
         .send(
             "PATCH",
             &uri,
-            "application/apply-patch+yaml",
+            "application/apply-patch+cbor",
             &config_map("a"),
         )
         .await;

@@ -3,6 +3,7 @@
 mod harness;
 
 mod admission;
+mod apply;
 mod crud;
 mod lists;
 mod services;
