@@ -35,8 +35,6 @@ const MAX_IMAGES: usize = 50;
 const MAX_IMAGE_NAMES: usize = 5;
 /// Free memory below which the node is under pressure, in bytes.
 const LOW_MEMORY: u64 = 100 * 1024 * 1024;
-/// Free part of the disk below which the node is under pressure, in percent.
-const LOW_DISK_PERCENT: u64 = 10;
 /// First delay after the API server could not be reached; doubles up to [`RENEW`].
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 
@@ -267,8 +265,7 @@ fn conditions(agent: &Agent, last: Option<&NodeStatus>, now: Timestamp) -> Vec<N
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let low_memory =
         machine::meminfo(&memory, "MemAvailable").is_some_and(|free| free < LOW_MEMORY);
-    let low_disk = rustix::fs::statvfs(&agent.config.root)
-        .is_ok_and(|s| s.f_blocks > 0 && s.f_bavail * 100 < s.f_blocks * LOW_DISK_PERCENT);
+    let low_disk = machine::disk_pressure(&agent.config.root);
     let pressure = |kind: &str, holds: bool, what: &str| {
         let (reason, text) = if holds {
             ("Has", "has")

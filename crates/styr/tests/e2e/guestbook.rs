@@ -88,11 +88,8 @@ fn entries_written_through_the_frontend_are_read_back_from_the_followers() {
     let ip = cluster.styr_ok(&["ip"]);
     let page =
         |host: &str, path: &str| get(&format!("{}:{port}", host.trim()), path).unwrap_or_default();
-    assert!(
-        page("127.0.0.1", "/").contains("<html"),
-        "{}",
-        page("127.0.0.1", "/")
-    );
+    // Without a readiness probe a container counts as ready before it listens.
+    assert!(poll(MINUTES, || page("127.0.0.1", "/").contains("<html")));
     page(
         "127.0.0.1",
         "/guestbook.php?cmd=set&key=messages&value=,hello-from-the-test",
