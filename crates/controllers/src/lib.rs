@@ -9,13 +9,16 @@
 //! - after a write the shell waits until its cache shows it, so no plan is made on a state older
 //!   than the controller's own last act.
 
+mod amount;
 mod catalogue;
 mod claim;
 mod conditions;
 mod context;
+mod history;
 mod pod_control;
 mod pods;
 
+pub mod daemonset;
 pub mod deployment;
 pub mod endpoints;
 pub mod garbage;
@@ -49,6 +52,7 @@ pub struct Controller {
 
 /// Every controller.
 pub const ALL: &[Controller] = &[
+    daemonset::CONTROLLER,
     deployment::CONTROLLER,
     endpoints::LEGACY,
     endpoints::SLICES,

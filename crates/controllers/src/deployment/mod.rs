@@ -7,7 +7,7 @@
 //!                       history cleaned up  <──  old ones shrink as availability allows
 //! ```
 
-mod hash;
+pub(crate) mod hash;
 mod model;
 mod plan;
 mod rolling;
