@@ -23,7 +23,7 @@ pub fn prepare_create(obj: &mut Value, ctx: &Ctx<'_>) {
         meta::set(obj, &["metadata", "generation"], 1.into());
     }
     rules.prepare_create(obj, ctx);
-    if ctx.kind.has_status() && obj.get("status").is_none() {
+    if ctx.kind.has_status() && ctx.kind.custom.is_none() && obj.get("status").is_none() {
         meta::set(obj, &["status"], Value::Object(serde_json::Map::new()));
     }
 }
@@ -38,7 +38,8 @@ pub fn prepare_update(new: &mut Value, old: &Value, ctx: &Ctx<'_>) {
     rules.prepare_update(new, old, ctx);
     if rules.has_generation() {
         let generation = meta::int_at(old, &["metadata", "generation"]).unwrap_or(0);
-        let next = if content_differs(new, old) {
+        let unguarded = !ctx.kind.has_status() && new.get("status") != old.get("status");
+        let next = if content_differs(new, old) || (ctx.kind.custom.is_some() && unguarded) {
             generation + 1
         } else {
             generation
@@ -51,6 +52,14 @@ pub fn prepare_update(new: &mut Value, old: &Value, ctx: &Ctx<'_>) {
 pub fn prepare_status_update(new: &mut Value, old: &Value, ctx: &Ctx<'_>) {
     let mut kept = old.clone();
     put_back(&mut kept, new, "status");
+    if ctx.kind.custom.is_some() {
+        let sent = new.get("metadata").cloned().unwrap_or_default();
+        for field in ["managedFields", "resourceVersion"] {
+            put_back_at(&mut kept, &sent, field);
+        }
+        *new = kept;
+        return;
+    }
     let sent = new.get("metadata").cloned().unwrap_or_default();
     // Upstream keeps labels and annotations sent with a status for most kinds; finalizers and owners stay.
     for field in ["labels", "annotations", "managedFields", "resourceVersion"] {
@@ -112,6 +121,9 @@ pub fn validate_create(kind: &Kind, obj: &Value) -> Vec<FieldError> {
     let rules = strategy(kind);
     let mut errors = validate_metadata(kind, rules, obj);
     errors.extend(rules.validate(obj));
+    if let Some(custom) = &kind.custom {
+        errors.extend(crate::custom::validate(kind, custom, obj, None));
+    }
     errors
 }
 
@@ -122,6 +134,9 @@ pub fn validate_update(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError>
     errors.extend(validate_metadata(kind, rules, new));
     errors.extend(rules.validate(new));
     errors.extend(rules.validate_update(new, old));
+    if let Some(custom) = &kind.custom {
+        errors.extend(crate::custom::validate(kind, custom, new, Some(old)));
+    }
     errors
 }
 
@@ -130,11 +145,17 @@ pub fn validate_status_update(kind: &Kind, new: &Value, old: &Value) -> Vec<Fiel
     let rules = strategy(kind);
     let mut errors = validate_metadata_update(new, old);
     errors.extend(rules.validate_status_update(new, old));
+    if let Some(custom) = &kind.custom {
+        errors.extend(crate::custom::validate_status(kind, custom, new, old));
+    }
     errors
 }
 
 /// Warnings for whoever writes the object.
 pub fn warnings(kind: &Kind, obj: &Value) -> Vec<String> {
+    if kind.custom.is_some() {
+        return crate::custom::warnings(obj);
+    }
     strategy(kind).warnings(obj)
 }
 
@@ -143,10 +164,22 @@ pub fn delete_grace(kind: &Kind, obj: &Value) -> Option<i64> {
     strategy(kind).delete_grace(obj)
 }
 
+/// An object that is being deleted for the first time, with what its kind adds then (finalizers, conditions);
+/// `None` if it adds nothing.
+pub fn hold_on_delete(kind: &Kind, obj: &Value, now: Timestamp) -> Option<Value> {
+    if meta::get(obj, &["metadata", "deletionTimestamp"]).is_some() {
+        return None;
+    }
+    strategy(kind).hold_on_delete(obj, now)
+}
+
 /// Cells of an object's table row, as many as the kind has columns.
 pub fn row(kind: &Kind, obj: &Value, now: Timestamp) -> Vec<Value> {
-    let mut cells = strategy(kind)
-        .row(obj, now)
+    let mut cells = kind
+        .custom
+        .as_ref()
+        .map(|custom| crate::custom::row(kind, custom, obj, now))
+        .or_else(|| strategy(kind).row(obj, now))
         .unwrap_or_else(|| plain_row(kind, obj, now));
     cells.resize(kind.columns.len(), Value::Null);
     cells
@@ -170,6 +203,12 @@ pub fn field_labels(kind: &Kind) -> &'static [(&'static str, &'static [&'static 
 
 /// The value a field selector compares with: empty when absent; `None` if the kind has no such field label.
 pub fn field_value(kind: &Kind, obj: &Value, label: &str) -> Option<String> {
+    if let Some(custom) = &kind.custom
+        && let Some((_, path)) = custom.selectable.iter().find(|(name, _)| name == label)
+    {
+        let path: Vec<&str> = path.iter().map(String::as_str).collect();
+        return Some(selectable(meta::get(obj, &path)));
+    }
     let path: &[&str] = match label {
         "metadata.name" => &["metadata", "name"],
         "metadata.namespace" if kind.namespaced => &["metadata", "namespace"],
@@ -178,11 +217,16 @@ pub fn field_value(kind: &Kind, obj: &Value, label: &str) -> Option<String> {
             .find(|(name, _)| *name == label)
             .map(|(_, path)| *path)?,
     };
-    Some(match meta::get(obj, path) {
+    Some(selectable(meta::get(obj, path)))
+}
+
+/// A field's value as selectors compare it.
+fn selectable(value: Option<&Value>) -> String {
+    match value {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(s)) => s.clone(),
         Some(other) => other.to_string(),
-    })
+    }
 }
 
 /// Turns an object into another served version of its kind; `apiVersion` is set to that of `to`.
@@ -192,6 +236,7 @@ pub fn convert(obj: &mut Value, to: &Kind) {
         return;
     }
     match to.kind.as_str() {
+        _ if to.custom.is_some() => {}
         "Event" => crate::core::event::convert(obj, &to.group),
         "HorizontalPodAutoscaler" => crate::autoscaling::convert(obj, to.version == "v1"),
         _ => {}

@@ -12,6 +12,8 @@ mod batch;
 mod cells;
 mod check;
 mod core;
+mod custom;
+mod definition;
 mod generic;
 mod metadata;
 mod networking;
@@ -24,8 +26,9 @@ mod strategy;
 
 pub use crate::core::pod::qos_class;
 
+pub use definition::{CLEANUP_FINALIZER, approval_of, set_condition, structural_problems};
 pub use generic::{
-    convert, default, delete_grace, field_labels, field_value, prepare_create,
+    convert, default, delete_grace, field_labels, field_value, hold_on_delete, prepare_create,
     prepare_status_update, prepare_update, row, validate_create, validate_status_update,
     validate_update, warnings,
 };

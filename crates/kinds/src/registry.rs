@@ -110,7 +110,7 @@ pub static ALL: &[Entry] = &[
     entry(
         "apiextensions.k8s.io",
         "CustomResourceDefinition",
-        &small::DEFINITIONS,
+        &crate::definition::Definition,
     ),
     entry("apiregistration.k8s.io", "APIService", &small::API_SERVICES),
     entry(
@@ -140,16 +140,16 @@ pub static ALL: &[Entry] = &[
 
 /// The rules of a kind; built-in kinds not listed have the generic ones, custom kinds those of custom kinds.
 pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
+    if kind.custom.is_some() {
+        return &Custom;
+    }
     if let Some(entry) = ALL
         .iter()
         .find(|e| e.kind == kind.kind && e.group == kind.group)
     {
         return entry.strategy;
     }
-    let built_in = api::kinds()
-        .iter()
-        .any(|k| k.kind == kind.kind && k.group == kind.group);
-    if built_in { &Generic } else { &Custom }
+    &Generic
 }
 
 #[cfg(test)]

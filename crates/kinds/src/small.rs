@@ -109,15 +109,6 @@ pub(crate) static RUNTIME_CLASSES: Simple = Simple {
     ..Simple::BASE
 };
 
-/// apiextensions: CustomResourceDefinitions. Conditions are set by whoever serves them.
-pub(crate) static DEFINITIONS: Simple = Simple {
-    cells: &[Cell::Name, Cell::CreatedAt],
-    generation: true,
-    default: default_definition,
-    validate: validate_definition,
-    ..Simple::BASE
-};
-
 /// apiregistration: APIServices.
 pub(crate) static API_SERVICES: Simple = Simple {
     cells: &[
@@ -401,78 +392,6 @@ fn validate_priority(obj: &Value) -> Vec<FieldError> {
         "preemptionPolicy",
         &["Never", "PreemptLowerPriority"],
     ));
-    errors
-}
-
-fn default_definition(obj: &mut Value) {
-    let Some(names) = obj.get_mut("spec").and_then(|s| s.get_mut("names")) else {
-        return;
-    };
-    let kind = text(names, &["kind"]);
-    for (field, value) in [
-        ("singular", kind.to_lowercase()),
-        ("listKind", format!("{kind}List")),
-    ] {
-        if meta::str_at(names, &[field]).is_empty() && !kind.is_empty() {
-            meta::set(names, &[field], value.into());
-        }
-    }
-    let storage = meta::list_at(obj, &["spec", "versions"])
-        .iter()
-        .find(|v| meta::bool_at(v, &["storage"]))
-        .map(|v| text(v, &["name"]));
-    if let Some(version) = storage
-        && meta::list_at(obj, &["status", "storedVersions"]).is_empty()
-    {
-        meta::set(obj, &["status", "storedVersions"], json!([version]));
-    }
-}
-
-fn validate_definition(obj: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let spec = obj.get("spec").unwrap_or(&Value::Null);
-    let wanted = format!(
-        "{}.{}",
-        text(spec, &["names", "plural"]),
-        text(spec, &["group"])
-    );
-    if meta::name(obj) != wanted {
-        errors.push(FieldError::invalid(
-            "metadata.name",
-            meta::name(obj),
-            "must be spec.names.plural+\".\"+spec.group",
-        ));
-    }
-    for path in [
-        &["group"][..],
-        &["scope"][..],
-        &["names", "plural"][..],
-        &["names", "kind"][..],
-    ] {
-        if meta::str_at(spec, path).is_empty() {
-            errors.push(FieldError::required(format!("spec.{}", path.join(".")), ""));
-        }
-    }
-    let versions = meta::list_at(spec, &["versions"]);
-    let stored = versions
-        .iter()
-        .filter(|v| meta::bool_at(v, &["storage"]))
-        .count();
-    if stored != 1 {
-        errors.push(FieldError::invalid(
-            "spec.versions",
-            json!(versions),
-            "must have exactly one version marked as storage version",
-        ));
-    }
-    for (i, version) in versions.iter().enumerate() {
-        if meta::get(version, &["schema", "openAPIV3Schema"]).is_none() {
-            errors.push(FieldError::required(
-                format!("spec.versions[{i}].schema.openAPIV3Schema"),
-                "schemas are required",
-            ));
-        }
-    }
     errors
 }
 

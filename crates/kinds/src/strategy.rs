@@ -52,6 +52,11 @@ pub trait Strategy: Send + Sync {
         None
     }
 
+    /// The object with what its kind adds when it is deleted for the first time; `None` if that is nothing.
+    fn hold_on_delete(&self, _obj: &Value, _now: Timestamp) -> Option<Value> {
+        None
+    }
+
     /// Warnings for whoever writes the object.
     fn warnings(&self, _obj: &Value) -> Vec<String> {
         Vec::new()
@@ -97,6 +102,10 @@ impl Strategy for Generic {}
 pub struct Custom;
 
 impl Strategy for Custom {
+    fn requires_resource_version(&self) -> bool {
+        true
+    }
+
     fn has_generation(&self) -> bool {
         true
     }
