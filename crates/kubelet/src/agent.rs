@@ -103,6 +103,7 @@ impl Agent {
 
 fn reference(pod: &Pod, container: Option<&str>) -> ObjectReference {
     let field_path = container.map(|name| match pod::container(pod, name) {
+        Some((Role::Ephemeral, _)) => format!("spec.ephemeralContainers{{{name}}}"),
         Some((Role::Init | Role::Sidecar, _)) => format!("spec.initContainers{{{name}}}"),
         _ => format!("spec.containers{{{name}}}"),
     });

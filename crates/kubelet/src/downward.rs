@@ -102,7 +102,9 @@ pub fn resource(
     place: &Place,
 ) -> Result<String, String> {
     let container = match selector.container_name.as_deref().filter(|n| !n.is_empty()) {
-        Some(name) => pod::container(pod, name).map(|(_, c)| c),
+        Some(name) => pod::containers(pod)
+            .map(|(_, c)| c)
+            .find(|c| c.name == name),
         None => own,
     }
     .ok_or_else(|| {

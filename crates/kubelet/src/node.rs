@@ -4,16 +4,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use client::EventType;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
     ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
-    NodeSpec, NodeStatus, NodeSystemInfo,
+    NodeSpec, NodeStatus, NodeSystemInfo, ObjectReference,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
-use oci::cri::v1::ListImagesRequest;
+use oci::cri::v1::{ListImagesRequest, VersionRequest};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -123,7 +124,7 @@ fn object(agent: &Agent) -> Node {
             pod_cidrs: config.pod_cidr.clone().map(|c| vec![c]),
             ..NodeSpec::default()
         }),
-        status: Some(status(agent, &[], None, crate::clock::now())),
+        status: Some(status(agent, true, &[], None, crate::clock::now())),
     }
 }
 
@@ -176,7 +177,9 @@ async fn report(
     reported: &mut Option<(NodeStatus, Timestamp)>,
 ) {
     let now = crate::clock::now();
-    let status = status(agent, images, reported.as_ref().map(|(s, _)| s), now);
+    let runtime_up = agent.cri.version(VersionRequest::default()).await.is_ok();
+    let last = reported.as_ref().map(|(s, _)| s);
+    let status = status(agent, runtime_up, images, last, now);
     if let Some((last, at)) = reported.as_ref()
         && same(last, &status)
         && now.duration_since(*at) < REPORT
@@ -193,12 +196,58 @@ async fn report(
         )
         .await
     {
-        Ok(_) => *reported = Some((status, now)),
+        Ok(_) => {
+            announce(agent, last, &status);
+            *reported = Some((status, now));
+        }
         // Somebody deleted the Node: it is made anew.
         Err(kube::Error::Api(error)) if error.code == 404 => {
             register(agent).await;
         }
         Err(error) => tracing::debug!(%error, "reporting the node's status failed"),
+    }
+}
+
+/// Events for conditions that changed.
+fn announce(agent: &Agent, last: Option<&NodeStatus>, status: &NodeStatus) {
+    let name = &agent.config.node_name;
+    let about = ObjectReference {
+        kind: Some("Node".into()),
+        name: Some(name.clone()),
+        uid: Some(name.clone()),
+        ..ObjectReference::default()
+    };
+    let event = |reason: &str, text: String| {
+        agent
+            .recorder
+            .event(&about, EventType::Normal, reason, text);
+    };
+    if last.is_none() {
+        event("Starting", "Starting kubelet.".to_owned());
+    }
+    let before = last
+        .and_then(|l| l.conditions.as_deref())
+        .unwrap_or_default();
+    for condition in status.conditions.iter().flatten() {
+        if before
+            .iter()
+            .any(|c| c.type_ == condition.type_ && c.status == condition.status)
+        {
+            continue;
+        }
+        let reason = match (condition.type_.as_str(), condition.status.as_str()) {
+            ("Ready", "True") => "NodeReady".to_owned(),
+            ("Ready", _) => "NodeNotReady".to_owned(),
+            _ => format!(
+                "Node{}",
+                condition
+                    .reason
+                    .as_deref()
+                    .unwrap_or_default()
+                    .trim_start_matches("Kubelet")
+            ),
+        };
+        event(&reason, format!("Node {name} status is now: {reason}"));
     }
 }
 
@@ -216,6 +265,7 @@ fn same(one: &NodeStatus, other: &NodeStatus) -> bool {
 
 fn status(
     agent: &Agent,
+    runtime_up: bool,
     images: &[ContainerImage],
     last: Option<&NodeStatus>,
     now: Timestamp,
@@ -232,7 +282,7 @@ fn status(
         ]),
         capacity: Some(agent.machine.capacity(config.max_pods)),
         allocatable: Some(agent.machine.allocatable(config.max_pods)),
-        conditions: Some(conditions(agent, last, now)),
+        conditions: Some(conditions(agent, runtime_up, last, now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint {
                 port: i32::from(config.listen.map_or(DEFAULT_PORT, |l| l.port())),
@@ -261,42 +311,44 @@ fn info(agent: &Agent) -> NodeSystemInfo {
     }
 }
 
-fn conditions(agent: &Agent, last: Option<&NodeStatus>, now: Timestamp) -> Vec<NodeCondition> {
+fn conditions(
+    agent: &Agent,
+    runtime_up: bool,
+    last: Option<&NodeStatus>,
+    now: Timestamp,
+) -> Vec<NodeCondition> {
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let low_memory =
         machine::meminfo(&memory, "MemAvailable").is_some_and(|free| free < LOW_MEMORY);
     let low_disk = machine::disk_pressure(&agent.config.root);
-    let pressure = |kind: &str, holds: bool, what: &str| {
-        let (reason, text) = if holds {
-            ("Has", "has")
-        } else {
-            ("HasNo", "has no")
-        };
-        let (short, long) = match what {
-            "memory" if holds => ("InsufficientMemory", "insufficient memory available"),
-            "memory" => ("SufficientMemory", "sufficient memory available"),
-            "disk" => ("DiskPressure", "disk pressure"),
-            _ => ("SufficientPID", "sufficient PID available"),
-        };
-        let (reason, text) = match what {
-            "disk" => (
-                format!("Kubelet{reason}{short}"),
-                format!("kubelet {text} {long}"),
-            ),
-            _ => (format!("KubeletHas{short}"), format!("kubelet has {long}")),
-        };
-        (kind.to_owned(), holds, reason, text)
-    };
-    [
-        pressure("MemoryPressure", low_memory, "memory"),
-        pressure("DiskPressure", low_disk, "disk"),
-        pressure("PIDPressure", false, "pid"),
+    let pick = |holds: bool, yes, no| if holds { yes } else { no };
+    let (memory_reason, memory_text) = pick(
+        low_memory,
         (
-            "Ready".to_owned(),
-            true,
-            "KubeletReady".to_owned(),
-            "kubelet is posting ready status".to_owned(),
+            "KubeletHasInsufficientMemory",
+            "kubelet has insufficient memory available",
         ),
+        (
+            "KubeletHasSufficientMemory",
+            "kubelet has sufficient memory available",
+        ),
+    );
+    let (disk_reason, disk_text) = pick(
+        low_disk,
+        ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+        ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+    );
+    let (ready_reason, ready_text) = pick(
+        runtime_up,
+        ("KubeletReady", "kubelet is posting ready status"),
+        ("KubeletNotReady", "[container runtime is down]"),
+    );
+    let pid_text = "kubelet has sufficient PID available";
+    [
+        ("MemoryPressure", low_memory, memory_reason, memory_text),
+        ("DiskPressure", low_disk, disk_reason, disk_text),
+        ("PIDPressure", false, "KubeletHasSufficientPID", pid_text),
+        ("Ready", runtime_up, ready_reason, ready_text),
     ]
     .into_iter()
     .map(|(kind, holds, reason, message)| {
@@ -311,10 +363,10 @@ fn conditions(agent: &Agent, last: Option<&NodeStatus>, now: Timestamp) -> Vec<N
         NodeCondition {
             last_heartbeat_time: Some(Time(now)),
             last_transition_time: Some(since.unwrap_or(Time(now))),
-            message: Some(message),
-            reason: Some(reason),
+            message: Some(message.to_owned()),
+            reason: Some(reason.to_owned()),
             status: status.to_owned(),
-            type_: kind,
+            type_: kind.to_owned(),
         }
     })
     .collect()

@@ -1,10 +1,11 @@
 //! What the agent asks of a Pod object: names, container lists, policies, and what the runtime
 //! shows of it ([`Observed`]). Pure.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec, PodStatus};
 
 /// Annotation that tells where a pod came from: `file` for static pods, `api` otherwise.
 pub const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
@@ -58,6 +59,8 @@ pub enum Role {
     Sidecar,
     /// A regular container.
     Main,
+    /// Added to a running pod to look at it; runs once.
+    Ephemeral,
 }
 
 /// When a container that ended is run again.
@@ -123,20 +126,73 @@ pub fn init_containers(pod: &Pod) -> impl DoubleEndedIterator<Item = (Role, &Con
     })
 }
 
-/// All containers in the order in which they start.
+/// Containers added to the running pod, as ordinary ones.
+pub fn ephemeral_containers(pod: &Pod) -> Vec<Container> {
+    let list = spec(pod)
+        .ephemeral_containers
+        .as_deref()
+        .unwrap_or_default();
+    list.iter().cloned().map(ordinary).collect()
+}
+
+fn ordinary(container: EphemeralContainer) -> Container {
+    Container {
+        args: container.args,
+        command: container.command,
+        env: container.env,
+        env_from: container.env_from,
+        image: container.image,
+        image_pull_policy: container.image_pull_policy,
+        name: container.name,
+        security_context: container.security_context,
+        stdin: container.stdin,
+        stdin_once: container.stdin_once,
+        termination_message_path: container.termination_message_path,
+        termination_message_policy: container.termination_message_policy,
+        tty: container.tty,
+        volume_devices: container.volume_devices,
+        volume_mounts: container.volume_mounts,
+        working_dir: container.working_dir,
+        // Validation leaves it no probes, ports, resources or hooks.
+        ..Container::default()
+    }
+}
+
+/// The container whose processes the ephemeral container `name` is to see.
+pub fn debug_target<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    let list = spec(pod)
+        .ephemeral_containers
+        .as_deref()
+        .unwrap_or_default();
+    let container = list.iter().find(|c| c.name == name)?;
+    container
+        .target_container_name
+        .as_deref()
+        .filter(|t| !t.is_empty())
+}
+
+/// All containers but ephemeral ones, in the order in which they start.
 pub fn containers(pod: &Pod) -> impl Iterator<Item = (Role, &Container)> {
     init_containers(pod).chain(spec(pod).containers.iter().map(|c| (Role::Main, c)))
 }
 
 /// The container called `name`.
-pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<(Role, &'a Container)> {
-    containers(pod).find(|(_, c)| c.name == name)
+pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<(Role, Cow<'a, Container>)> {
+    let found = containers(pod).find(|(_, c)| c.name == name);
+    found.map(|(role, c)| (role, Cow::Borrowed(c))).or_else(|| {
+        let mut debug = ephemeral_containers(pod).into_iter();
+        debug
+            .find(|c| c.name == name)
+            .map(|c| (Role::Ephemeral, Cow::Owned(c)))
+    })
 }
 
 /// Whether a container of this role and spec runs again after `exit_code`.
 pub fn restarts(pod: &Pod, role: Role, spec: &Container, exit_code: i32) -> bool {
-    if role == Role::Sidecar {
-        return true;
+    match role {
+        Role::Sidecar => return true,
+        Role::Ephemeral => return false,
+        Role::Init | Role::Main => {}
     }
     if let Some(decided) = restart_rule(spec, exit_code) {
         return decided;

@@ -179,6 +179,7 @@ fn replace_sandbox(view: &View<'_>, plan: &mut Plan) {
 }
 
 fn sync_containers(view: &View<'_>, sandbox: &SandboxView, plan: &mut Plan) {
+    start_debugging(view, sandbox, plan);
     let initialized = initialized(view.pod, view.observed, sandbox);
     for (role, spec) in pod::init_containers(view.pod) {
         let latest = view.observed.latest_in(&sandbox.id, &spec.name);
@@ -190,7 +191,7 @@ fn sync_containers(view: &View<'_>, sandbox: &SandboxView, plan: &mut Plan) {
                     || (c.state == ContainerState::Running && started(view.progress, spec, c))
             }
             (_, None) => initialized,
-            (Role::Main, _) => true,
+            (Role::Main | Role::Ephemeral, _) => true,
         };
         if !(role == Role::Init && passed) {
             sync_container(view, sandbox, role, spec, plan);
@@ -201,6 +202,15 @@ fn sync_containers(view: &View<'_>, sandbox: &SandboxView, plan: &mut Plan) {
     }
     for spec in &pod::spec(view.pod).containers {
         sync_container(view, sandbox, Role::Main, spec, plan);
+    }
+}
+
+/// Ephemeral containers start as soon as they are asked for, and once.
+fn start_debugging(view: &View<'_>, sandbox: &SandboxView, plan: &mut Plan) {
+    for spec in pod::ephemeral_containers(view.pod) {
+        if view.observed.latest(&spec.name).is_none() {
+            sync_container(view, sandbox, Role::Ephemeral, &spec, plan);
+        }
     }
 }
 

@@ -46,7 +46,7 @@ fn sandbox(id: &str, ready: bool) -> SandboxView {
 
 fn view(pod: &Pod, name: &str, state: ContainerState) -> ContainerView {
     let hash = pod::container(pod, name)
-        .map(|(_, c)| pod::container_hash(c))
+        .map(|(_, c)| pod::container_hash(&c))
         .unwrap_or_default();
     ContainerView {
         id: format!("{name}0"),
@@ -575,6 +575,31 @@ fn old_sandboxes_go_when_empty() {
         ..exited(&pod, "a", 1)
     });
     check(&pod, &observed, &ready(), &[]);
+}
+
+#[test]
+fn ephemeral_containers_run_once() {
+    let spec = json!({"initContainers": [{"name": "i"}],
+        "ephemeralContainers": [{"name": "d", "image": "x", "targetContainerName": "a"}]});
+    let pod = pod_with(spec);
+    assert_eq!(pod::debug_target(&pod, "d"), Some("a"));
+    check(&pod, &Observed::default(), &ready(), &["sandbox 0"]);
+    check(&pod, &seen(vec![]), &ready(), &["start d 0", "start i 0"]);
+    let up = vec![running(&pod, "d"), running(&pod, "a"), exited(&pod, "i", 0)];
+    check(&pod, &seen(up), &ready(), &[]);
+    let ended = vec![
+        exited(&pod, "d", 1),
+        running(&pod, "a"),
+        exited(&pod, "i", 0),
+    ];
+    check(&pod, &seen(ended), &ready(), &[]);
+    let both = vec![running(&pod, "d"), running(&pod, "a")];
+    check(
+        &deleted(pod, 5),
+        &seen(both),
+        &ready(),
+        &["stop d 5 PodEnds", "stop a 5 PodEnds"],
+    );
 }
 
 mod properties {

@@ -57,11 +57,19 @@ pub fn status(facts: &Facts<'_>) -> PodStatus {
         .iter()
         .map(|c| container_status(facts, Role::Main, c, previous.container_statuses.as_deref()))
         .collect();
+    let debug: Vec<_> = pod::ephemeral_containers(facts.pod)
+        .iter()
+        .map(|c| {
+            let known = previous.ephemeral_container_statuses.as_deref();
+            container_status(facts, Role::Ephemeral, c, known)
+        })
+        .collect();
     set_phase(facts, &init, &main, &mut out);
     out.observed_generation = facts.pod.metadata.generation;
     out.conditions = Some(conditions(facts, &out, &init, &main));
     out.init_container_statuses = (!init.is_empty()).then_some(init);
     out.container_statuses = Some(main);
+    out.ephemeral_container_statuses = (!debug.is_empty()).then_some(debug);
     set_addresses(facts, &mut out);
     out.qos_class
         .get_or_insert_with(|| resources::qos(facts.pod).name().to_owned());
@@ -399,6 +407,10 @@ fn readiness(
             false,
             role == Role::Init && view.state == ContainerState::Exited && view.exit_code == 0,
         );
+    }
+    // Nobody sends requests to a debugger.
+    if role == Role::Ephemeral {
+        return (false, false);
     }
     let up = started(facts.progress, spec, view);
     let answering = spec.readiness_probe.is_none()

@@ -120,6 +120,7 @@ impl Worker {
                 .unwrap_or_else(|| self.agent.host_ips()),
             sandbox,
             volumes: self.volumes.clone(),
+            running: self.running(),
         };
         let (agent, cancel) = (self.agent.clone(), self.cancel.clone());
         self.jobs.spawn(async move {
@@ -131,6 +132,13 @@ impl Worker {
                 held: Box::new(held),
             }
         });
+    }
+
+    fn running(&self) -> Vec<(String, String)> {
+        let all = self.observed.containers.iter();
+        all.filter(|c| c.state == ContainerState::Running)
+            .map(|c| (c.name.clone(), c.id.clone()))
+            .collect()
     }
 
     fn await_restart(&mut self, pod: &Pod, name: &str, id: String, waiting: Waiting) {

@@ -8,8 +8,8 @@ use client::EventType;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret};
 use oci::cri::v1::{
-    ContainerConfig, CreateContainerRequest, Mount, MountPropagation, PodSandboxConfig,
-    RunPodSandboxRequest,
+    ContainerConfig, CreateContainerRequest, LinuxContainerSecurityContext, Mount,
+    MountPropagation, NamespaceMode, PodSandboxConfig, RunPodSandboxRequest,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +51,8 @@ pub struct Start {
     pub ips: Vec<String>,
     /// Volumes of the pod.
     pub volumes: Arc<PodVolumes>,
+    /// Names and ids of the containers that run beside it.
+    pub running: Vec<(String, String)>,
 }
 
 /// Objects that a pod's containers refer to, held so that changes are seen.
@@ -138,10 +140,10 @@ pub async fn start_container(
         return Ok(());
     };
     let prepared = cancel
-        .run_until_cancelled(prepare(agent, start, container, held))
+        .run_until_cancelled(prepare(agent, start, &container, held))
         .await;
     let config = prepared.ok_or(None)?.map_err(Some)?;
-    launch(agent, start, container, config).await.map_err(Some)
+    launch(agent, start, &container, config).await.map_err(Some)
 }
 
 async fn prepare(
@@ -299,7 +301,8 @@ async fn configure(
         );
     }
     let env = environment.variables.into_entries();
-    let security = security::container(pod, container, &image.user)?;
+    let mut security = security::container(pod, container, &image.user)?;
+    share_processes(start, container, &mut security)?;
     let mounts = mounts(agent, start, container, &env)?;
     Ok(container_config::config(Input {
         pod,
@@ -311,6 +314,23 @@ async fn configure(
         security,
         memory: i64::try_from(agent.machine.memory).unwrap_or(i64::MAX),
     }))
+}
+
+/// An ephemeral container may see the processes of another container.
+fn share_processes(
+    start: &Start,
+    container: &Container,
+    security: &mut LinuxContainerSecurityContext,
+) -> Result<(), String> {
+    let Some(target) = pod::debug_target(&start.pod, &container.name) else {
+        return Ok(());
+    };
+    let running = start.running.iter().find(|(name, _)| name == target);
+    let (_, id) = running.ok_or_else(|| format!("unable to find target container {target}"))?;
+    let namespaces = security.namespace_options.get_or_insert_default();
+    namespaces.pid = NamespaceMode::Target.into();
+    namespaces.target_id.clone_from(id);
+    Ok(())
 }
 
 async fn environment(

@@ -103,7 +103,7 @@ pub async fn stop(agent: &Agent, stop: Stop) -> Result<(), String> {
 fn pre_stop(stop: &Stop) -> Option<(Container, LifecycleHandler)> {
     if let Some((_, container)) = pod::container(&stop.pod, &stop.view.name) {
         let hook = container.lifecycle.as_ref()?.pre_stop.clone()?;
-        return Some((container.clone(), hook));
+        return Some((container.into_owned(), hook));
     }
     let remembered = stop.view.annotations.get(labels::PRE_STOP)?;
     let hook = serde_json::from_str(remembered).ok()?;

@@ -222,7 +222,7 @@ async fn hooks_and_init_containers() {
         .until("initializing", |w| w.runtime.running("i").is_some())
         .await;
     assert_eq!(
-        waiting(&world.pod("p", "seen", |p| waiting(p) != "").await),
+        waiting(&world.pod("p", "seen", |p| !waiting(p).is_empty()).await),
         "PodInitializing"
     );
     world.runtime.exit(&world.runtime.running("i").unwrap(), 0);
