@@ -135,9 +135,16 @@ fn without_root_or_without_room_it_says_what_is_needed() {
     std::fs::copy(env!("CARGO_BIN_EXE_styr"), &binary).expect("copying the binary");
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(cluster.folder.path(), open).expect("opening the folder");
-    let output = std::process::Command::new(&binary).arg("up").uid(65534).gid(65534).output();
+    let output = std::process::Command::new(&binary)
+        .arg("up")
+        .uid(65534)
+        .gid(65534)
+        .output();
     let said = String::from_utf8_lossy(&output.expect("it starts").stderr).into_owned();
-    assert!(said.contains("needs root; run it again with sudo"), "{said}");
+    assert!(
+        said.contains("needs root; run it again with sudo"),
+        "{said}"
+    );
 
     let data = cluster.data_dir();
     std::fs::create_dir(&data).expect("making a folder");
@@ -147,7 +154,10 @@ fn without_root_or_without_room_it_says_what_is_needed() {
     let output = cluster.styr(&["up"]);
     nix::mount::umount2(&data, nix::mount::MntFlags::MNT_DETACH).expect("unmounting");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("make room, or choose another folder with --data-dir"), "{said}");
+    assert!(
+        said.contains("make room, or choose another folder with --data-dir"),
+        "{said}"
+    );
 }
 
 #[test]
