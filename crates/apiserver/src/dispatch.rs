@@ -339,6 +339,9 @@ impl ApiServer {
         {
             call.warnings.add([(*text).to_owned()]);
         }
+        if let Some(custom) = &resource.kind.custom {
+            crate::custom::check(call, &resource.kind, custom)?;
+        }
         if !info.subresource.is_empty() {
             return self.serve_subresource(request, call, &resource).await;
         }
@@ -346,7 +349,7 @@ impl ApiServer {
             return self.serve_virtual(request, call, &resource).await;
         }
         let needs_name = matches!(info.verb.as_str(), "update" | "patch");
-        if !resource.kind.has_verb(&info.verb) || (needs_name && !info.name_in_path) {
+        if !resource.answers(&info.verb) || (needs_name && !info.name_in_path) {
             return Err(not_allowed(call));
         }
         match info.verb.as_str() {

@@ -14,6 +14,7 @@ mod apply;
 pub mod auth;
 mod bootstrap;
 mod config;
+mod custom;
 mod dispatch;
 pub mod http;
 mod metrics;

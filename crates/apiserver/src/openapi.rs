@@ -25,9 +25,24 @@ struct Document {
     etag: String,
 }
 
-/// Finished documents by path.
+/// Finished documents by path, and the resources they are about.
 #[derive(Default)]
-pub struct OpenApi(Mutex<HashMap<String, Arc<Document>>>);
+pub struct OpenApi(Mutex<Finished>);
+
+#[derive(Default)]
+struct Finished {
+    about: Option<Arc<Resources>>,
+    documents: HashMap<String, Arc<Document>>,
+}
+
+impl Finished {
+    /// Whether the documents are about these resources.
+    fn is_about(&self, resources: &Arc<Resources>) -> bool {
+        self.about
+            .as_ref()
+            .is_some_and(|a| Arc::ptr_eq(a, resources))
+    }
+}
 
 /// The document at a path below `/openapi`; `None` if there is none.
 fn make(resources: &Resources, path: &str) -> Option<(&'static str, Bytes)> {
@@ -44,12 +59,22 @@ fn make(resources: &Resources, path: &str) -> Option<(&'static str, Bytes)> {
 }
 
 impl OpenApi {
-    fn find(&self, path: &str) -> Option<Arc<Document>> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(path)
-            .cloned()
+    fn find(&self, resources: &Arc<Resources>, path: &str) -> Option<Arc<Document>> {
+        let finished = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = finished.is_about(resources);
+        current
+            .then(|| finished.documents.get(path).cloned())
+            .flatten()
+    }
+
+    /// Keeps a document; those about other resources go.
+    fn keep(&self, resources: Arc<Resources>, path: &str, document: Arc<Document>) {
+        let mut finished = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !finished.is_about(&resources) {
+            finished.documents.clear();
+            finished.about = Some(resources);
+        }
+        finished.documents.insert(path.to_owned(), document);
     }
 
     /// Answers a request for the document at `path`; `None` if there is none.
@@ -60,10 +85,10 @@ impl OpenApi {
         headers: &HeaderMap,
         style: Style,
     ) -> Option<Response> {
-        let document = match self.find(path) {
+        let document = match self.find(&resources, path) {
             Some(document) => document,
             None => {
-                let wanted = path.to_owned();
+                let (wanted, about) = (path.to_owned(), resources.clone());
                 // Making one takes a while: not on a thread that serves others.
                 let made = tokio::task::spawn_blocking(move || {
                     let (content_type, bytes) = make(&resources, &wanted)?;
@@ -76,8 +101,7 @@ impl OpenApi {
                     }))
                 });
                 let document = made.await.ok()??;
-                let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                all.insert(path.to_owned(), document.clone());
+                self.keep(about, path, document.clone());
                 document
             }
         };

@@ -51,6 +51,9 @@ impl ApiServer {
         crate::bootstrap::run(&registry)
             .await
             .map_err(StartError::Bootstrap)?;
+        crate::custom::start(&registry)
+            .await
+            .map_err(StartError::Bootstrap)?;
         let server = Arc::new(Self {
             authenticator: Authenticator::new(store.clone(), tokens),
             authorizer: Authorizer::start(store).await?,

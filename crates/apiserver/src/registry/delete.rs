@@ -247,7 +247,9 @@ impl Registry {
                 return Err(still_terminating(write));
             }
             let grace = kinds::delete_grace(resource.stored(), &old);
-            let step = match plan(&old, options, grace, resource.policy.collect, write.now) {
+            let held = kinds::hold_on_delete(resource.stored(), &old, write.now);
+            let target = held.as_ref().unwrap_or(&old);
+            let step = match plan(target, options, grace, resource.policy.collect, write.now) {
                 Plan::Keep => {
                     return Ok(Deleted {
                         stored,

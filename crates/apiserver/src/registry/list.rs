@@ -66,7 +66,9 @@ impl Selection {
         for requirement in fields.requirements() {
             if kinds::field_value(resource.stored(), &Value::Null, &requirement.field).is_none() {
                 let field = &requirement.field;
-                let why = if kinds::field_labels(resource.stored()).is_empty() {
+                let why = if kinds::field_labels(resource.stored()).is_empty()
+                    && resource.kind.custom.is_none()
+                {
                     format!(
                         "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
                     )
@@ -118,10 +120,14 @@ impl Selection {
         if self.fields.is_everything() {
             return true;
         }
-        let Ok(object) = serde_json::from_slice::<Value>(bytes) else {
+        let Ok(mut object) = serde_json::from_slice::<Value>(bytes) else {
             return false;
         };
         let kind = resource.stored();
+        if kind.custom.is_some() {
+            // Selectable fields may have defaults that the stored object lacks.
+            codec::default(kind, &mut object);
+        }
         self.fields
             .matches_with(|field| kinds::field_value(kind, &object, field).unwrap_or_default())
     }
@@ -504,10 +510,10 @@ impl Registry {
 
 /// An object in the served version.
 pub fn served(resource: &Resource, stored: Stored) -> Result<Stored, Fail> {
-    if !resource.converts() {
+    if resource.is_current(&stored) {
         return Ok(stored);
     }
-    let value = resource.to_served(stored.value()?);
+    let value = resource.to_served(resource.load(&stored)?);
     Ok(Stored {
         bytes: codec::canonical(&value),
         revision: stored.revision,

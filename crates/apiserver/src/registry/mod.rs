@@ -161,6 +161,15 @@ impl Registry {
             .clone()
     }
 
+    /// Serves these custom resources, and no other ones, beside the built-in ones.
+    pub fn serve_custom(&self, custom: &[Arc<Resource>]) {
+        let all = Arc::new(Resources::new(api::kinds()).with(custom));
+        *self
+            .resources
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = all;
+    }
+
     /// The store.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store

@@ -10,6 +10,9 @@ use api::Kind;
 use bytes::Bytes;
 use kinds::Strategy;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::{Fail, Stored};
 
 /// What happens to dependents when an object is deleted and the request does not say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,9 +91,114 @@ pub struct Resource {
     /// Rules of the engine.
     pub policy: Policy,
     prefix: String,
+    /// How it is served, if it is a custom one.
+    serving: Option<Serving>,
+}
+
+/// What the engine must know of a custom resource beyond its kind: its schema may change while it is served.
+struct Serving {
+    /// `apiVersion` of stored objects.
+    stored_version: String,
+    /// How the bytes of an object begin that is stored in the served version.
+    head: String,
+    /// Objects written up to this revision may have been written under another schema.
+    since: u64,
+    /// Cancelled when another descriptor takes this one's place.
+    retired: CancellationToken,
 }
 
 impl Resource {
+    /// A custom resource whose definition counts for objects written after the revision.
+    pub fn custom(kind: Kind, since: u64) -> Self {
+        let kind_and_version = format!(
+            "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",",
+            kind.kind,
+            kind.api_version()
+        );
+        let serving = Serving {
+            stored_version: format!("{}/{}", kind.storage_group, kind.storage_version),
+            head: kind_and_version,
+            since,
+            retired: CancellationToken::new(),
+        };
+        Self {
+            strategy: kinds::strategy(&kind),
+            policy: Policy::of(&kind),
+            prefix: kind.storage_prefix(),
+            kind,
+            storage: None,
+            serving: Some(serving),
+        }
+    }
+
+    /// Whether a stored object can be sent as it is.
+    pub fn is_current(&self, stored: &Stored) -> bool {
+        match &self.serving {
+            None => self.storage.is_none(),
+            Some(s) => stored.revision > s.since && stored.bytes.starts_with(s.head.as_bytes()),
+        }
+    }
+
+    /// A stored object as hooks see it: custom ones in the served version, with its defaults.
+    ///
+    /// # Errors
+    /// When the stored bytes are no JSON.
+    pub fn load(&self, stored: &Stored) -> Result<Value, Fail> {
+        let mut object = stored.value()?;
+        if let Some(custom) = &self.kind.custom
+            && !self.is_current(stored)
+        {
+            kinds::convert(&mut object, &self.kind);
+            codec::custom::refresh(&mut object, custom);
+        }
+        Ok(object)
+    }
+
+    /// What is stored of an object that hooks are done with.
+    pub fn stored_form(&self, object: &Value) -> Value {
+        let mut object = object.clone();
+        if let Some(serving) = &self.serving {
+            api::meta::set(
+                &mut object,
+                &["apiVersion"],
+                serving.stored_version.as_str().into(),
+            );
+        }
+        object
+    }
+
+    /// The bytes to store of an object that hooks are done with.
+    pub fn encode(&self, object: &Value) -> Bytes {
+        match &self.serving {
+            Some(s) if s.stored_version != self.kind.api_version() => {
+                codec::canonical(&self.stored_form(object))
+            }
+            _ => codec::canonical(object),
+        }
+    }
+
+    /// Whether the resource answers the verb. A custom one whose definition is being deleted still takes
+    /// updates, which discovery no longer says: finalizers must go.
+    pub fn answers(&self, verb: &str) -> bool {
+        self.kind.has_verb(verb)
+            || (self.serving.is_some() && matches!(verb, "create" | "update" | "patch"))
+    }
+
+    /// Ends what still uses this descriptor.
+    pub fn retire(&self) {
+        if let Some(serving) = &self.serving {
+            serving.retired.cancel();
+        }
+    }
+
+    /// Resolves when this descriptor no longer counts.
+    pub async fn retired(&self) {
+        match &self.serving {
+            Some(serving) => serving.retired.cancelled().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Puts a descriptor together with its rules.
     pub fn new(kind: &Kind) -> Self {
         let storage = (!kind.is_storage_version())
@@ -103,6 +211,7 @@ impl Resource {
             prefix: kind.storage_prefix(),
             kind: kind.clone(),
             storage,
+            serving: None,
         }
     }
 
@@ -177,6 +286,25 @@ impl Resources {
             all.kinds.push(kind.clone());
         }
         all
+    }
+
+    /// These resources and the given ones behind them.
+    pub fn with(&self, more: &[Arc<Resource>]) -> Self {
+        let (mut by_path, mut kinds) = (self.by_path.clone(), self.kinds.clone());
+        for resource in more {
+            let kind = &resource.kind;
+            let path = (
+                kind.group.clone(),
+                kind.version.clone(),
+                kind.resource.clone(),
+            );
+            // What is built in cannot be defined anew.
+            if let std::collections::hash_map::Entry::Vacant(free) = by_path.entry(path) {
+                free.insert(resource.clone());
+                kinds.push(kind.clone());
+            }
+        }
+        Self { by_path, kinds }
     }
 
     /// The resource at a path.

@@ -1,13 +1,17 @@
 //! The scale subresource: replicas of a workload as `autoscaling/v1` Scale.
 
+use api::custom::ScalePaths;
 use api::selector::LabelSelector;
 use api::{Status, meta};
 use serde_json::{Value, json};
 
-use super::{Fail, Part, Registry, Stored, Write};
+use super::{Fail, Part, Registry, Resource, Stored, Write};
 
-/// The Scale of an object that has `spec.replicas`.
-pub fn scale_of(object: &Value, revision: u64) -> Value {
+/// Marks replicas that are not set, so that a patch which sets none is noticed: the smallest number there is.
+const UNSET: i64 = i32::MIN as i64;
+
+/// The Scale of an object: of `spec.replicas`, or of what `paths` say.
+pub fn scale_of(object: &Value, revision: u64, paths: Option<&ScalePaths>) -> Value {
     let mut metadata = json!({"name": meta::name(object), "namespace": meta::namespace(object)});
     for field in ["uid", "creationTimestamp"] {
         if let Some(value) = meta::get(object, &["metadata", field]) {
@@ -15,18 +19,39 @@ pub fn scale_of(object: &Value, revision: u64) -> Value {
         }
     }
     metadata["resourceVersion"] = revision.to_string().into();
-    let mut status =
-        json!({"replicas": meta::int_at(object, &["status", "replicas"]).unwrap_or(0)});
-    if let Some(selector) = selector_text(object).filter(|s| !s.is_empty()) {
+    let at = |path: &[String]| {
+        let path: Vec<&str> = path.iter().map(String::as_str).collect();
+        meta::get(object, &path)
+    };
+    let (wanted, there, selector) = match paths {
+        None => (
+            meta::int_at(object, &["spec", "replicas"]).unwrap_or(0),
+            meta::int_at(object, &["status", "replicas"]),
+            selector_text(object),
+        ),
+        Some(paths) => (
+            at(&paths.spec).and_then(Value::as_i64).unwrap_or(UNSET),
+            at(&paths.status).and_then(Value::as_i64),
+            at(&paths.selector)
+                .and_then(Value::as_str)
+                .map(str::to_owned),
+        ),
+    };
+    let mut status = json!({"replicas": there.unwrap_or(0)});
+    if let Some(selector) = selector.filter(|s| !s.is_empty()) {
         status["selector"] = selector.into();
     }
     json!({
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
         "metadata": metadata,
-        "spec": {"replicas": meta::int_at(object, &["spec", "replicas"]).unwrap_or(0)},
+        "spec": {"replicas": wanted},
         "status": status,
     })
+}
+
+fn paths_of(resource: &Resource) -> Option<&ScalePaths> {
+    resource.kind.custom.as_ref()?.scale.as_ref()
 }
 
 fn selector_text(object: &Value) -> Option<String> {
@@ -54,7 +79,19 @@ impl Registry {
         let stored = self
             .get(write.resource, write.namespace, write.name)
             .await?;
-        Ok(scale_of(&stored.value()?, stored.revision))
+        let object = write.resource.load(&stored)?;
+        let paths = paths_of(write.resource);
+        let scale = scale_of(&object, stored.revision, paths);
+        if let Some(paths) = paths
+            && meta::int_at(&scale, &["spec", "replicas"]) == Some(UNSET)
+        {
+            let why = format!(
+                "the spec replicas field \".{}\" does not exist",
+                paths.spec.join(".")
+            );
+            return Err(Box::new(Status::internal(why)));
+        }
+        Ok(scale)
     }
 
     /// Sets replicas to what `change` makes of the current Scale.
@@ -65,6 +102,7 @@ impl Registry {
     where
         F: FnMut(&Value) -> Result<Value, Fail> + Send,
     {
+        let paths = paths_of(write.resource);
         // Owners of the replicas come from the Scale, not from what becomes of the object.
         let inner = Write {
             owner: None,
@@ -75,10 +113,21 @@ impl Registry {
                 let revision = meta::str_at(object, &["metadata", "resourceVersion"])
                     .parse()
                     .unwrap_or(0);
-                let mut scale = scale_of(object, revision);
+                let mut scale = scale_of(object, revision, paths);
                 write.own_scale(object, &mut scale);
                 let wanted = change(&scale)?;
                 let replicas = meta::int_at(&wanted, &["spec", "replicas"]).unwrap_or(0);
+                let path: Vec<&str> = match paths {
+                    Some(paths) => paths.spec.iter().map(String::as_str).collect(),
+                    None => vec!["spec", "replicas"],
+                };
+                if replicas == UNSET {
+                    let why = format!(
+                        "the spec replicas field \".{}\" cannot be empty",
+                        path.join(".")
+                    );
+                    return Err(Box::new(Status::bad_request(why)));
+                }
                 if replicas < 0 {
                     let why = api::FieldError::invalid(
                         "spec.replicas",
@@ -93,7 +142,7 @@ impl Registry {
                     )));
                 }
                 let mut object = object.clone();
-                meta::set(&mut object, &["spec", "replicas"], replicas.into());
+                meta::set(&mut object, &path, replicas.into());
                 // The client's precondition counts; without one the change applies to whatever is there.
                 match meta::str_at(&wanted, &["metadata", "resourceVersion"]) {
                     "" => {
@@ -105,7 +154,8 @@ impl Registry {
                 Ok(object)
             })
             .await?;
-        Ok(scale_of(&stored.value()?, stored.revision))
+        let object = write.resource.load(&stored)?;
+        Ok(scale_of(&object, stored.revision, paths))
     }
 }
 
@@ -117,11 +167,11 @@ mod tests {
     fn a_scale_shows_replicas_and_selector() {
         let d = json!({"metadata": {"name": "d", "namespace": "n", "uid": "u"},
             "spec": {"replicas": 3, "selector": {"matchLabels": {"a": "b"}}}, "status": {"replicas": 2}});
-        let s = scale_of(&d, 9);
+        let s = scale_of(&d, 9, None);
         assert_eq!(s["spec"]["replicas"], 3);
         assert_eq!(s["status"], json!({"replicas": 2, "selector": "a=b"}));
         assert_eq!(s["metadata"]["resourceVersion"], "9");
         let rc = json!({"metadata": {"name": "d"}, "spec": {"selector": {"a": "b"}}});
-        assert_eq!(scale_of(&rc, 1)["status"]["selector"], "a=b");
+        assert_eq!(scale_of(&rc, 1, None)["status"]["selector"], "a=b");
     }
 }

@@ -49,7 +49,7 @@ fn row(
     form: Form,
     now: Timestamp,
 ) -> Result<Value, Fail> {
-    let mut object = stored.value()?;
+    let mut object = resource.load(stored)?;
     metadata::of(&mut object).insert("resourceVersion".into(), stored.revision.to_string().into());
     let cells = kinds::row(resource.stored(), &object, now);
     let mut row = json!({"cells": cells});

@@ -62,7 +62,7 @@ impl Registry {
             let old = self
                 .get(write.resource, write.namespace, write.name)
                 .await?;
-            let before = old.value()?;
+            let before = write.resource.load(&old)?;
             let live = served_with_revision(write.resource, before.clone(), old.revision);
             let mut changed = change(&live)?;
             write.track(self, Some(&live), &mut changed);
@@ -142,7 +142,11 @@ impl Registry {
         }
         self.check(write, part, &mut round).await?;
         codec::apply::keep_times(&round.before, &mut round.after);
-        if round.after == round.before {
+        // A write that changes nothing still brings a custom object into the version and schema it is stored by.
+        let current = resource.is_current(&round.old)
+            || resource.kind.custom.is_none()
+            || resource.stored_form(&round.after) == round.old.value()?;
+        if round.after == round.before && current {
             return Ok(Some(round.old));
         }
         let key = resource.key(write.namespace, write.name);
@@ -151,7 +155,7 @@ impl Registry {
         let kept = (!gone).then_some(&mut round.after);
         self.claim(write, Some(&round.before), kept, &mut claims)
             .await?;
-        let bytes = codec::canonical(&round.after);
+        let bytes = resource.encode(&round.after);
         let mutation = if gone {
             Mutation::Delete { key: key.clone() }
         } else {

@@ -152,6 +152,7 @@ impl Watcher {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => self.done = true,
+                () = self.resource.retired() => self.done = true,
                 batch = self.watch.next() => {
                     let chunk = match batch {
                         Some(Ok(batch)) => self.batch(&batch),

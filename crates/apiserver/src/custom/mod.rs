@@ -1,0 +1,277 @@
+//! Custom resources, served by the same engine as built-in ones.
+//!
+//! One task follows the definitions in the store. Whenever one changes, it decides anew what is served
+//! ([`served`]) and what their status says ([`plan`]), and sees to it that a dying definition's objects go
+//! first ([`cleanup`]). Everything is level-triggered: what is decided depends on the definitions as they are,
+//! never on what happened.
+
+mod cleanup;
+mod plan;
+mod served;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::custom::Custom;
+use api::{Kind, Status, meta};
+use bytes::Bytes;
+use serde_json::Value;
+use store::{Batch, EventKind, KeyValue, RangeRequest, ReadError, prefix_end};
+
+use crate::auth::{MASTERS, UserInfo};
+use crate::http::handler::Call;
+use crate::registry::{
+    Fail, Owner, Part, Registry, Resource, Stored, Warnings, Write, read_failure,
+};
+use cleanup::Cleanups;
+use served::Served;
+
+const PREFIX: &str = "/registry/apiextensions.k8s.io/customresourcedefinitions/";
+const DEFINITIONS: (&str, &str, &str) = ("apiextensions.k8s.io", "v1", "customresourcedefinitions");
+/// Wait before a write that failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Tells of deprecated versions and refuses what a custom resource cannot do: requests whose scope is not its
+/// own, and new objects of a definition that is being deleted.
+///
+/// # Errors
+/// 404 or 403.
+pub fn check(call: &Call, kind: &Kind, custom: &Custom) -> Result<(), Fail> {
+    let info = &call.info;
+    let across = matches!(info.verb.as_str(), "list" | "watch");
+    let scoped = !info.namespace.is_empty();
+    if scoped != kind.namespaced && !(kind.namespaced && across) {
+        return Err(Box::new(Status::no_resource()));
+    }
+    call.warnings.add(custom.warning.clone());
+    if custom.terminating && info.verb == "create" && info.subresource.is_empty() {
+        let why = "create not allowed while custom resource definition is terminating";
+        let refused = Status::forbidden(&info.group, &info.resource, &info.name, why);
+        return Err(Box::new(refused));
+    }
+    Ok(())
+}
+
+/// A definition as it is stored.
+#[derive(Clone)]
+struct Definition {
+    value: Value,
+    revision: u64,
+}
+
+/// Definitions by name.
+type Definitions = BTreeMap<String, Definition>;
+
+/// Serves what is defined now, then follows the definitions until the store closes.
+///
+/// # Errors
+/// When the definitions cannot be read.
+pub async fn start(registry: &Arc<Registry>) -> Result<(), Fail> {
+    let mut follower = Follower {
+        registry: registry.clone(),
+        known: Definitions::new(),
+        served: Served::default(),
+        cleanups: Cleanups::default(),
+    };
+    let seen = follower.load().await.map_err(read_failure)?;
+    follower.serve(true);
+    tokio::spawn(follower.run(seen));
+    Ok(())
+}
+
+struct Follower {
+    registry: Arc<Registry>,
+    known: Definitions,
+    served: Served,
+    cleanups: Cleanups,
+}
+
+impl Follower {
+    async fn load(&mut self) -> Result<u64, ReadError> {
+        let range = RangeRequest {
+            start: Bytes::from_static(PREFIX.as_bytes()),
+            end: prefix_end(PREFIX.as_bytes()),
+            limit: 0,
+            at: None,
+        };
+        let all = self.registry.store().range(range).await?;
+        self.known.clear();
+        all.kvs.iter().for_each(|kv| self.put(kv));
+        Ok(all.revision)
+    }
+
+    fn put(&mut self, kv: &KeyValue) {
+        match self.registry.open(kv).and_then(|stored| stored.value()) {
+            Ok(value) => {
+                let revision = kv.mod_revision;
+                let name = meta::name(&value).to_owned();
+                self.known.insert(name, Definition { value, revision });
+            }
+            Err(error) => {
+                tracing::error!(error = error.message, "a stored definition cannot be read");
+            }
+        }
+    }
+
+    fn take(&mut self, batch: &Batch) {
+        for event in &batch.events {
+            match event.kind {
+                EventKind::Put => self.put(&event.kv),
+                EventKind::Delete => {
+                    let name = event.kv.key.strip_prefix(PREFIX.as_bytes());
+                    if let Some(name) = name.and_then(|n| std::str::from_utf8(n).ok()) {
+                        self.known.remove(name);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Serves what the definitions say; `first` tells that nobody was served before.
+    fn serve(&mut self, first: bool) {
+        let since = (!first).then(|| self.registry.store().revision());
+        if let Some(resources) = self.served.update(&self.known, since) {
+            self.registry.serve_custom(&resources);
+        }
+        self.served.retire();
+    }
+
+    async fn run(mut self, mut seen: u64) {
+        loop {
+            let prefix = Bytes::from_static(PREFIX.as_bytes());
+            match self.registry.store().watch(prefix, seen) {
+                Ok(watch) => match self.follow(watch).await {
+                    ReadError::Compacted { .. } => {}
+                    _ => return,
+                },
+                Err(ReadError::Compacted { .. }) => {}
+                Err(_) => return,
+            }
+            match self.load().await {
+                Ok(revision) => seen = revision,
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Acts on the definitions and waits for changes, until the watch breaks.
+    async fn follow(&mut self, mut watch: store::Watch) -> ReadError {
+        use futures::StreamExt;
+        loop {
+            self.serve(false);
+            let settled = self.settle().await;
+            let batch = tokio::select! {
+                batch = watch.next() => batch,
+                () = self.registry.stop.cancelled() => return ReadError::Closed,
+                () = tokio::time::sleep(RETRY), if !settled => continue,
+            };
+            match batch {
+                Some(Ok(batch)) => self.take(&batch),
+                Some(Err(error)) => return error,
+                None => return ReadError::Closed,
+            }
+        }
+    }
+
+    /// Writes the status each definition should have and starts what dying ones wait for; `false` asks for
+    /// another try.
+    async fn settle(&mut self) -> bool {
+        let mut settled = true;
+        let names: Vec<String> = self.known.keys().cloned().collect();
+        for name in names {
+            let Some(definition) = self.known.get(&name) else {
+                continue;
+            };
+            if cleanup::is_due(&definition.value) {
+                let resource = served::storage_resource(&definition.value);
+                self.cleanups
+                    .start(&self.registry, &definition.value, resource);
+                continue;
+            }
+            if plan::status(&definition.value, self.others(&name), self.registry.now()).is_none() {
+                continue;
+            }
+            match self.write_status(&name).await {
+                // The watch tells of it as well; others' names depend on it now.
+                Ok(Some(definition)) => {
+                    self.known.insert(name, definition);
+                    self.serve(false);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(
+                        name,
+                        error = error.message,
+                        "cannot write a definition's status"
+                    );
+                    settled = false;
+                }
+            }
+        }
+        settled
+    }
+
+    fn others<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Value> + Clone {
+        self.known
+            .iter()
+            .filter(move |(other, _)| *other != name)
+            .map(|(_, d)| &d.value)
+    }
+
+    async fn write_status(&self, name: &str) -> Result<Option<Definition>, Fail> {
+        let now = self.registry.now();
+        let change = |current: &Value| {
+            let planned = plan::status(current, self.others(name), now);
+            Ok(planned.unwrap_or_else(|| current.clone()))
+        };
+        match update(&self.registry, name, change).await {
+            Ok(stored) => Ok(Some(Definition {
+                value: stored.value()?,
+                revision: stored.revision,
+            })),
+            Err(status) if status.code == 404 => Ok(None),
+            Err(status) => Err(status),
+        }
+    }
+}
+
+/// Changes a definition in the server's own name.
+async fn update<F>(registry: &Arc<Registry>, name: &str, change: F) -> Result<Stored, Fail>
+where
+    F: FnMut(&Value) -> Result<Value, Fail> + Send,
+{
+    let (group, version, plural) = DEFINITIONS;
+    let resource = registry.resource(group, version, plural)?;
+    let (user, warnings) = (myself(), Warnings::default());
+    let owner = Owner::server();
+    let write = Write {
+        owner: Some(&owner),
+        ..write(registry, &resource, &user, &warnings, name)
+    };
+    registry.update(&write, Part::Exact, change).await
+}
+
+fn myself() -> UserInfo {
+    UserInfo::new("system:apiserver", &[MASTERS])
+}
+
+fn write<'a>(
+    registry: &Registry,
+    resource: &'a Arc<Resource>,
+    user: &'a UserInfo,
+    warnings: &'a Warnings,
+    name: &'a str,
+) -> Write<'a> {
+    Write {
+        resource,
+        namespace: "",
+        name,
+        subresource: "status",
+        user,
+        dry_run: false,
+        now: registry.now(),
+        warnings,
+        owner: None,
+    }
+}
