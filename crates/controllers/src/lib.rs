@@ -18,6 +18,7 @@ mod history;
 mod pod_control;
 mod pods;
 
+pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
 pub mod endpoints;
@@ -52,6 +53,7 @@ pub struct Controller {
 
 /// Every controller.
 pub const ALL: &[Controller] = &[
+    cronjob::CONTROLLER,
     daemonset::CONTROLLER,
     deployment::CONTROLLER,
     endpoints::LEGACY,
