@@ -13,6 +13,8 @@ pub mod profile;
 pub mod queue;
 pub mod resources;
 mod shell;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use client::{Caches, Client, Clock, Jitter};

@@ -207,6 +207,7 @@ impl Lifecycle {
 
 struct Eviction {
     context: Context,
+    started: Timestamp,
     recorder: Recorder,
     nodes: Cache<Node>,
     pods: Cache<Pod>,
@@ -244,6 +245,7 @@ fn run_eviction(context: Context) -> BoxFuture<'static, ()> {
         let recorder = context.recorder();
         let reconciler = Eviction {
             context: context.clone(),
+            started: context.now(),
             recorder,
             nodes,
             pods,
@@ -274,7 +276,7 @@ impl Reconcile for Eviction {
             .and_then(|s| s.tolerations.clone())
             .unwrap_or_default();
         let now = self.context.now();
-        match plan::leave(&taints, &tolerations, now) {
+        match plan::leave(&taints, &tolerations, self.started, now) {
             Leave::Never => Ok(Requeue::OnChange),
             Leave::At(at) if at > now => {
                 let wait: SignedDuration = at.duration_since(now);

@@ -166,8 +166,14 @@ pub enum Leave {
     At(Timestamp),
 }
 
-/// Decides about a pod.
-pub fn leave(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Leave {
+/// Decides about a pod. No toleration is taken to run before `started`: while nobody watched, the
+/// node may have been well.
+pub fn leave(
+    taints: &[Taint],
+    tolerations: &[Toleration],
+    started: Timestamp,
+    now: Timestamp,
+) -> Leave {
     let mut earliest: Option<Timestamp> = None;
     for taint in taints.iter().filter(|t| t.effect == "NoExecute") {
         let matching: Vec<&Toleration> =
@@ -178,7 +184,7 @@ pub fn leave(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Le
         let Some(seconds) = matching.iter().filter_map(|t| t.toleration_seconds).min() else {
             continue;
         };
-        let since = taint.time_added.as_ref().map_or(now, |t| t.0);
+        let since = taint.time_added.as_ref().map_or(now, |t| t.0).max(started);
         let at = since
             .saturating_add(SignedDuration::from_secs(seconds.max(0)))
             .unwrap_or(now);
@@ -276,14 +282,15 @@ mod tests {
             json!({"key": UNREACHABLE, "effect": "NoExecute", "timeAdded": "1970-01-01T00:01:40Z"}),
         );
         let tolerate = |json| serde_json::from_value::<Vec<Toleration>>(json).unwrap();
-        assert_eq!(leave(&taints, &[], at(500)), Leave::At(at(500)));
+        assert_eq!(leave(&taints, &[], at(0), at(500)), Leave::At(at(500)));
         let some = tolerate(
             json!([{"key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}]),
         );
-        assert_eq!(leave(&taints, &some, at(150)), Leave::At(at(400)));
+        assert_eq!(leave(&taints, &some, at(0), at(150)), Leave::At(at(400)));
+        assert_eq!(leave(&taints, &some, at(900), at(901)), Leave::At(at(1200)));
         let forever = tolerate(json!([{"operator": "Exists"}]));
-        assert_eq!(leave(&taints, &forever, at(150)), Leave::Never);
+        assert_eq!(leave(&taints, &forever, at(0), at(150)), Leave::Never);
         let mild = taint(json!({"key": "k", "effect": "NoSchedule"}));
-        assert_eq!(leave(&mild, &[], at(150)), Leave::Never);
+        assert_eq!(leave(&mild, &[], at(0), at(150)), Leave::Never);
     }
 }
