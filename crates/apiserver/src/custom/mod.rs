@@ -189,17 +189,24 @@ impl Follower {
                     .start(&self.registry, &definition.value, resource);
                 continue;
             }
-            if plan::status(&definition.value, self.others(&name), self.registry.now()).is_none() {
+            let now = self.registry.now();
+            let Some(value) = plan::status(&definition.value, self.others(&name), now) else {
                 continue;
-            }
+            };
+            // Whoever sees a definition established must find its resources: they are served first.
+            let before = definition.clone();
+            let revision = before.revision;
+            self.known
+                .insert(name.clone(), Definition { value, revision });
+            self.serve(false);
             match self.write_status(&name).await {
                 // The watch tells of it as well; others' names depend on it now.
                 Ok(Some(definition)) => {
                     self.known.insert(name, definition);
-                    self.serve(false);
                 }
                 Ok(None) => {}
                 Err(error) => {
+                    self.known.insert(name.clone(), before);
                     tracing::warn!(
                         name,
                         error = error.message,

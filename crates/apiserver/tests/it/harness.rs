@@ -36,11 +36,19 @@ pub async fn cluster() -> Cluster {
 }
 
 pub async fn cluster_with(change: impl FnOnce(&mut Config)) -> Cluster {
+    start(store::Embedded::in_memory(), change).await
+}
+
+/// Another server over a store that is in use.
+pub async fn cluster_over(store: Arc<store::Embedded>) -> Cluster {
+    start(store, |_| {}).await
+}
+
+async fn start(store: Arc<store::Embedded>, change: impl FnOnce(&mut Config)) -> Cluster {
     let tokens = TokenIssuer::new("https://kubernetes.default.svc.cluster.local", key()).unwrap();
     let mut config = Config::new(tokens);
     config.encryption_key = Some([3; 32]);
     change(&mut config);
-    let store = store::Embedded::in_memory();
     let server = ApiServer::new(config, store.clone()).await.unwrap();
     let admin = server.in_process(UserInfo::new("admin", &[MASTERS]));
     Cluster {

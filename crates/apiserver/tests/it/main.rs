@@ -5,6 +5,7 @@ mod harness;
 mod admission;
 mod apply;
 mod crud;
+mod custom;
 mod lists;
 mod services;
 mod subresources;

@@ -166,10 +166,12 @@ impl Check<'_> {
         let widened = found == "integer" && has("number");
         let textual = matches!(value, Value::String(_) | Value::Array(_));
         let fits = has(found) || whole || widened;
-        if !textual && !format.is_empty() && !(fits || found_format == format) {
+        let formatted = !format.is_empty();
+        if formatted && !textual && !fits && found_format != format {
             return Outcome::of(self.wrong_type(format, found_format));
         }
-        if !(has("number") || has("integer")) && !format.is_empty() && textual {
+        let numeric = has("number") || has("integer");
+        if formatted && textual && !numeric {
             return passed;
         }
         if !fits {
