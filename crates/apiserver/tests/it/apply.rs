@@ -332,3 +332,78 @@ async fn versions_of_a_kind_share_owners() {
         "autoscaling/v2"
     );
 }
+
+#[tokio::test]
+async fn custom_resources_merge_by_their_schema() {
+    let c = cluster().await;
+    let items = json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name", "zone"], "items": {
+        "type": "object", "required": ["name"], "properties": {"name": {"type": "string"}, "zone": {"type": "string", "default": "z"}, "v": {"type": "integer"}}}});
+    let schema = json!({"openAPIV3Schema": {"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "items": items, "tags": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}},
+        "whole": {"type": "object", "x-kubernetes-map-type": "atomic", "additionalProperties": {"type": "string"}},
+        "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}}}});
+    let version = |name: &str| json!({"name": name, "served": true, "storage": name == "v1", "schema": schema});
+    let definition = json!({"metadata": {"name": "things.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+        "names": {"plural": "things", "kind": "Thing"}, "versions": [version("v1"), version("v2")]}});
+    c.create(
+        "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+        &definition,
+    )
+    .await;
+    let uri = |version: &str, manager: &str| {
+        format!("/apis/example.com/{version}/namespaces/default/things/t?fieldManager={manager}")
+    };
+    let thing = |version: &str, spec: Value| json!({"kind": "Thing", "apiVersion": format!("example.com/{version}"), "metadata": {"name": "t"}, "spec": spec});
+    let one = thing(
+        "v1",
+        json!({"items": [{"name": "a", "v": 1}], "tags": ["x", "y"], "whole": {"k": "1"}, "free": {"deep": {"a": 1}}}),
+    );
+    // Definitions are followed by a watch.
+    let mut made = c.apply(&uri("v1", "one"), &one).await;
+    for _ in 0..100 {
+        if made.code != 404 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        made = c.apply(&uri("v1", "one"), &one).await;
+    }
+    assert_eq!(made.code, 201, "{}", made.body);
+    assert_eq!(
+        *fields(&made.body, "one"),
+        json!({"f:spec": {"f:free": {"f:deep": {".": {}, "f:a": {}}}, "f:items": {"k:{\"name\":\"a\",\"zone\":\"z\"}": {".": {}, "f:name": {}, "f:v": {}}},
+            "f:tags": {"v:\"x\"": {}, "v:\"y\"": {}}, "f:whole": {}}})
+    );
+    let two = thing(
+        "v2",
+        json!({"items": [{"name": "b", "v": 2}], "tags": ["y", "w"], "free": {"deep": {"b": 1}}}),
+    );
+    let merged = c.apply(&uri("v2", "two"), &two).await;
+    assert_eq!(merged.code, 200, "{}", merged.body);
+    assert_eq!(
+        merged.body["spec"]["items"],
+        json!([{"name": "a", "v": 1, "zone": "z"}, {"name": "b", "v": 2, "zone": "z"}])
+    );
+    assert_eq!(merged.body["spec"]["tags"], json!(["x", "y", "w"]));
+    assert_eq!(merged.body["spec"]["free"]["deep"], json!({"a": 1, "b": 1}));
+    let taken = thing(
+        "v2",
+        json!({"whole": {"l": "2"}, "items": [{"name": "a", "v": 5}]}),
+    );
+    let refused = c.apply(&uri("v2", "three"), &taken).await;
+    assert_eq!(
+        refused.body["message"],
+        "Apply failed with 2 conflicts: conflicts with \"one\":\n- .spec.whole\n- .spec.items[name=\"a\",zone=\"z\"].v"
+    );
+    let back = c.apply(&uri("v2", "one"), &thing("v2", json!({}))).await;
+    assert_eq!(
+        back.body["spec"],
+        json!({"items": [{"name": "b", "v": 2, "zone": "z"}], "tags": ["y", "w"], "free": {"deep": {"b": 1}}})
+    );
+    let unknown = c
+        .apply(&uri("v1", "one"), &thing("v1", json!({"foo": 1})))
+        .await;
+    assert_eq!(
+        unknown.body["message"],
+        "failed to create typed patch object (/t; example.com/v1, Kind=Thing): .spec.foo: field not declared in schema"
+    );
+}

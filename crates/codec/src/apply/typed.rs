@@ -9,8 +9,13 @@ use serde_json::Value;
 
 use super::path::PathElement;
 
-/// Prefix of the names of built-in schemas.
-const BUILT_IN: &str = "io.k8s.";
+/// How the names of built-in schemas begin; names of custom ones may begin with `io.k8s.` too.
+const BUILT_IN: [&str; 4] = [
+    "io.k8s.api.",
+    "io.k8s.apimachinery.",
+    "io.k8s.apiextensions-apiserver.",
+    "io.k8s.kube-aggregator.",
+];
 
 /// Struct fields that are values although neither required nor one of metadata, spec and status: last two
 /// parts of the schema's name, and the field.
@@ -212,6 +217,12 @@ fn listed(table: &[(&str, &str)], schema: &Schema, field: &str) -> bool {
     })
 }
 
+fn is_built_in(schema: &Schema) -> bool {
+    BUILT_IN
+        .iter()
+        .any(|prefix| schema.name.starts_with(prefix))
+}
+
 /// The type of a field of an object; `None` if the schema has no such field and takes no others.
 pub fn field_type<'s>(schema: &'s Schema, name: &str) -> Option<Ty<'s>> {
     match schema.field(name) {
@@ -231,7 +242,7 @@ pub fn as_kept<'v>(
     field: &Field,
     written: Option<&'v Value>,
 ) -> Option<&'v Value> {
-    if !schema.name.starts_with(BUILT_IN) {
+    if !is_built_in(schema) {
         return written;
     }
     match &field.shape {
@@ -330,8 +341,7 @@ fn key_default(schema: &Schema, key: &str) -> Option<Value> {
     if field.default.is_some() {
         return field.default.clone();
     }
-    let written =
-        schema.name.starts_with(BUILT_IN) && (field.required || listed(EMPTY_KEYS, schema, key));
+    let written = is_built_in(schema) && (field.required || listed(EMPTY_KEYS, schema, key));
     if !written {
         return None;
     }
