@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::custom::Custom;
+use api::custom::{Custom, condition_is_true};
 use api::{Kind, Status, meta};
 use bytes::Bytes;
 use serde_json::Value;
@@ -58,6 +58,10 @@ pub fn check(call: &Call, kind: &Kind, custom: &Custom) -> Result<(), Fail> {
 struct Definition {
     value: Value,
     revision: u64,
+    /// Differs between any two values that a definition had here.
+    stamp: u64,
+    /// Whether its status is known to be what it should be.
+    settled: bool,
 }
 
 /// Definitions by name.
@@ -73,6 +77,7 @@ pub async fn start(registry: &Arc<Registry>) -> Result<(), Fail> {
         known: Definitions::new(),
         served: Served::default(),
         cleanups: Cleanups::default(),
+        stamps: 0,
     };
     let seen = follower.load().await.map_err(read_failure)?;
     follower.serve(true);
@@ -85,6 +90,7 @@ struct Follower {
     known: Definitions,
     served: Served,
     cleanups: Cleanups,
+    stamps: u64,
 }
 
 impl Follower {
@@ -104,12 +110,42 @@ impl Follower {
     fn put(&mut self, kv: &KeyValue) {
         match self.registry.open(kv).and_then(|stored| stored.value()) {
             Ok(value) => {
-                let revision = kv.mod_revision;
                 let name = meta::name(&value).to_owned();
-                self.known.insert(name, Definition { value, revision });
+                // The watch lags behind what this task wrote itself.
+                if self
+                    .known
+                    .get(&name)
+                    .is_none_or(|d| d.revision < kv.mod_revision)
+                {
+                    self.know(&name, value, kv.mod_revision);
+                }
             }
             Err(error) => {
                 tracing::error!(error = error.message, "a stored definition cannot be read");
+            }
+        }
+    }
+
+    /// Takes in a definition's new value.
+    fn know(&mut self, name: &str, value: Value, revision: u64) {
+        self.stamps += 1;
+        let definition = Definition {
+            value,
+            revision,
+            stamp: self.stamps,
+            settled: false,
+        };
+        self.known.insert(name.to_owned(), definition);
+        self.reconsider(name);
+    }
+
+    /// Looks again at definitions of the group that were refused names: some may be free now.
+    fn reconsider(&mut self, name: &str) {
+        let group = |name: &str| name.split_once('.').map(|(_, group)| group.to_owned());
+        let changed = group(name);
+        for (_, definition) in self.known.iter_mut().filter(|(n, _)| group(n) == changed) {
+            if !condition_is_true(&definition.value, "NamesAccepted") {
+                definition.settled = false;
             }
         }
     }
@@ -120,8 +156,14 @@ impl Follower {
                 EventKind::Put => self.put(&event.kv),
                 EventKind::Delete => {
                     let name = event.kv.key.strip_prefix(PREFIX.as_bytes());
-                    if let Some(name) = name.and_then(|n| std::str::from_utf8(n).ok()) {
+                    if let Some(name) = name.and_then(|n| std::str::from_utf8(n).ok())
+                        && self
+                            .known
+                            .get(name)
+                            .is_some_and(|d| d.revision < event.kv.mod_revision)
+                    {
                         self.known.remove(name);
+                        self.reconsider(name);
                     }
                 }
             }
@@ -177,9 +219,7 @@ impl Follower {
     /// Writes the status each definition should have and starts what dying ones wait for; `false` asks for
     /// another try.
     async fn settle(&mut self) -> bool {
-        let mut settled = true;
-        let names: Vec<String> = self.known.keys().cloned().collect();
-        for name in names {
+        while let Some(name) = self.unsettled() {
             let Some(definition) = self.known.get(&name) else {
                 continue;
             };
@@ -187,24 +227,23 @@ impl Follower {
                 let resource = served::storage_resource(&definition.value);
                 self.cleanups
                     .start(&self.registry, &definition.value, resource);
+                self.settle_one(&name);
                 continue;
             }
             let now = self.registry.now();
-            let Some(value) = plan::status(&definition.value, self.others(&name), now) else {
+            let planned = plan::status(&definition.value, self.others(&name), now);
+            let Some(value) = planned else {
+                self.settle_one(&name);
                 continue;
             };
             // Whoever sees a definition established must find its resources: they are served first.
             let before = definition.clone();
-            let revision = before.revision;
-            self.known
-                .insert(name.clone(), Definition { value, revision });
+            self.know(&name, value, before.revision);
             self.serve(false);
             match self.write_status(&name).await {
                 // The watch tells of it as well; others' names depend on it now.
-                Ok(Some(definition)) => {
-                    self.known.insert(name, definition);
-                }
-                Ok(None) => {}
+                Ok(Some((value, revision))) => self.know(&name, value, revision),
+                Ok(None) => self.settle_one(&name),
                 Err(error) => {
                     self.known.insert(name.clone(), before);
                     tracing::warn!(
@@ -212,11 +251,22 @@ impl Follower {
                         error = error.message,
                         "cannot write a definition's status"
                     );
-                    settled = false;
+                    return false;
                 }
             }
         }
-        settled
+        true
+    }
+
+    fn unsettled(&self) -> Option<String> {
+        let first = self.known.iter().find(|(_, d)| !d.settled);
+        first.map(|(name, _)| name.clone())
+    }
+
+    fn settle_one(&mut self, name: &str) {
+        if let Some(definition) = self.known.get_mut(name) {
+            definition.settled = true;
+        }
     }
 
     fn others<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Value> + Clone {
@@ -226,17 +276,14 @@ impl Follower {
             .map(|(_, d)| &d.value)
     }
 
-    async fn write_status(&self, name: &str) -> Result<Option<Definition>, Fail> {
+    async fn write_status(&self, name: &str) -> Result<Option<(Value, u64)>, Fail> {
         let now = self.registry.now();
         let change = |current: &Value| {
             let planned = plan::status(current, self.others(name), now);
             Ok(planned.unwrap_or_else(|| current.clone()))
         };
         match update(&self.registry, name, change).await {
-            Ok(stored) => Ok(Some(Definition {
-                value: stored.value()?,
-                revision: stored.revision,
-            })),
+            Ok(stored) => Ok(Some((stored.value()?, stored.revision))),
             Err(status) if status.code == 404 => Ok(None),
             Err(status) => Err(status),
         }

@@ -22,6 +22,7 @@ const HASH_BYTES: usize = 8;
 
 /// The resources made of one definition.
 struct Made {
+    stamp: u64,
     /// What they were made from.
     from: Value,
     resources: Vec<Arc<Resource>>,
@@ -59,8 +60,16 @@ impl Served {
             );
         }
         for (name, definition) in definitions {
+            if self
+                .made
+                .get(name)
+                .is_some_and(|m| m.stamp == definition.stamp)
+            {
+                continue;
+            }
             let from = essence(&definition.value);
-            if self.made.get(name).is_some_and(|m| m.from == from) {
+            if let Some(made) = self.made.get_mut(name).filter(|m| m.from == from) {
+                made.stamp = definition.stamp;
                 continue;
             }
             changed = true;
@@ -70,7 +79,12 @@ impl Served {
             } else {
                 Vec::new()
             };
-            let made = Made { from, resources };
+            let stamp = definition.stamp;
+            let made = Made {
+                stamp,
+                from,
+                resources,
+            };
             let old = self.made.insert(name.clone(), made);
             self.replaced
                 .extend(old.into_iter().flat_map(|m| m.resources));
@@ -149,7 +163,15 @@ mod tests {
         let value = json!({"metadata": {"name": "as.example.com", "uid": "u"},
             "spec": {"group": "example.com", "scope": "Cluster", "names": {"plural": "as", "kind": "A"}, "versions": versions},
             "status": {"conditions": [{"type": "Established", "status": "True"}]}});
-        Definitions::from([("as.example.com".to_owned(), Definition { value, revision })])
+        Definitions::from([(
+            "as.example.com".to_owned(),
+            Definition {
+                value,
+                revision,
+                stamp: revision,
+                settled: true,
+            },
+        )])
     }
 
     #[test]

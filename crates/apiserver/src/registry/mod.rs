@@ -113,6 +113,7 @@ impl Warnings {
 pub struct Registry {
     store: Arc<dyn Store>,
     transformer: Transformer,
+    built_in: Resources,
     resources: RwLock<Arc<Resources>>,
     admission: Chain,
     config: Config,
@@ -143,10 +144,12 @@ pub fn commit_failure(error: CommitError) -> Fail {
 impl Registry {
     /// An engine over `store`.
     pub fn new(config: Config, store: Arc<dyn Store>, admission: Chain) -> Self {
+        let built_in = Resources::new(api::kinds());
         Self {
             store,
             transformer: Transformer::new(config.encryption_key.as_ref()),
-            resources: RwLock::new(Arc::new(Resources::new(api::kinds()))),
+            resources: RwLock::new(Arc::new(built_in.with(&[]))),
+            built_in,
             admission,
             config,
             stop: tokio_util::sync::CancellationToken::new(),
@@ -163,7 +166,7 @@ impl Registry {
 
     /// Serves these custom resources, and no other ones, beside the built-in ones.
     pub fn serve_custom(&self, custom: &[Arc<Resource>]) {
-        let all = Arc::new(Resources::new(api::kinds()).with(custom));
+        let all = Arc::new(self.built_in.with(custom));
         *self
             .resources
             .write()
