@@ -31,6 +31,7 @@ pub mod podgc;
 pub mod replicaset;
 pub mod root_ca;
 pub mod serviceaccount;
+pub mod statefulset;
 pub mod volumes;
 
 pub use context::{Config, Context};
@@ -68,6 +69,7 @@ pub const ALL: &[Controller] = &[
     replicaset::CONTROLLER,
     root_ca::CONTROLLER,
     serviceaccount::CONTROLLER,
+    statefulset::CONTROLLER,
     volumes::BINDER,
     volumes::CLAIM_PROTECTION,
     volumes::VOLUME_PROTECTION,

@@ -1,0 +1,107 @@
+//! The claims of a StatefulSet's pods: there before the pod, owned as the policy says.
+
+use client::{Cache, Client, Error, Key, Recorder, write};
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{PersistentVolumeClaim, Pod},
+};
+use kube::{Api, api::PostParams};
+use serde_json::json;
+
+use super::identity::{self, Keeper};
+
+/// Acts on claims.
+pub struct Claims {
+    /// Writes.
+    pub client: Client,
+    /// Tells of it.
+    pub recorder: Recorder,
+    /// Shows what was written.
+    pub claims: Cache<PersistentVolumeClaim>,
+}
+
+impl Claims {
+    fn api(&self, namespace: &str) -> Api<PersistentVolumeClaim> {
+        write::namespaced(&self.client, namespace)
+    }
+
+    /// Makes the claims of an ordinal that are missing. Answers whether its pod may come: not
+    /// while a claim goes away with an earlier pod of that name.
+    pub async fn provide(&self, set: &StatefulSet, ordinal: u32, pod: &str) -> Result<bool, Error> {
+        for claim in identity::claims(set, ordinal) {
+            let key = Key::of(&claim);
+            if let Some(known) = self.claims.get(&key)? {
+                if known.metadata.deletion_timestamp.is_some() || identity::is_stale(&known, pod) {
+                    return Ok(false);
+                }
+                continue;
+            }
+            self.create(set, &key, claim, ordinal, pod).await?;
+        }
+        Ok(true)
+    }
+
+    async fn create(
+        &self,
+        set: &StatefulSet,
+        key: &Key,
+        mut claim: PersistentVolumeClaim,
+        ordinal: u32,
+        pod: &str,
+    ) -> Result<(), Error> {
+        if identity::keeper(set, ordinal) == Keeper::Set {
+            let owner = crate::claim::owner_reference(set);
+            claim.metadata.owner_references = Some(vec![owner]);
+        }
+        let whose = set.metadata.name.as_deref().unwrap_or_default();
+        let what = format!("create Claim {} Pod {pod} in StatefulSet {whose}", key.name);
+        let made = self
+            .api(&key.namespace)
+            .create(&PostParams::default(), &claim)
+            .await;
+        match write::tolerate_existing(made) {
+            Ok(made) => {
+                self.recorder
+                    .normal(set, "SuccessfulCreate", format!("{what} success"));
+                self.claims
+                    .caught_up(made.as_ref().map_or(0, write::revision_of))
+                    .await
+            }
+            Err(e) => {
+                let failure = Error::from(e);
+                let message = format!("{what} failed error: {}", failure.words());
+                self.recorder.warning(set, "FailedCreate", message);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Makes the claims of pods go with whom the policy says.
+    pub async fn keep_owners(&self, set: &StatefulSet, pods: &[Pod]) -> Result<(), Error> {
+        for pod in pods {
+            let Some(ordinal) = identity::ordinal(set, pod) else {
+                continue;
+            };
+            let keeper = identity::keeper(set, ordinal);
+            for claim in identity::claims(set, ordinal) {
+                let key = Key::of(&claim);
+                let Some(known) = self.claims.get(&key)? else {
+                    continue;
+                };
+                let Some(owners) = identity::owners(set, pod, keeper, &known) else {
+                    continue;
+                };
+                let patch = json!({"metadata": {
+                    "uid": known.metadata.uid,
+                    "resourceVersion": known.metadata.resource_version,
+                    "ownerReferences": owners,
+                }});
+                let written = write::patch(&self.api(&key.namespace), &key.name, &patch).await?;
+                self.claims
+                    .caught_up(written.as_ref().map_or(0, write::revision_of))
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,406 @@
+//! Keeps pods with names of their own, each with its own claims, in order.
+//!
+//! ```text
+//!  0 ── ready ──> 1 ── ready ──> 2 …        growing: upwards, each waits for those below
+//!  shrinking and rolling: downwards from the highest
+//! ```
+
+mod claims;
+mod identity;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
+use client::{
+    Cache, Change, Entry, Error, Key, Queue, Reconcile, Recorder, Requeue, Scope, Selector,
+    cache::decode_all, write,
+};
+use futures::future::BoxFuture;
+use k8s_openapi::api::{
+    apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus},
+    core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec},
+};
+use kube::{Api, api::PostParams};
+use serde_json::json;
+
+use crate::{
+    Context, Controller, claim,
+    history::{self, History, Recorded},
+    pod_control::PodControl,
+};
+use claims::Claims;
+use plan::{Action, Snapshot};
+
+/// The entry of [`crate::ALL`].
+pub const CONTROLLER: Controller = Controller {
+    name: "statefulset-controller",
+    run,
+};
+
+/// The label of revisions that holds the hash of their template.
+const HASH_LABEL: &str = "controller.kubernetes.io/hash";
+const HISTORY_LIMIT: i32 = 10;
+
+struct StatefulSets {
+    context: Context,
+    recorder: Recorder,
+    control: PodControl,
+    history: History,
+    claims: Claims,
+    sets: Cache<StatefulSet>,
+    pods: Cache<Pod>,
+}
+
+fn run(context: Context) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let sets = context.caches.get::<StatefulSet>(Scope::all());
+        let pods = context.caches.get::<Pod>(Scope::all());
+        let claims = context.caches.get::<PersistentVolumeClaim>(Scope::all());
+        let revisions = context.caches.get::<ControllerRevision>(Scope::all());
+        let queue = Queue::default();
+        sets.synced().await;
+        revisions.synced().await;
+        let to = queue.clone();
+        sets.on_change(move |change| to.add(change.key.clone()));
+        pods.synced().await;
+        let (to, of) = (queue.clone(), sets.clone());
+        pods.on_change(move |change| {
+            owners_of(change, &of)
+                .into_iter()
+                .for_each(|key| to.add(key))
+        });
+        claims.synced().await;
+        let (to, of) = (queue.clone(), sets.clone());
+        claims.on_change(move |change| {
+            waiting_for(change, &of)
+                .into_iter()
+                .for_each(|key| to.add(key))
+        });
+        let recorder = context.recorder();
+        let reconciler = StatefulSets {
+            context: context.clone(),
+            control: PodControl {
+                client: context.client.clone(),
+                pods: pods.clone(),
+                recorder: recorder.clone(),
+            },
+            history: History {
+                client: context.client.clone(),
+                revisions,
+            },
+            claims: Claims {
+                client: context.client.clone(),
+                recorder: recorder.clone(),
+                claims,
+            },
+            recorder,
+            sets,
+            pods,
+        };
+        context.work(reconciler, queue).await;
+    })
+}
+
+fn owners_of(change: &Change, sets: &Cache<StatefulSet>) -> Vec<Key> {
+    let mut keys = Vec::new();
+    for entry in [&change.old, &change.new].into_iter().flatten() {
+        if let Some(owner) = entry.controller().filter(|o| o.kind == "StatefulSet") {
+            keys.push(Key::new(entry.key.namespace.clone(), owner.name.as_str()));
+        }
+    }
+    let orphan = change
+        .new
+        .as_ref()
+        .filter(|e| e.controller().is_none() && !e.deleting);
+    if let Some(orphan) = orphan {
+        for set in sets.list_in(&orphan.key.namespace) {
+            if Selector::of(&set.spec.selector)
+                .is_ok_and(|s| !s.is_everything() && orphan.matches(&s))
+            {
+                keys.push(Key::of(&set));
+            }
+        }
+    }
+    keys
+}
+
+/// Sets that may wait for a claim to be gone.
+fn waiting_for(change: &Change, sets: &Cache<StatefulSet>) -> Vec<Key> {
+    let Some(gone) = change.old.as_ref().filter(|_| change.new.is_none()) else {
+        return Vec::new();
+    };
+    let sets = sets.entries_in(&gone.key.namespace);
+    let named = |set: &&std::sync::Arc<Entry>| {
+        let part = format!("-{}-", set.key.name);
+        gone.key.name.contains(&part)
+    };
+    sets.iter().filter(named).map(|s| s.key.clone()).collect()
+}
+
+impl Reconcile for StatefulSets {
+    type Key = Key;
+
+    fn name(&self) -> &'static str {
+        CONTROLLER.name
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
+        let Some(set) = self.sets.get(key)? else {
+            return Ok(Requeue::OnChange);
+        };
+        let selector = match Selector::of(&set.spec.selector) {
+            Ok(selector) if !selector.is_everything() => selector,
+            Err(e) => return Err(Error::Other(e.to_string())),
+            _ => return Ok(Requeue::OnChange),
+        };
+        let mut revisions = self.history.of(&set, &set.spec.selector).await?;
+        let update = self.record(&set, key, &revisions).await?;
+        if revisions
+            .iter()
+            .all(|r| r.metadata.uid != update.metadata.uid)
+        {
+            revisions.push(update.clone());
+        }
+        let (current, template) = current(&set, &revisions, &update);
+        let owned = self.claim(&set, key, &selector).await?;
+        self.claims.keep_owners(&set, &owned).await?;
+        let look = |pods: &[Pod], f: &dyn Fn(&Snapshot) -> Found| {
+            f(&Snapshot {
+                set: &set,
+                current: (&current, &template),
+                update: name(&update),
+                pods,
+                now: self.context.now(),
+            })
+        };
+        let Found::Actions(actions) = look(&owned, &|s| Found::Actions(plan::plan(s))) else {
+            return Ok(Requeue::OnChange);
+        };
+        let failure = self.act(&set, key, &owned, actions).await.err();
+        let uid = set.metadata.uid.as_deref().unwrap_or_default();
+        let pods = self.pods.list_owned_by(uid);
+        let collisions = set.status.as_ref().and_then(|s| s.collision_count);
+        let found = look(&pods, &|s| {
+            let (status, soon) = plan::status(s, collisions.or(Some(0)));
+            Found::Status(Box::new(status), soon)
+        });
+        let Found::Status(status, soon) = found else {
+            return Ok(Requeue::OnChange);
+        };
+        self.write_status(&set, key, &status).await?;
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        self.clean_up(&set, &revisions, &status, &pods).await?;
+        let wait = soon.and_then(|w| w.try_into().ok());
+        Ok(wait.map_or(Requeue::OnChange, Requeue::After))
+    }
+}
+
+/// What a look at a snapshot answers.
+enum Found {
+    Actions(Vec<Action>),
+    Status(Box<StatefulSetStatus>, Option<jiff::SignedDuration>),
+}
+
+fn name(revision: &ControllerRevision) -> &str {
+    revision.metadata.name.as_deref().unwrap_or_default()
+}
+
+/// The name and template of the revision that is being left: the present one unless the status
+/// names another that is still known.
+fn current(
+    set: &StatefulSet,
+    all: &[ControllerRevision],
+    update: &ControllerRevision,
+) -> (String, PodTemplateSpec) {
+    let status = set.status.as_ref();
+    let wanted = status.and_then(|s| s.current_revision.as_deref());
+    let known = all.iter().find(|r| Some(name(r)) == wanted);
+    let revision = known.unwrap_or(update);
+    let template = history::template(revision).unwrap_or_else(|| set.spec.template.clone());
+    (name(revision).to_owned(), template)
+}
+
+impl StatefulSets {
+    fn api(&self, key: &Key) -> Api<StatefulSet> {
+        write::namespaced(&self.context.client, &key.namespace)
+    }
+
+    async fn claim(
+        &self,
+        set: &StatefulSet,
+        key: &Key,
+        selector: &Selector,
+    ) -> Result<Vec<Pod>, Error> {
+        let uid = set.metadata.uid.as_deref().unwrap_or_default();
+        let deleting = set.metadata.deletion_timestamp.is_some();
+        let mut candidates = claim::candidates(&self.pods, &key.namespace, uid, selector);
+        let prefix = format!("{}-", key.name);
+        candidates.retain(|e| e.controller().is_some() || e.key.name.starts_with(&prefix));
+        let claims = claim::sort(uid, deleting, selector, candidates);
+        let pods = write::namespaced(&self.context.client, &key.namespace);
+        let owned = claim::settle(set, &self.api(key), &pods, &self.pods, claims).await?;
+        Ok(decode_all(&owned))
+    }
+
+    /// The revision of the present template.
+    async fn record(
+        &self,
+        set: &StatefulSet,
+        key: &Key,
+        all: &[ControllerRevision],
+    ) -> Result<ControllerRevision, Error> {
+        let status = set.status.as_ref();
+        let collisions = status.and_then(|s| s.collision_count).unwrap_or(0);
+        let template = &set.spec.template;
+        let recorded = self
+            .history
+            .record(set, template, all, collisions, HASH_LABEL)
+            .await?;
+        match recorded {
+            Recorded::Current(revision) => Ok(revision),
+            Recorded::Collision => {
+                let patch = json!({"status": {"collisionCount": collisions + 1}});
+                let written = write::patch_status(&self.api(key), &key.name, &patch).await?;
+                self.sets
+                    .caught_up(written.as_ref().map_or(0, write::revision_of))
+                    .await?;
+                let message = "the name of its revision is taken by another";
+                Err(Error::Other(message.into()))
+            }
+        }
+    }
+
+    async fn act(
+        &self,
+        set: &StatefulSet,
+        key: &Key,
+        owned: &[Pod],
+        actions: Vec<Action>,
+    ) -> Result<(), Error> {
+        for action in actions {
+            match action {
+                Action::Create(ordinal, pod) => {
+                    let pod_name = pod.metadata.name.clone().unwrap_or_default();
+                    if !self.claims.provide(set, ordinal, &pod_name).await? {
+                        if plan::is_ordered(set) {
+                            return Ok(());
+                        }
+                        continue;
+                    }
+                    self.create(set, key, *pod).await?;
+                }
+                Action::Delete(i, ended) => self.delete(set, &owned[i], ended).await?,
+                Action::Label(i) => {
+                    let pod = &owned[i];
+                    let name = pod.metadata.name.as_deref().unwrap_or_default();
+                    let ordinal = identity::ordinal(set, pod).unwrap_or(0).to_string();
+                    let labels =
+                        json!({identity::NAME_LABEL: name, identity::INDEX_LABEL: ordinal});
+                    let patch = json!({"metadata": {"uid": pod.metadata.uid, "labels": labels}});
+                    self.control.patch(pod, patch).await?;
+                    self.tell(set, Ok("SuccessfulUpdate"), "update", name);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn create(&self, set: &StatefulSet, key: &Key, pod: Pod) -> Result<(), Error> {
+        let name = pod.metadata.name.clone().unwrap_or_default();
+        let api = write::namespaced::<Pod>(&self.context.client, &key.namespace);
+        match api.create(&PostParams::default(), &pod).await {
+            Ok(made) => {
+                self.tell(set, Ok("SuccessfulCreate"), "create", &name);
+                self.pods.caught_up(write::revision_of(&made)).await
+            }
+            Err(e) if client::is_forbidden_by_termination(&e) => Ok(()),
+            Err(e) => {
+                let failure = Error::from(e);
+                self.tell(set, Err(("FailedCreate", &failure)), "create", &name);
+                Err(failure)
+            }
+        }
+    }
+
+    async fn delete(&self, set: &StatefulSet, pod: &Pod, ended: Option<&str>) -> Result<(), Error> {
+        let key = Key::of(pod);
+        let part = |p: &Option<String>| p.clone().unwrap_or_default();
+        let whose = format!(
+            "StatefulSet {}/{}",
+            part(&set.metadata.namespace),
+            part(&set.metadata.name)
+        );
+        match ended {
+            Some("Failed") => {
+                let message = format!("{whose} is recreating failed Pod {}", key.name);
+                self.recorder.warning(set, "RecreatingFailedPod", message);
+            }
+            Some(_) => {
+                let message = format!("{whose} is recreating terminated Pod {}", key.name);
+                self.recorder
+                    .normal(set, "RecreatingTerminatedPod", message);
+            }
+            None => {}
+        }
+        let uid = pod.metadata.uid.as_deref();
+        let api = write::namespaced::<Pod>(&self.context.client, &key.namespace);
+        if let Err(e) = write::delete(&api, &key.name, uid).await {
+            let failure = Error::from(e);
+            self.tell(set, Err(("FailedDelete", &failure)), "delete", &key.name);
+            return Err(failure);
+        }
+        self.tell(set, Ok("SuccessfulDelete"), "delete", &key.name);
+        let gone = |e: Option<&Entry>| e.is_none_or(|e| e.deleting || Some(&*e.uid) != uid);
+        self.pods.until(&key, gone).await
+    }
+
+    fn tell(&self, set: &StatefulSet, what: Result<&str, (&str, &Error)>, verb: &str, pod: &str) {
+        let whose = set.metadata.name.as_deref().unwrap_or_default();
+        let start = format!("{verb} Pod {pod} in StatefulSet {whose}");
+        match what {
+            Ok(reason) => self
+                .recorder
+                .normal(set, reason, format!("{start} successful")),
+            Err((reason, failure)) => {
+                let message = format!("{start} failed error: {}", failure.words());
+                self.recorder.warning(set, reason, message);
+            }
+        }
+    }
+
+    async fn write_status(
+        &self,
+        set: &StatefulSet,
+        key: &Key,
+        status: &StatefulSetStatus,
+    ) -> Result<(), Error> {
+        let Some(patch) = write::merge_patch(set.status.as_ref(), status) else {
+            return Ok(());
+        };
+        let body = json!({"metadata": {"uid": set.metadata.uid}, "status": patch});
+        if let Some(written) = write::patch_status(&self.api(key), &key.name, &body).await? {
+            self.sets.caught_up(write::revision_of(&written)).await?;
+        }
+        Ok(())
+    }
+
+    async fn clean_up(
+        &self,
+        set: &StatefulSet,
+        all: &[ControllerRevision],
+        status: &StatefulSetStatus,
+        pods: &[Pod],
+    ) -> Result<(), Error> {
+        let limit = set.spec.revision_history_limit.unwrap_or(HISTORY_LIMIT);
+        let mut live: BTreeSet<&str> = pods.iter().map(identity::revision).collect();
+        live.extend(status.current_revision.as_deref());
+        live.extend(status.update_revision.as_deref());
+        self.history
+            .delete(&history::excess(all, &live, limit))
+            .await
+    }
+}
