@@ -3,8 +3,11 @@
 //! The choices are made once, at the first `up`, under a lock of the data folder, so that clusters
 //! made at the same moment never choose the same; afterwards `config.json` is only read.
 
+use std::ffi::OsString;
 use std::fs;
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
@@ -17,6 +20,8 @@ use crate::files;
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/styr";
 /// Cluster name when `--name` is not given.
 pub const DEFAULT_NAME: &str = "styr";
+/// Folder that says which cluster has which number on this host.
+const CLAIMS: &str = "/run/styr";
 /// Domain of cluster DNS.
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
 /// Port of the API server of the first cluster; others take the next free one.
@@ -58,6 +63,9 @@ pub enum ConfigError {
         /// What is wrong.
         reason: String,
     },
+    /// Another cluster took this one's bridge and address ranges while it was stopped.
+    #[error("cluster {0} uses the bridge and address ranges of this one; delete one of them")]
+    Claimed(PathBuf),
     /// No port or address range is free.
     #[error("no free {0} on this machine; delete a cluster first (`styr list`)")]
     Exhausted(&'static str),
@@ -185,11 +193,12 @@ impl ClusterArgs {
         let existing = read(&path)?;
         let mut choices = match &existing {
             Some(choices) => choices.clone(),
-            None => choose(&self.data_dir, wishes)?,
+            None => choose(&self.data_dir, &dir, wishes)?,
         };
         if let Some(port) = wishes.api_port {
             choices.api_port = port;
         }
+        claim(choices.index, &dir)?;
         let text = serde_json::to_vec_pretty(&choices).unwrap_or_default();
         files::replace(&path, &text, 0o600).map_err(|source| ConfigError::Io { path, source })?;
         self.load()
@@ -221,12 +230,19 @@ impl Cluster {
 
     /// Name of the nftables table.
     pub fn table(&self) -> String {
-        format!("styr-{}", self.name)
+        format!("styr-{}-{}", self.name, self.choices.index)
     }
 
     /// Parent of all cgroups of the cluster's pods.
     pub fn cgroup(&self) -> String {
-        format!("/styr-{}", self.name)
+        format!("/styr-{}-{}", self.name, self.choices.index)
+    }
+
+    /// Gives up the cluster's number on this host, once nothing uses what goes with it.
+    pub fn release(&self) {
+        // A claim of a removed folder is void anyway, and the folder of claims may hold others.
+        let _ = fs::remove_file(Path::new(CLAIMS).join(self.choices.index.to_string()));
+        let _ = fs::remove_dir(CLAIMS);
     }
 
     /// The node's own address: the first of its pod range, on the bridge.
@@ -330,7 +346,7 @@ pub fn names(data_dir: &Path) -> Result<Vec<String>, ConfigError> {
     Ok(names)
 }
 
-fn choose(data_dir: &Path, wishes: &Wishes) -> Result<Choices, ConfigError> {
+fn choose(data_dir: &Path, dir: &Path, wishes: &Wishes) -> Result<Choices, ConfigError> {
     let mut others = Vec::new();
     for name in names(data_dir)? {
         others.extend(read(&data_dir.join(name).join("config.json"))?);
@@ -345,7 +361,7 @@ fn choose(data_dir: &Path, wishes: &Wishes) -> Result<Choices, ConfigError> {
                 .any(|u| net::host::overlap(u, &pods) || net::host::overlap(u, &services))
     };
     let index = (0..MAX_CLUSTERS)
-        .find(|i| !taken(*i))
+        .find(|i| !taken(*i) && claim(*i, dir).is_ok())
         .ok_or(ConfigError::Exhausted("address range in 10.42.0.0/8"))?;
     let api_port = match wishes.api_port {
         Some(port) => port,
@@ -365,6 +381,35 @@ fn choose(data_dir: &Path, wishes: &Wishes) -> Result<Choices, ConfigError> {
         service_cidr,
         node_name: node_name(),
     })
+}
+
+/// Notes that the number belongs to the cluster in `dir`: the bridge, address ranges, nftables table
+/// and cgroups that go with it are the host's, whatever data folder a cluster is in.
+fn claim(index: u8, dir: &Path) -> Result<(), ConfigError> {
+    let path = Path::new(CLAIMS).join(index.to_string());
+    let io = |source| ConfigError::Io {
+        path: path.clone(),
+        source,
+    };
+    let dir = std::path::absolute(dir).map_err(io)?;
+    fs::create_dir_all(CLAIMS).map_err(io)?;
+    let made = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&path);
+    match made {
+        Ok(mut file) => file.write_all(dir.as_os_str().as_bytes()).map_err(io),
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            let owner = PathBuf::from(OsString::from_vec(fs::read(&path).map_err(io)?));
+            // A cluster whose folder was removed by hand claims nothing any more.
+            if owner == dir || !owner.exists() {
+                files::replace(&path, dir.as_os_str().as_bytes(), 0o600).map_err(io)
+            } else {
+                Err(ConfigError::Claimed(owner))
+            }
+        }
+        Err(e) => Err(io(e)),
+    }
 }
 
 /// Pod and service ranges of the cluster with this number.
@@ -426,6 +471,19 @@ mod tests {
         assert_ne!(a.bridge(), b.bridge());
         let again = args("a").load_or_create(&Wishes::default()).unwrap();
         assert_eq!(again.choices.api_port, a.choices.api_port);
+        let elsewhere = tempfile::tempdir().unwrap();
+        let same_name = ClusterArgs {
+            name: "a".into(),
+            data_dir: elsewhere.path().into(),
+        };
+        let c = same_name.load_or_create(&Wishes::default()).unwrap();
+        assert_ne!(
+            (a.bridge(), a.table(), a.cgroup()),
+            (c.bridge(), c.table(), c.cgroup())
+        );
+        for cluster in [&a, &b, &c] {
+            cluster.release();
+        }
         assert!(matches!(
             args("c").load(),
             Err(ConfigError::NoCluster { .. })

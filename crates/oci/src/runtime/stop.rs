@@ -147,7 +147,7 @@ impl Runtime {
                 })?;
             unname_namespace(&netns).map_err(|error| Status::internal(error.to_string()))?;
         }
-        self.end_shim(sandbox).await;
+        self.end_shim(sandbox).await?;
         sandbox.ready.store(false, Ordering::Release);
         lock(&sandbox.record).stopped = true;
         records::save_sandbox_record(&sandbox.dir, &sandbox.record())
@@ -156,22 +156,25 @@ impl Runtime {
         Ok(())
     }
 
-    /// Tells the shim to end, waits until it has, and removes its cgroup.
-    async fn end_shim(&self, sandbox: &Arc<Sandbox>) {
+    /// Tells the shim to end, waits until it has, and removes its cgroup. Fails rather than leave
+    /// a shim behind: when this process is ending itself, nothing can be told or killed any more,
+    /// and a sandbox taken for stopped would keep its shim for ever.
+    async fn end_shim(&self, sandbox: &Arc<Sandbox>) -> Result<(), Status> {
         if let Ok(mut shim) = shim_client::ShimConnection::connect(&sandbox.dir) {
             let _ = shim.ask(&Request::Shutdown, &[]).await;
             // The connection ends with the process.
             let _ = tokio::time::timeout(KILL_PATIENCE, shim.receive()).await;
         }
         let cgroup = sandbox.record().cgroup;
-        let _ = tokio::task::spawn_blocking(move || {
+        tokio::task::spawn_blocking(move || {
             let cgroup = Hierarchy::system().cgroup(&cgroup);
             cgroup.kill_all();
             if let Err(error) = cgroup.remove() {
                 tracing::warn!(%error, "remove the cgroup of a sandbox");
             }
         })
-        .await;
+        .await
+        .map_err(|error| Status::internal(error.to_string()))
     }
 
     /// Removes a sandbox with all its containers.
@@ -198,7 +201,10 @@ impl Runtime {
             }
             let _ = unname_namespace(&netns);
         }
-        self.end_shim(sandbox).await;
+        if let Err(error) = self.end_shim(sandbox).await {
+            tracing::warn!(sandbox = id, %error, "end the shim of half a sandbox");
+            return;
+        }
         if let Err(error) = remove_folder(&sandbox.dir) {
             tracing::warn!(sandbox = id, %error, "remove the folder of half a sandbox");
         }

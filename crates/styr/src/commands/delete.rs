@@ -33,6 +33,7 @@ impl Delete {
         unmount_below(&cluster.dir())?;
         let dir = cluster.dir();
         std::fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
+        cluster.release();
         kubeconfig::remove(&kubeconfig::path()?, &cluster.name)?;
         println!("Cluster {:?} is deleted.", cluster.name);
         Ok(())

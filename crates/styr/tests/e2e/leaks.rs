@@ -13,7 +13,7 @@ impl Traces {
     pub fn of(name: &str, data_dir: &Path, bridge: &str) -> Self {
         let mut found = BTreeSet::new();
         found.extend(mounts(data_dir));
-        found.extend(cgroups(&format!("styr-{name}")));
+        found.extend(cgroups(&format!("styr-{name}-")));
         found.extend(processes(data_dir));
         found.extend(links(bridge));
         if data_dir.join(name).exists() {
@@ -46,8 +46,9 @@ fn cgroups(name: &str) -> Vec<String> {
         .flatten()
         .map(|c| c.path())
         .chain([PathBuf::from("/sys/fs/cgroup")])
-        .map(|c| c.join(name))
-        .filter(|c| c.exists())
+        .flat_map(|c| fs::read_dir(c).into_iter().flatten().flatten())
+        .filter(|c| c.file_name().to_string_lossy().starts_with(name))
+        .map(|c| c.path())
         .map(|c| format!("cgroup {}", c.display()))
         .collect()
 }
