@@ -218,7 +218,12 @@ async fn a_hundred_pods_come_and_go() -> anyhow::Result<()> {
     api.patch("many", &PatchParams::default(), &scale).await?;
     let pods = write::namespaced::<Pod>(&client, "default");
     eventually("all pods to go", || async {
-        Ok(pods.list(&ListParams::default()).await?.items.is_empty().then_some(()))
+        Ok(pods
+            .list(&ListParams::default())
+            .await?
+            .items
+            .is_empty()
+            .then_some(()))
     })
     .await?;
     println!("and gone after {:?}", start.elapsed());
