@@ -32,7 +32,7 @@ pub struct History {
 /// What came of [`History::record`].
 pub enum Recorded {
     /// This is the revision of the present template.
-    Current(ControllerRevision),
+    Current(Box<ControllerRevision>),
     /// Its name is taken by that of another template: the hash must take in one collision more.
     Collision,
 }
@@ -90,7 +90,7 @@ impl History {
         let api = self.api(owner.meta().namespace.as_deref().unwrap_or_default());
         if let Some(known) = find(all, template) {
             if number(known) == next - 1 {
-                return Ok(Recorded::Current(known.clone()));
+                return Ok(Recorded::Current(Box::new(known.clone())));
             }
             let name = known.metadata.name.as_deref().unwrap_or_default();
             let patch = json!({"metadata": {"uid": known.metadata.uid}, "revision": next});
@@ -100,13 +100,13 @@ impl History {
             self.revisions
                 .caught_up(write::revision_of(&written))
                 .await?;
-            return Ok(Recorded::Current(written));
+            return Ok(Recorded::Current(Box::new(written)));
         }
         let new = revision(owner, template, next, collisions, hash_label);
         match api.create(&PostParams::default(), &new).await {
             Ok(made) => {
                 self.revisions.caught_up(write::revision_of(&made)).await?;
-                Ok(Recorded::Current(made))
+                Ok(Recorded::Current(Box::new(made)))
             }
             Err(e) if client::is_exists(&e) => Ok(Recorded::Collision),
             Err(e) => Err(e.into()),

@@ -206,7 +206,7 @@ fn latest(schedule: &Schedule, earliest: Timestamp, now: Timestamp) -> Option<Ti
         if found.is_some() {
             return found;
         }
-        back = back * 2;
+        back *= 2;
     }
 }
 

@@ -45,6 +45,9 @@ pub const CONTROLLER: Controller = Controller {
 const GATHER: Duration = Duration::from_millis(20);
 const HISTORY_LIMIT: i32 = 10;
 
+/// What matters of each node, with the revision it was taken from.
+type FactsByNode = HashMap<Arc<str>, (u64, Arc<NodeFacts>)>;
+
 struct DaemonSets {
     context: Context,
     recorder: Recorder,
@@ -54,7 +57,7 @@ struct DaemonSets {
     pods: Cache<Pod>,
     nodes: Cache<Node>,
     /// Nodes as read at a revision, so that each is decoded once a change.
-    facts: Mutex<HashMap<Arc<str>, (u64, Arc<NodeFacts>)>>,
+    facts: Mutex<FactsByNode>,
     tries: Mutex<HashMap<Key, Tries>>,
 }
 
@@ -255,7 +258,7 @@ impl DaemonSets {
             .record(set, template, all, collisions, HASH_LABEL)
             .await?;
         match recorded {
-            Recorded::Current(revision) => Ok(revision),
+            Recorded::Current(revision) => Ok(*revision),
             Recorded::Collision => {
                 let patch = json!({"status": {"collisionCount": collisions + 1}});
                 let written = write::patch_status(&self.api(key), &key.name, &patch).await?;

@@ -261,7 +261,7 @@ impl StatefulSets {
             .record(set, template, all, collisions, HASH_LABEL)
             .await?;
         match recorded {
-            Recorded::Current(revision) => Ok(revision),
+            Recorded::Current(revision) => Ok(*revision),
             Recorded::Collision => {
                 let patch = json!({"status": {"collisionCount": collisions + 1}});
                 let written = write::patch_status(&self.api(key), &key.name, &patch).await?;
