@@ -2,7 +2,7 @@
 
 use client::{Client, write};
 use k8s_openapi::api::{
-    batch::v1::{Job, JobStatus},
+    batch::v1::{CronJob, Job, JobStatus},
     core::v1::{Event, Pod},
 };
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
@@ -100,7 +100,13 @@ async fn a_job_runs_its_pods_to_completion() -> anyhow::Result<()> {
     assert!(status.completion_time.is_some() && status.start_time.is_some());
     let pods = write::namespaced::<Pod>(&client, "default");
     let all = pods.list(&ListParams::default()).await?.items;
-    assert!(all.iter().all(|p| p.metadata.finalizers.is_none()) && all.len() == 3);
+    let kept = |p: &Pod| {
+        p.metadata
+            .finalizers
+            .as_ref()
+            .is_some_and(|f| !f.is_empty())
+    };
+    assert_eq!((all.len(), all.iter().filter(|p| kept(p)).count()), (3, 0));
     let events = write::namespaced::<Event>(&client, "default");
     eventually("the events of the job", || async {
         let all = events.list(&ListParams::default()).await?.items;
@@ -230,4 +236,40 @@ async fn a_suspended_job_waits() -> anyhow::Result<()> {
     let (status, _) = condition(&cluster, "later", "Complete").await?;
     assert_eq!((status.succeeded, status.failed), (Some(1), None));
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cron_job_starts_its_job_and_follows_it() -> anyhow::Result<()> {
+    let cluster = Cluster::start().await?;
+    let _node = cluster.add_node("n1").await?;
+    let client = cluster.client();
+    let cron = json!({
+        "apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "tick"},
+        "spec": {"schedule": "@every 1s", "concurrencyPolicy": "Forbid",
+            "jobTemplate": {"spec": {"template": {"spec": {"restartPolicy": "Never",
+                "containers": [{"name": "c", "image": "i"}]}}}}},
+    });
+    objects(&client, &[cron]).await?;
+    let crons = write::namespaced::<CronJob>(&client, "default");
+    let active = eventually("a run", || async {
+        let status = crons.get("tick").await?.status.unwrap_or_default();
+        let active = status.active.unwrap_or_default();
+        Ok(active.first().and_then(|r| r.name.clone()))
+    })
+    .await?;
+    assert!(active.starts_with("tick-"), "{active}");
+    let pods = running(&client, &active, 1).await?;
+    end(&client, &pods[0], 0).await?;
+    eventually("the run to be noted", || async {
+        let status = crons.get("tick").await?.status.unwrap_or_default();
+        Ok(status.last_successful_time)
+    })
+    .await?;
+    crons.delete("tick", &DeleteParams::background()).await?;
+    let jobs = write::namespaced::<Job>(&client, "default");
+    eventually("everything to go", || async {
+        let all = jobs.list(&ListParams::default()).await?.items;
+        Ok(all.is_empty().then_some(()))
+    })
+    .await
 }

@@ -3,5 +3,6 @@
 mod daemons;
 mod deletion;
 mod jobs;
+mod statefulsets;
 mod volumes;
 mod workloads;
