@@ -152,7 +152,7 @@ async fn prepare(
     container: &Container,
     held: &mut Held,
 ) -> Result<ContainerConfig, NotStarted> {
-    let secrets = pull_secrets(agent, &start.pod).await;
+    let secrets = pull_secrets(agent, &start.pod, held).await;
     let image = images::ensure(agent, &start.pod, container, &secrets, crate::clock::now())
         .await
         .map_err(|m| NotStarted {
@@ -244,31 +244,24 @@ async fn post_start(
     })
 }
 
-async fn pull_secrets(agent: &Agent, pod: &Pod) -> Vec<Arc<Secret>> {
+/// The secrets are held on, so that a restart needs no API server.
+async fn pull_secrets(agent: &Agent, pod: &Pod, held: &mut Held) -> Vec<Arc<Secret>> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let mut found = Vec::new();
     for reference in pod::spec(pod).image_pull_secrets.iter().flatten() {
-        match agent
-            .host
-            .secrets
-            .hold(namespace, &reference.name)
-            .get()
-            .await
-        {
+        let mut secret = agent.host.secrets.hold(namespace, &reference.name);
+        match secret.get().await {
             Some(secret) => found.push(secret),
             None => {
                 let text = format!(
                     "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
                     reference.name
                 );
-                agent.event(
-                    pod,
-                    EventType::Warning,
-                    "FailedToRetrieveImagePullSecret",
-                    text,
-                );
+                let reason = "FailedToRetrieveImagePullSecret";
+                agent.event(pod, EventType::Warning, reason, text);
             }
         }
+        held.secrets.insert(reference.name.clone(), secret);
     }
     found
 }
