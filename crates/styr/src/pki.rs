@@ -117,11 +117,6 @@ impl Pki {
         &self.ca.certificate
     }
 
-    /// The authority with its key, for signing certificate requests.
-    pub fn ca(&self) -> &Pair {
-        &self.ca
-    }
-
     /// Signs a new certificate.
     ///
     /// # Errors

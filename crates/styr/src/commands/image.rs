@@ -3,7 +3,7 @@
 //! Works on the image store on disk, so it does not matter whether the cluster runs.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Subcommand;
@@ -51,7 +51,7 @@ impl Image {
     }
 }
 
-fn load(store: &ImageStore, file: &PathBuf) -> anyhow::Result<()> {
+fn load(store: &ImageStore, file: &Path) -> anyhow::Result<()> {
     let bar = std::io::stderr().is_terminal().then(spinner);
     let progress = |event: ProgressEvent| {
         if let (Some(bar), Some(text)) = (&bar, text(&event)) {
