@@ -4,7 +4,7 @@
 mod credentials;
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use client::EventType;
@@ -60,9 +60,9 @@ struct Failure {
 /// The image manager.
 pub struct Images {
     cri: Cri,
-    pulls: Mutex<HashMap<String, Pull>>,
+    pulls: Arc<Mutex<HashMap<String, Pull>>>,
     failures: Mutex<HashMap<(String, String), Failure>>,
-    permits: std::sync::Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -74,9 +74,9 @@ impl Images {
     pub fn new(cri: Cri) -> Images {
         Images {
             cri,
-            pulls: Mutex::default(),
+            pulls: Arc::default(),
             failures: Mutex::default(),
-            permits: std::sync::Arc::new(Semaphore::new(PARALLEL_PULLS)),
+            permits: Arc::new(Semaphore::new(PARALLEL_PULLS)),
         }
     }
 
@@ -171,7 +171,7 @@ pub async fn ensure(
     agent: &Agent,
     pod: &Pod,
     container: &Container,
-    secrets: &[std::sync::Arc<Secret>],
+    secrets: &[Arc<Secret>],
     now: Timestamp,
 ) -> Result<Present, Missing> {
     let asked = container.image.as_deref().unwrap_or_default();
@@ -237,7 +237,7 @@ async fn pull(
     pod: &Pod,
     container: &Container,
     image: &str,
-    secrets: &[std::sync::Arc<Secret>],
+    secrets: &[Arc<Secret>],
     now: Timestamp,
 ) -> Result<Present, Missing> {
     let asked = container.image.as_deref().unwrap_or_default();
@@ -245,38 +245,15 @@ async fn pull(
         agent.container_event(pod, &container.name, kind, reason, message);
     };
     let key = (pod::PodRef::of(pod).uid, image.to_owned());
-    let known = lock(&agent.images.failures).get(&key).cloned();
-    if let Some(failure) = &known
-        && let Some(until) = failure.backoff.wait_until(failure.failed_at, now)
-    {
-        event(
-            EventType::Normal,
-            "BackOff",
-            format!("Back-off pulling image \"{asked}\""),
-        );
-        event(
-            EventType::Warning,
-            "Failed",
-            "Error: ImagePullBackOff".into(),
-        );
-        let message = format!(
-            "Back-off pulling image \"{asked}\": ErrImagePull: {}",
-            failure.error
-        );
-        let waiting = Waiting {
-            reason: "ImagePullBackOff".into(),
-            message,
-        };
-        return Err(Missing {
-            waiting,
-            retry_at: until,
-        });
+    if let Some(missing) = agent.images.backing_off(&key, asked, now) {
+        let text = format!("Back-off pulling image \"{asked}\"");
+        event(EventType::Normal, "BackOff", text);
+        let text = "Error: ImagePullBackOff".into();
+        event(EventType::Warning, "Failed", text);
+        return Err(missing);
     }
-    event(
-        EventType::Normal,
-        "Pulling",
-        format!("Pulling image \"{asked}\""),
-    );
+    let text = format!("Pulling image \"{asked}\"");
+    event(EventType::Normal, "Pulling", text);
     let started = Instant::now();
     let auth = credentials::for_image(image, secrets);
     match agent.images.pull_shared(image, auth).await {
@@ -289,78 +266,88 @@ async fn pull(
                 "Successfully pulled image \"{asked}\" in {took} ({took} including waiting). Image size: {size} bytes."
             );
             event(EventType::Normal, "Pulled", message);
-            Ok(found.map_or_else(
-                || Present {
-                    reference: reference.clone(),
-                    ..Present::default()
-                },
-                |i| present(&i, image),
-            ))
+            let unknown = || Present {
+                reference: reference.clone(),
+                ..Present::default()
+            };
+            Ok(found.map_or_else(unknown, |i| present(&i, image)))
         }
         Err(error) => {
-            event(
-                EventType::Warning,
-                "Failed",
-                format!("Failed to pull image \"{asked}\": {error}"),
-            );
+            let text = format!("Failed to pull image \"{asked}\": {error}");
+            event(EventType::Warning, "Failed", text);
             event(EventType::Warning, "Failed", "Error: ErrImagePull".into());
-            let failed_at = crate::clock::now();
-            let backoff = Backoff::next(known.map(|f| f.backoff), failed_at);
-            let mut failures = lock(&agent.images.failures);
-            if failures.len() >= BACKOFF_ENTRIES {
-                failures.retain(|_, f| !f.backoff.expired(failed_at));
-            }
-            failures.insert(
-                key,
-                Failure {
-                    backoff,
-                    failed_at,
-                    error: error.clone(),
-                },
-            );
-            let waiting = Waiting {
-                reason: "ErrImagePull".into(),
-                message: error,
-            };
-            Err(Missing {
-                waiting,
-                retry_at: failed_at + SHOW_ERROR,
-            })
+            Err(agent.images.failed(key, error, crate::clock::now()))
         }
     }
 }
 
 impl Images {
+    /// Why the image is not to be pulled yet for this pod.
+    fn backing_off(&self, key: &(String, String), asked: &str, now: Timestamp) -> Option<Missing> {
+        let failures = lock(&self.failures);
+        let failure = failures.get(key)?;
+        let retry_at = failure.backoff.wait_until(failure.failed_at, now)?;
+        let error = &failure.error;
+        let message = format!("Back-off pulling image \"{asked}\": ErrImagePull: {error}");
+        let reason = "ImagePullBackOff".into();
+        Some(Missing {
+            waiting: Waiting { reason, message },
+            retry_at,
+        })
+    }
+
+    /// Remembers a failure, for the back-off.
+    fn failed(&self, key: (String, String), error: String, now: Timestamp) -> Missing {
+        let mut failures = lock(&self.failures);
+        let known = failures.get(&key).map(|f| f.backoff);
+        if failures.len() >= BACKOFF_ENTRIES {
+            failures.retain(|_, f| !f.backoff.expired(now));
+        }
+        let failure = Failure {
+            backoff: Backoff::next(known, now),
+            failed_at: now,
+            error: error.clone(),
+        };
+        failures.insert(key, failure);
+        let reason = "ErrImagePull".into();
+        Missing {
+            waiting: Waiting {
+                reason,
+                message: error,
+            },
+            retry_at: now + SHOW_ERROR,
+        }
+    }
+
     /// Pulls `image` with the first of the credentials that works; joins a pull that is under way.
     async fn pull_shared(&self, image: &str, auth: Vec<AuthConfig>) -> PullResult {
         let key = format!("{image} {auth:?}");
-        let (pull, mine) = {
+        let pull = {
             let mut pulls = lock(&self.pulls);
-            match pulls.get(&key) {
-                Some(pull) => (pull.clone(), false),
-                None => {
-                    let work = pull_once(
-                        self.cri.clone(),
-                        image.to_owned(),
-                        auth,
-                        self.permits.clone(),
-                    );
-                    // On its own task: a pod that goes away does not break off what others wait for.
-                    let task = tokio::spawn(work);
-                    let pull: Pull = task
-                        .map(|r| r.unwrap_or_else(|e| Err(e.to_string())))
-                        .boxed()
-                        .shared();
-                    pulls.insert(key.clone(), pull.clone());
-                    (pull, true)
-                }
-            }
+            let known = pulls.get(&key).cloned();
+            known.unwrap_or_else(|| {
+                let work = pull_once(
+                    self.cri.clone(),
+                    image.to_owned(),
+                    auth,
+                    self.permits.clone(),
+                );
+                let (pulls_again, key_again) = (self.pulls.clone(), key.clone());
+                // On its own task: a pod that goes away does not break off what others wait for.
+                let task = tokio::spawn(async move {
+                    let result = work.await;
+                    lock(&pulls_again).remove(&key_again);
+                    result
+                });
+                let pull: Pull = task
+                    .map(|r| r.unwrap_or_else(|e| Err(e.to_string())))
+                    .boxed()
+                    .shared();
+                pulls.insert(key, pull.clone());
+                pull
+            })
         };
-        let result = pull.await;
-        if mine {
-            lock(&self.pulls).remove(&key);
-        }
-        result
+        pull.await
     }
 }
 
@@ -368,7 +355,7 @@ async fn pull_once(
     cri: Cri,
     image: String,
     auth: Vec<AuthConfig>,
-    permits: std::sync::Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 ) -> PullResult {
     let _permit = permits.acquire_owned().await.map_err(|e| e.to_string())?;
     let attempts: Vec<_> = if auth.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use oci::cri::v1::ListContainerStatsRequest;
+use oci::cri::v1::{ContainerStats, ListContainerStatsRequest, UInt64Value};
 
 use super::{Answer, Refusal, Server, stats, text};
 use crate::labels;
@@ -61,30 +61,7 @@ pub async fn resource(server: &Server) -> Answer {
         .await;
     let listed = listed.map_err(Refusal::internal)?.stats;
     let mut out = String::new();
-    let rows: Vec<_> = listed
-        .iter()
-        .filter_map(|s| {
-            let marks = &s.attributes.as_ref()?.labels;
-            let get = |key: &str| marks.get(key).map_or("", String::as_str);
-            let id = format!(
-                "container=\"{}\",namespace=\"{}\",pod=\"{}\"",
-                get(labels::CONTAINER_NAME),
-                get(labels::POD_NAMESPACE),
-                get(labels::POD_NAME)
-            );
-            let cpu = s
-                .cpu
-                .as_ref()
-                .and_then(|c| c.usage_core_nano_seconds)
-                .map_or(0, |v| v.value);
-            let memory = s
-                .memory
-                .as_ref()
-                .and_then(|m| m.working_set_bytes)
-                .map_or(0, |v| v.value);
-            Some((id, cpu, memory))
-        })
-        .collect();
+    let rows: Vec<_> = listed.iter().filter_map(row).collect();
     family(
         &mut out,
         "container_cpu_usage_seconds_total",
@@ -129,6 +106,22 @@ pub async fn resource(server: &Server) -> Answer {
     );
     let _ = writeln!(out, "node_memory_working_set_bytes {used}");
     text(KIND, out)
+}
+
+/// Labels of a container, its CPU time in nanoseconds and its memory in bytes.
+fn row(stats: &ContainerStats) -> Option<(String, u64, u64)> {
+    let marks = &stats.attributes.as_ref()?.labels;
+    let get = |key: &str| marks.get(key).map_or("", String::as_str);
+    let id = format!(
+        "container=\"{}\",namespace=\"{}\",pod=\"{}\"",
+        get(labels::CONTAINER_NAME),
+        get(labels::POD_NAMESPACE),
+        get(labels::POD_NAME)
+    );
+    let cpu = stats.cpu.as_ref().and_then(|c| c.usage_core_nano_seconds);
+    let memory = stats.memory.as_ref().and_then(|m| m.working_set_bytes);
+    let value = |v: Option<UInt64Value>| v.map_or(0, |v| v.value);
+    Some((id, value(cpu), value(memory)))
 }
 
 fn seconds(nanoseconds: u64) -> String {
