@@ -126,7 +126,7 @@ impl Context<'_> {
         let changed = own.changed();
         if !changed.is_empty() {
             let own_entry = self.entry(&mut entries, self.manager(manager, false));
-            own_entry.set = own_entry.set.union(&changed);
+            own_entry.own(own_entry.set().union(&changed));
             own_entry.time = self.now();
         }
         managers::cap(&mut entries);
@@ -148,9 +148,9 @@ impl Context<'_> {
     fn reconciled(&self, mut entries: Vec<Entry>) -> Vec<Entry> {
         for entry in &mut entries {
             if entry.manager.api_version == self.api_version
-                && let std::borrow::Cow::Owned(set) = reconcile(&entry.set, self.root())
+                && let std::borrow::Cow::Owned(set) = reconcile(entry.set(), self.root())
             {
-                entry.set = set;
+                entry.own(set);
             }
         }
         entries
@@ -162,11 +162,7 @@ impl Context<'_> {
             .iter()
             .position(|e| e.manager.is(&manager))
             .unwrap_or_else(|| {
-                entries.push(Entry {
-                    manager: manager.clone(),
-                    time: None,
-                    set: Set::default(),
-                });
+                entries.push(Entry::new(manager.clone(), None, Set::default()));
                 entries.len() - 1
             });
         entries[at].manager.api_version = manager.api_version;
@@ -185,7 +181,7 @@ impl Context<'_> {
         let mut kept = Vec::with_capacity(entries.len() + 1);
         for mut entry in std::mem::take(entries) {
             if except.is_some_and(|m| m.is(&entry.manager)) {
-                if !entry.set.is_empty() {
+                if !entry.set().is_empty() {
                     kept.push(entry);
                 }
                 continue;
@@ -193,15 +189,15 @@ impl Context<'_> {
             let Some(comparison) = compared.at(&entry.manager.api_version)? else {
                 continue;
             };
-            let changed = entry.set.intersection(&comparison.changed());
+            let changed = entry.set().intersection(&comparison.changed());
             if !changed.is_empty() {
-                entry.set = entry.set.difference(&changed);
+                entry.own(entry.set().difference(&changed));
                 taken.push((entry.manager.clone(), changed));
             }
             if !comparison.removed.is_empty() {
-                entry.set = entry.set.difference(&comparison.removed);
+                entry.own(entry.set().difference(&comparison.removed));
             }
-            if !entry.set.is_empty() {
+            if !entry.set().is_empty() {
                 kept.push(entry);
             }
         }
@@ -317,11 +313,8 @@ impl Context<'_> {
         if set.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(vec![Entry {
-            manager: self.manager(BEFORE_FIRST_APPLY, false),
-            time: self.now(),
-            set,
-        }])
+        let manager = self.manager(BEFORE_FIRST_APPLY, false);
+        Ok(vec![Entry::new(manager, self.now(), set)])
     }
 
     /// The merged object and its owners.
@@ -336,9 +329,13 @@ impl Context<'_> {
         let me = self.manager(manager, true);
         let last = entries.iter().find(|e| e.manager.is(&me)).cloned();
         let set = self.filter(&field_set(config, self.root()));
-        self.entry(&mut entries, me.clone()).set = set;
-        let mut new = merge(live, config, self.root());
-        if let Some(last) = last.filter(|l| !l.set.is_empty()) {
+        let own = self.entry(&mut entries, me.clone());
+        if *own.set() != set.difference(stripped()) {
+            own.own(set);
+        }
+        let mut new = live.clone();
+        merge(&mut new, config, self.root());
+        if let Some(last) = last.filter(|l| !l.set().is_empty()) {
             new = self.pruned(new, &last, &entries, &me)?;
         }
         let own = compare(live, &new, self.root())?.map(|set| self.filter(set));
@@ -354,9 +351,9 @@ impl Context<'_> {
             return Err(Refused::Conflicts(taken));
         }
         if let Some(own) = entries.iter_mut().find(|e| e.manager.is(&me)) {
-            own.set = own.set.difference(stripped());
+            own.own(own.set().difference(stripped()));
         }
-        entries.retain(|e| !e.set.is_empty());
+        entries.retain(|e| !e.set().is_empty());
         Ok((new, entries))
     }
 
@@ -372,7 +369,7 @@ impl Context<'_> {
         let same_version = version == self.api_version;
         if same_version
             && let Some(own) = entries.iter().find(|e| e.manager.is(me))
-            && last.set.difference(&own.set).is_empty()
+            && last.set().difference(own.set()).is_empty()
         {
             return Ok(merged);
         }
@@ -380,7 +377,7 @@ impl Context<'_> {
             return Ok(merged);
         };
         let (then, ty) = (merged_then.value(), merged_then.ty());
-        let last_named = with_declared_parents(&last.set, ty);
+        let last_named = with_declared_parents(last.set(), ty);
         let mut pruned = remove(then, &last_named, ty);
         let mut versions: Vec<&str> = vec![version];
         for entry in entries {
@@ -393,7 +390,7 @@ impl Context<'_> {
             let owned = entries
                 .iter()
                 .filter(|e| e.manager.api_version == other)
-                .fold(Set::default(), |all, e| all.union(&e.set));
+                .fold(Set::default(), |all, e| all.union(e.set()));
             let (Some(whole), Some(rest)) = (
                 self.converted_from(then, version, other),
                 self.converted_from(&pruned, at, other),

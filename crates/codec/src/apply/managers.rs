@@ -73,10 +73,35 @@ pub struct Entry {
     /// When it last changed something; entries of appliers that never did have none.
     pub time: Option<String>,
     /// Which fields.
-    pub set: Set,
+    set: Set,
+    /// The same as it was read, as long as nothing changed.
+    fields: Option<Value>,
 }
 
 impl Entry {
+    /// What a manager owns.
+    pub fn new(manager: Manager, time: Option<String>, set: Set) -> Self {
+        Self {
+            manager,
+            time,
+            set,
+            fields: None,
+        }
+    }
+
+    /// Which fields it owns.
+    pub fn set(&self) -> &Set {
+        &self.set
+    }
+
+    /// Gives it other fields.
+    pub fn own(&mut self, set: Set) {
+        if set != self.set {
+            self.set = set;
+            self.fields = None;
+        }
+    }
+
     fn seconds(&self) -> i64 {
         self.time
             .as_deref()
@@ -127,7 +152,8 @@ fn decode_entry(entry: &Value, index: usize) -> Result<Entry, String> {
             ));
         }
     }
-    let set = match entry.get("fieldsV1") {
+    let fields = entry.get("fieldsV1");
+    let set = match fields {
         Some(fields) => Set::from_fields(fields).map_err(|e| format!("error decoding set: {e}"))?,
         None => Set::default(),
     };
@@ -140,6 +166,7 @@ fn decode_entry(entry: &Value, index: usize) -> Result<Entry, String> {
         },
         time: entry.get("time").and_then(Value::as_str).map(str::to_owned),
         set,
+        fields: fields.cloned(),
     })
 }
 
@@ -158,10 +185,10 @@ pub fn encode(mut entries: Vec<Entry>) -> Option<Value> {
             m.subresource.clone(),
         )
     });
-    Some(entries.iter().map(encode_entry).collect())
+    Some(entries.into_iter().map(encode_entry).collect())
 }
 
-fn encode_entry(entry: &Entry) -> Value {
+fn encode_entry(entry: Entry) -> Value {
     let manager = &entry.manager;
     let mut out = Map::with_capacity(7);
     let operation = if manager.applies { "Apply" } else { "Update" };
@@ -174,7 +201,8 @@ fn encode_entry(entry: &Entry) -> Value {
         out.insert("time".into(), time.as_str().into());
     }
     out.insert("fieldsType".into(), "FieldsV1".into());
-    out.insert("fieldsV1".into(), entry.set.to_fields());
+    let fields = entry.fields.unwrap_or_else(|| entry.set.to_fields());
+    out.insert("fieldsV1".into(), fields);
     if !manager.subresource.is_empty() {
         out.insert("subresource".into(), manager.subresource.as_str().into());
     }
@@ -228,7 +256,8 @@ pub fn cap(entries: &mut Vec<Entry>) {
         if into == at {
             continue;
         }
-        entries[into].set = entries[into].set.union(&entries[at].set);
+        let together = entries[into].set.union(&entries[at].set);
+        entries[into].own(together);
         // What was put in last is the newest.
         entries[into].time = entries[at].time.clone();
         gone[at] = true;

@@ -8,76 +8,66 @@ use super::path::PathElement;
 use super::set::Set;
 use super::typed::{Atom, List, Ty, field_type, is_empty, item_element};
 
-/// `live` with everything that `config` says. Nothing is removed.
+/// Puts everything that `config` says into `live`. Nothing is removed.
 ///
 /// Items of lists come in the order of `config` where it changes the list, and as they were otherwise.
-pub fn merge(live: &Value, config: &Value, ty: Ty<'_>) -> Value {
-    let main = if config.is_null() { live } else { config };
+pub fn merge(live: &mut Value, config: &Value, ty: Ty<'_>) {
+    let main = if config.is_null() { &*live } else { config };
     let atom = ty.atom(main);
     if atom.is_leaf() || (is_empty(live) && is_empty(config)) {
-        return config.clone();
+        live.clone_from(config);
+        return;
     }
-    match (atom, live, config) {
+    match (atom, &mut *live, config) {
         (Atom::Struct { schema, .. }, Value::Object(live), Value::Object(config)) => {
             merge_maps(live, config, |name| {
                 field_type(schema, name).unwrap_or(Ty::Deduced)
-            })
+            });
         }
         (Atom::Map { item, .. }, Value::Object(live), Value::Object(config)) => {
-            merge_maps(live, config, |_| item)
+            merge_maps(live, config, |_| item);
         }
-        (Atom::List { kind, item }, Value::Array(live), Value::Array(config)) => {
-            merge_lists(live, config, kind, item)
+        (Atom::List { kind, item }, Value::Array(items), Value::Array(config)) => {
+            merge_lists(items, config, kind, item);
         }
         // A null map or list adds nothing to what is there.
         (Atom::Struct { .. } | Atom::Map { .. }, Value::Object(_), Value::Null)
-        | (Atom::List { .. }, Value::Array(_), Value::Null) => live.clone(),
-        _ => config.clone(),
+        | (Atom::List { .. }, Value::Array(_), Value::Null) => {}
+        _ => live.clone_from(config),
     }
 }
 
 fn merge_maps<'s>(
-    live: &Map<String, Value>,
+    live: &mut Map<String, Value>,
     config: &Map<String, Value>,
     ty: impl Fn(&str) -> Ty<'s>,
-) -> Value {
-    let mut out = Map::with_capacity(live.len() + config.len());
-    for (name, value) in live {
-        let merged = match config.get(name) {
-            Some(wanted) => merge(value, wanted, ty(name)),
-            None => value.clone(),
-        };
-        out.insert(name.clone(), merged);
-    }
-    for (name, value) in config {
-        if !live.contains_key(name) {
-            out.insert(name.clone(), value.clone());
+) {
+    for (name, wanted) in config {
+        match live.get_mut(name) {
+            Some(value) => merge(value, wanted, ty(name)),
+            None => {
+                live.insert(name.clone(), wanted.clone());
+            }
         }
     }
-    Value::Object(out)
 }
 
-/// One side of a list merge: items in order, and where each path element is.
-struct Side<'v> {
+/// The path elements of a list, in order, and where each is.
+struct Side {
     elements: Vec<PathElement>,
-    items: &'v [Value],
     /// Indexes, sorted by element.
     index: Vec<usize>,
 }
 
-impl<'v> Side<'v> {
-    fn new(items: &'v [Value], kind: List<'_>, ty: Ty<'_>) -> Option<Self> {
+impl Side {
+    fn new(items: &[Value], kind: List<'_>, ty: Ty<'_>) -> Option<Self> {
         let elements: Vec<PathElement> = items
             .iter()
             .map(|item| item_element(kind, ty, item).ok())
             .collect::<Option<_>>()?;
         let mut index: Vec<usize> = (0..elements.len()).collect();
         index.sort_by(|a, b| elements[*a].cmp(&elements[*b]));
-        Some(Self {
-            elements,
-            items,
-            index,
-        })
+        Some(Self { elements, index })
     }
 
     /// Where the items with an element are.
@@ -93,10 +83,10 @@ impl<'v> Side<'v> {
         !self.all(element).is_empty()
     }
 
-    /// The item with an element; `None` if there is none or more than one.
-    fn only(&self, element: &PathElement) -> Option<&'v Value> {
+    /// Where the item with an element is; `None` if there is none or more than one.
+    fn only(&self, element: &PathElement) -> Option<usize> {
         match self.all(element) {
-            [one] => Some(&self.items[*one]),
+            [one] => Some(*one),
             _ => None,
         }
     }
@@ -104,57 +94,59 @@ impl<'v> Side<'v> {
 
 /// Merges lists whose items can be told apart: items both have appear in the order of `config`, each behind the
 /// live items that came before it.
-fn merge_lists(live: &[Value], config: &[Value], kind: List<'_>, ty: Ty<'_>) -> Value {
-    let (Some(live), Some(config)) = (Side::new(live, kind, ty), Side::new(config, kind, ty))
+fn merge_lists(items: &mut Vec<Value>, wanted: &[Value], kind: List<'_>, ty: Ty<'_>) {
+    let (Some(live), Some(config)) = (Side::new(items, kind, ty), Side::new(wanted, kind, ty))
     else {
-        return Value::Array(config.to_vec());
+        items.clear();
+        items.extend_from_slice(wanted);
+        return;
     };
-    let both = |element: &PathElement| {
-        let wanted = config.only(element).unwrap_or(&Value::Null);
-        match live.only(element) {
-            Some(was) => merge(was, wanted, ty),
-            None => wanted.clone(),
+    let mut was = std::mem::take(items);
+    // Every live item is taken once at most: alone, or by the one of the configuration that it merges with.
+    let both = |at: usize, was: &mut [Value]| match live.only(&config.elements[at]) {
+        Some(live_at) => {
+            let mut merged = std::mem::take(&mut was[live_at]);
+            merge(&mut merged, &wanted[at], ty);
+            merged
         }
+        None => wanted[at].clone(),
     };
     let mut shared = config.elements.iter().filter(|e| live.has(e)).peekable();
-    let mut done = vec![false; config.elements.len()];
-    let is_done =
-        |done: &[bool], element: &PathElement| config.all(element).iter().any(|i| done[*i]);
-    let mut out = Vec::with_capacity(live.items.len().max(config.items.len()));
+    let mut done = vec![false; wanted.len()];
     let (mut l, mut c) = (0, 0);
-    while l < live.items.len() || c < config.items.len() {
-        if let (Some(was), Some(wanted)) = (live.elements.get(l), config.elements.get(c)) {
-            if was == wanted {
-                out.push(both(wanted));
+    while l < was.len() || c < wanted.len() {
+        if let (Some(mine), Some(next)) = (live.elements.get(l), config.elements.get(c)) {
+            if mine == next {
+                items.push(both(c, &mut was));
                 done[c] = true;
                 (l, c) = (l + 1, c + 1);
                 shared.next();
                 continue;
             }
-            if config.has(was) && shared.peek().is_some_and(|next| **next != *was) {
+            if config.has(mine) && shared.peek().is_some_and(|next| **next != *mine) {
                 // It comes later, where the configuration has it.
                 l += 1;
                 continue;
             }
         }
-        if let Some(was) = live.elements.get(l) {
-            if !config.has(was) {
-                out.push(live.items[l].clone());
+        if let Some(mine) = live.elements.get(l) {
+            let theirs = config.all(mine);
+            if theirs.is_empty() {
+                items.push(std::mem::take(&mut was[l]));
                 l += 1;
                 continue;
             }
-            if is_done(&done, was) {
+            if theirs.iter().any(|i| done[*i]) {
                 l += 1;
             }
         }
-        if let Some(wanted) = config.elements.get(c) {
-            out.push(both(wanted));
+        if let Some(next) = config.elements.get(c) {
+            items.push(both(c, &mut was));
             done[c] = true;
             c += 1;
-            shared.next_if(|next| *next == wanted);
+            shared.next_if(|e| *e == next);
         }
     }
-    Value::Array(out)
 }
 
 /// `value` without the fields and items in `gone`.
@@ -238,37 +230,45 @@ pub fn with_declared_parents(set: &Set, ty: Ty<'_>) -> Set {
 
 /// `set` for the schema as it is now: what became one leaf is owned as a whole by whoever owned parts of it.
 pub fn reconcile<'a>(set: &'a Set, ty: Ty<'_>) -> Cow<'a, Set> {
-    let empty = Value::Null;
-    let atom = ty.atom(&empty);
-    let mut changed = false;
+    if !is_outdated(set, ty) {
+        return Cow::Borrowed(set);
+    }
+    let atom = ty.atom(&Value::Null);
     let mut out = Set::default();
     for node in set.nodes() {
-        let child = match (&node.element, atom) {
-            (PathElement::Field(name), Atom::Struct { schema, .. }) => field_type(schema, name),
-            (PathElement::Field(_), Atom::Map { item, .. })
-            | (PathElement::Key(_) | PathElement::Value(_), Atom::List { item, .. }) => Some(item),
-            _ => None,
+        let (whole, children) = match child_type(atom, &node.element) {
+            Some(ty) if is_whole(ty, &node.children) => (true, Set::default()),
+            Some(ty) => (false, reconcile(&node.children, ty).into_owned()),
+            None => (false, node.children.clone()),
         };
-        let whole = child.is_some_and(|ty| {
-            let atom = ty.atom(&empty);
-            !matches!(atom, Atom::Scalar(_)) && atom.is_leaf() && !node.children.is_empty()
-        });
-        let children = match child {
-            Some(_) if whole => Cow::Owned(Set::default()),
-            Some(ty) => reconcile(&node.children, ty),
-            None => Cow::Borrowed(&node.children),
-        };
-        changed |= whole || matches!(children, Cow::Owned(_));
-        out.push(
-            node.element.clone(),
-            node.member || whole,
-            children.into_owned(),
-        );
+        out.push(node.element.clone(), node.member || whole, children);
     }
-    if changed {
-        Cow::Owned(out)
-    } else {
-        Cow::Borrowed(set)
+    Cow::Owned(out)
+}
+
+fn is_outdated(set: &Set, ty: Ty<'_>) -> bool {
+    let atom = ty.atom(&Value::Null);
+    set.nodes()
+        .iter()
+        .filter(|node| !node.children.is_empty())
+        .any(|node| {
+            child_type(atom, &node.element)
+                .is_some_and(|ty| is_whole(ty, &node.children) || is_outdated(&node.children, ty))
+        })
+}
+
+/// Whether the schema has one leaf where a set has paths below.
+fn is_whole(ty: Ty<'_>, below: &Set) -> bool {
+    let atom = ty.atom(&Value::Null);
+    !matches!(atom, Atom::Scalar(_)) && atom.is_leaf() && !below.is_empty()
+}
+
+fn child_type<'s>(atom: Atom<'s>, element: &PathElement) -> Option<Ty<'s>> {
+    match (element, atom) {
+        (PathElement::Field(name), Atom::Struct { schema, .. }) => field_type(schema, name),
+        (PathElement::Field(_), Atom::Map { item, .. })
+        | (PathElement::Key(_) | PathElement::Value(_), Atom::List { item, .. }) => Some(item),
+        _ => None,
     }
 }
 
@@ -288,11 +288,8 @@ mod tests {
     }
 
     fn merged_names(live: &[&str], config: &[&str]) -> Vec<String> {
-        let out = merge(
-            &json!({"containers": names(live)}),
-            &json!({"containers": names(config)}),
-            pod_spec(),
-        );
+        let mut out = json!({"containers": names(live)});
+        merge(&mut out, &json!({"containers": names(config)}), pod_spec());
         let items = out["containers"].as_array().unwrap();
         items
             .iter()
@@ -321,10 +318,11 @@ mod tests {
 
     #[test]
     fn leaves_and_nulls() {
-        let live = json!({"nodeSelector": {"a": "1"}, "hostname": "h", "containers": [{"name": "c", "command": ["x"], "env": [{"name": "E", "value": "1"}]}]});
+        let mut live = json!({"nodeSelector": {"a": "1"}, "hostname": "h", "containers": [{"name": "c", "command": ["x"], "env": [{"name": "E", "value": "1"}]}]});
         let config = json!({"nodeSelector": {"b": "2"}, "hostname": null, "containers": [{"name": "c", "command": ["y"], "env": null, "image": "i"}]});
+        merge(&mut live, &config, pod_spec());
         assert_eq!(
-            merge(&live, &config, pod_spec()),
+            live,
             json!({"nodeSelector": {"b": "2"}, "hostname": null, "containers": [{"name": "c", "command": ["y"], "env": [{"name": "E", "value": "1"}], "image": "i"}]})
         );
     }

@@ -6,6 +6,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 /// One step of a path.
@@ -56,12 +57,8 @@ impl PathElement {
                 .map(Self::Value)
                 .map_err(|e| malformed(e.to_string())),
             "k:" => {
-                let fields: Map<String, Value> =
+                let Fields(mut fields) =
                     serde_json::from_str(rest).map_err(|e| malformed(e.to_string()))?;
-                let mut fields: Vec<(Box<str>, Value)> = fields
-                    .into_iter()
-                    .map(|(k, v)| (k.into_boxed_str(), v))
-                    .collect();
                 fields.sort_by(|a, b| a.0.cmp(&b.0));
                 Ok(Self::Key(fields.into()))
             }
@@ -102,6 +99,29 @@ impl PathElement {
             Self::Value(_) => 2,
             Self::Index(_) => 3,
         }
+    }
+}
+
+/// Key fields as they are written, without the cost of a map.
+struct Fields(Vec<(Box<str>, Value)>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Fields;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Vec::with_capacity(2);
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(Pairs)
     }
 }
 

@@ -26,10 +26,10 @@ pub fn to_scale(managed: Option<&Value>, replicas: &[&str]) -> Result<Option<Val
     let replicas = path(replicas);
     let entries = managers::decode(managed)?
         .into_iter()
-        .filter(|e| e.set.has(&replicas))
+        .filter(|e| e.set().has(&replicas))
         .map(|mut e| {
             e.manager.api_version = SCALE_VERSION.to_owned();
-            e.set = Set::of_fields(&[SCALE_REPLICAS]);
+            e.own(Set::of_fields(&[SCALE_REPLICAS]));
             e
         })
         .collect();
@@ -51,7 +51,7 @@ pub fn from_scale(
     let mut scale = managers::decode(scale)?;
     let mut out: Vec<Entry> = Vec::new();
     for mut entry in managers::decode(managed)? {
-        if entry.set.has(&replicas) {
+        if entry.set().has(&replicas) {
             let same = scale.iter().position(|s| {
                 let mut then = entry.manager.clone();
                 then.api_version = SCALE_VERSION.to_owned();
@@ -61,17 +61,17 @@ pub fn from_scale(
                 Some(at) => {
                     scale.remove(at);
                 }
-                None => entry.set = entry.set.difference(&own),
+                None => entry.own(entry.set().difference(&own)),
             }
         }
-        if !entry.set.is_empty() {
+        if !entry.set().is_empty() {
             out.push(entry);
         }
     }
     for mut entry in scale {
-        if entry.set.has(&path(SCALE_REPLICAS)) {
+        if entry.set().has(&path(SCALE_REPLICAS)) {
             entry.manager.api_version = api_version.to_owned();
-            entry.set = own.clone();
+            entry.own(own.clone());
             out.push(entry);
         }
     }

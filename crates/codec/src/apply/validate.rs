@@ -1,7 +1,5 @@
 //! Whether an applied configuration fits its schema, in upstream's words.
 
-use std::fmt::Write as _;
-
 use api::Shape;
 use serde_json::Value;
 
@@ -25,42 +23,55 @@ pub fn validate(config: &Value, ty: Ty<'_>) -> Option<String> {
     }
 }
 
+/// A step that is written out only when something is wrong below it.
+enum Step<'v> {
+    Field(&'v str),
+    Item(PathElement),
+}
+
 #[derive(Default)]
-struct Walk {
-    path: String,
+struct Walk<'v> {
+    path: Vec<Step<'v>>,
     errors: Vec<String>,
 }
 
-impl Walk {
+impl<'v> Walk<'v> {
     fn error(&mut self, what: impl std::fmt::Display) {
-        if self.errors.len() < MAX_ERRORS {
-            let separator = if self.path.is_empty() { "" } else { ": " };
-            self.errors.push(format!("{}{separator}{what}", self.path));
+        if self.errors.len() >= MAX_ERRORS {
+            return;
         }
+        let path: Vec<String> = self
+            .path
+            .iter()
+            .map(|step| match step {
+                Step::Field(name) => format!(".{name}"),
+                Step::Item(element) => element.to_string(),
+            })
+            .collect();
+        let separator = if path.is_empty() { "" } else { ": " };
+        self.errors
+            .push(format!("{}{separator}{what}", path.concat()));
     }
 
-    fn child(&mut self, element: &PathElement, value: &Value, ty: Ty<'_>) {
-        let mark = self.path.len();
-        let _ = write!(self.path, "{element}");
+    fn field(&mut self, name: &'v str, value: &'v Value, ty: Ty<'_>) {
+        self.path.push(Step::Field(name));
         self.value(value, ty);
-        self.path.truncate(mark);
+        self.path.pop();
     }
 
-    fn value(&mut self, value: &Value, ty: Ty<'_>) {
+    fn value(&mut self, value: &'v Value, ty: Ty<'_>) {
         if value.is_null() {
             return;
         }
         match (ty.atom(value), value) {
             (Atom::Struct { schema, .. }, Value::Object(map)) => {
                 for (name, child) in map {
-                    let element = PathElement::field(name);
                     match field_type(schema, name) {
-                        Some(ty) => self.child(&element, child, ty),
+                        Some(ty) => self.field(name, child, ty),
                         None => {
-                            let mark = self.path.len();
-                            let _ = write!(self.path, "{element}");
+                            self.path.push(Step::Field(name));
                             self.error("field not declared in schema");
-                            self.path.truncate(mark);
+                            self.path.pop();
                             return;
                         }
                     }
@@ -68,7 +79,7 @@ impl Walk {
             }
             (Atom::Map { item, .. }, Value::Object(map)) => {
                 for (name, child) in map {
-                    self.child(&PathElement::field(name), child, item);
+                    self.field(name, child, item);
                 }
             }
             (Atom::Struct { .. } | Atom::Map { .. }, other) => {
@@ -82,7 +93,7 @@ impl Walk {
         }
     }
 
-    fn items(&mut self, items: &[Value], kind: List<'_>, ty: Ty<'_>) {
+    fn items(&mut self, items: &'v [Value], kind: List<'_>, ty: Ty<'_>) {
         let mut seen: Vec<PathElement> = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
             let element = if matches!(kind, List::Atomic) {
@@ -93,8 +104,11 @@ impl Walk {
                     Err(why) => return self.error(format_args!("element {index}: {why}")),
                 }
             };
-            self.child(&element, item, ty);
-            seen.push(element);
+            self.path.push(Step::Item(element));
+            self.value(item, ty);
+            if let Some(Step::Item(element)) = self.path.pop() {
+                seen.push(element);
+            }
         }
         seen.sort();
         for same in seen.windows(2).filter(|w| w[0] == w[1]) {
