@@ -18,9 +18,11 @@ mod history;
 mod pod_control;
 mod pods;
 
+pub mod clusterroles;
 pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod garbage;
 pub mod job;
@@ -29,9 +31,11 @@ pub mod node_ipam;
 pub mod nodes;
 pub mod podgc;
 pub mod replicaset;
+pub mod replicationcontroller;
 pub mod root_ca;
 pub mod serviceaccount;
 pub mod statefulset;
+pub mod ttl;
 pub mod volumes;
 
 pub use context::{Config, Context};
@@ -54,9 +58,11 @@ pub struct Controller {
 
 /// Every controller.
 pub const ALL: &[Controller] = &[
+    clusterroles::CONTROLLER,
     cronjob::CONTROLLER,
     daemonset::CONTROLLER,
     deployment::CONTROLLER,
+    disruption::CONTROLLER,
     endpoints::LEGACY,
     endpoints::SLICES,
     job::CONTROLLER,
@@ -67,9 +73,11 @@ pub const ALL: &[Controller] = &[
     nodes::LIFECYCLE,
     podgc::CONTROLLER,
     replicaset::CONTROLLER,
+    replicationcontroller::CONTROLLER,
     root_ca::CONTROLLER,
     serviceaccount::CONTROLLER,
     statefulset::CONTROLLER,
+    ttl::CONTROLLER,
     volumes::BINDER,
     volumes::CLAIM_PROTECTION,
     volumes::VOLUME_PROTECTION,

@@ -1,6 +1,6 @@
 //! Keeps as many pods of a template alive as a ReplicaSet says.
 
-mod plan;
+pub(crate) mod plan;
 
 use std::collections::HashMap;
 

@@ -1,0 +1,142 @@
+//! Gathers the rules of ClusterRoles that others are made of.
+
+use client::{Cache, Error, Key, Queue, Reconcile, Requeue, Scope, Selector, write};
+use futures::future::BoxFuture;
+use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
+use serde_json::json;
+
+use crate::{Context, Controller};
+
+/// The entry of [`crate::ALL`].
+pub const CONTROLLER: Controller = Controller {
+    name: "clusterrole-aggregation-controller",
+    run,
+};
+
+struct Roles {
+    context: Context,
+    roles: Cache<ClusterRole>,
+}
+
+fn run(context: Context) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let roles = context.caches.get::<ClusterRole>(Scope::all());
+        roles.synced().await;
+        let queue = Queue::default();
+        let (to, of) = (queue.clone(), roles.clone());
+        roles.on_change(move |change| {
+            to.add(change.key.clone());
+            for entry in of.entries() {
+                if gathers(entry.bytes()) {
+                    to.add(entry.key.clone());
+                }
+            }
+        });
+        let reconciler = Roles {
+            context: context.clone(),
+            roles,
+        };
+        context.work(reconciler, queue).await;
+    })
+}
+
+/// Whether the JSON of a role may hold a rule of aggregation; few do.
+fn gathers(json: &[u8]) -> bool {
+    const KEY: &[u8] = b"\"aggregationRule\"";
+    json.windows(KEY.len()).any(|w| w == KEY)
+}
+
+/// The rules that `role` is made of, by the names of the roles they come from; `None`: it is
+/// made of no others.
+fn gather(role: &ClusterRole, all: &[ClusterRole]) -> Result<Option<Vec<PolicyRule>>, Error> {
+    let Some(rule) = &role.aggregation_rule else {
+        return Ok(None);
+    };
+    let mut rules: Vec<PolicyRule> = Vec::new();
+    for selector in rule.cluster_role_selectors.iter().flatten() {
+        let selector = Selector::of(selector).map_err(|e| Error::Other(e.to_string()))?;
+        let mut chosen: Vec<&ClusterRole> = all
+            .iter()
+            .filter(|r| r.metadata.name != role.metadata.name)
+            .filter(|r| selector.matches(r.metadata.labels.as_ref()))
+            .collect();
+        chosen.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+        for new in chosen.into_iter().flat_map(|r| r.rules.iter().flatten()) {
+            if !rules.contains(new) {
+                rules.push(new.clone());
+            }
+        }
+    }
+    Ok(Some(rules))
+}
+
+impl Reconcile for Roles {
+    type Key = Key;
+
+    fn name(&self) -> &'static str {
+        CONTROLLER.name
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
+        let Some(role) = self.roles.get(key)? else {
+            return Ok(Requeue::OnChange);
+        };
+        if role.aggregation_rule.is_none() {
+            return Ok(Requeue::OnChange);
+        }
+        let Some(rules) = gather(&role, &self.roles.list())? else {
+            return Ok(Requeue::OnChange);
+        };
+        if role.rules.as_deref().unwrap_or_default() == rules {
+            return Ok(Requeue::OnChange);
+        }
+        let patch = json!({
+            "metadata": {"resourceVersion": role.metadata.resource_version},
+            "rules": rules,
+        });
+        let api = write::cluster::<ClusterRole>(&self.context.client);
+        let written = write::patch(&api, &key.name, &patch).await?;
+        self.roles
+            .caught_up(written.as_ref().map_or(0, write::revision_of))
+            .await?;
+        Ok(Requeue::OnChange)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn role(name: &str, label: &str, verbs: &[&str]) -> ClusterRole {
+        let rules: Vec<Value> = verbs.iter().map(|v| json!({"verbs": [v]})).collect();
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "labels": {"to": label}}, "rules": rules,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn rules_are_gathered_by_name_without_doubles() {
+        let admin: ClusterRole = serde_json::from_value(json!({
+            "metadata": {"name": "admin", "labels": {"to": "admin"}},
+            "aggregationRule": {"clusterRoleSelectors": [
+                {"matchLabels": {"to": "admin"}}, {"matchLabels": {"to": "edit"}}]},
+            "rules": [{"verbs": ["old"]}],
+        }))
+        .unwrap();
+        let all = [
+            role("z", "admin", &["get", "list"]),
+            role("a", "admin", &["watch", "get"]),
+            role("e", "edit", &["list", "patch"]),
+            role("v", "view", &["never"]),
+            admin.clone(),
+        ];
+        let rules = gather(&admin, &all).unwrap().unwrap();
+        let verbs: Vec<_> = rules.iter().map(|r| r.verbs[0].as_str()).collect();
+        assert_eq!(verbs, ["watch", "get", "list", "patch"]);
+        assert_eq!(gather(&all[0], &all).unwrap(), None);
+        assert!(gathers(&serde_json::to_vec(&admin).unwrap()));
+        assert!(!gathers(&serde_json::to_vec(&all[0]).unwrap()));
+    }
+}

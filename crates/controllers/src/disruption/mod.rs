@@ -1,0 +1,239 @@
+//! Tells how many pods of each PodDisruptionBudget may be evicted.
+//!
+//! The API server takes from that number with each eviction and notes the pod; the status is
+//! written only if it is still as it was read, so that no eviction is forgotten.
+
+mod plan;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+use client::{
+    Cache, Change, Error, Key, Owner, Queue, Reconcile, Recorder, Requeue, Scope, Selector, write,
+};
+use futures::future::BoxFuture;
+use k8s_openapi::api::{
+    apps::v1::{Deployment, ReplicaSet, StatefulSet},
+    core::v1::{Pod, ReplicationController},
+    policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus},
+};
+use serde_json::json;
+
+use crate::{Context, Controller};
+
+/// The entry of [`crate::ALL`].
+pub const CONTROLLER: Controller = Controller {
+    name: "disruption-controller",
+    run,
+};
+
+/// Changes of pods within this time are looked at together.
+const GATHER: Duration = Duration::from_millis(20);
+
+struct Budgets {
+    context: Context,
+    recorder: Recorder,
+    budgets: Cache<PodDisruptionBudget>,
+    pods: Cache<Pod>,
+    managers: Managers,
+}
+
+/// Those who know how many pods there should be.
+struct Managers {
+    deployments: Cache<Deployment>,
+    replica_sets: Cache<ReplicaSet>,
+    stateful_sets: Cache<StatefulSet>,
+    replication_controllers: Cache<ReplicationController>,
+}
+
+fn run(context: Context) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let budgets = context.caches.get::<PodDisruptionBudget>(Scope::all());
+        let pods = context.caches.get::<Pod>(Scope::all());
+        let managers = Managers {
+            deployments: context.caches.get(Scope::all()),
+            replica_sets: context.caches.get(Scope::all()),
+            stateful_sets: context.caches.get(Scope::all()),
+            replication_controllers: context.caches.get(Scope::all()),
+        };
+        managers.synced().await;
+        let queue = Queue::default();
+        budgets.synced().await;
+        let to = queue.clone();
+        budgets.on_change(move |change| to.add(change.key.clone()));
+        pods.synced().await;
+        let (to, of) = (queue.clone(), budgets.clone());
+        pods.on_change(move |change| {
+            for key in budgets_of(change, &of) {
+                to.add_after(key, GATHER);
+            }
+        });
+        let reconciler = Budgets {
+            context: context.clone(),
+            recorder: context.recorder(),
+            budgets,
+            pods,
+            managers,
+        };
+        context.work(reconciler, queue).await;
+    })
+}
+
+/// A budget without a selector has no pods; with an empty one, all of its namespace.
+fn selector(budget: &PodDisruptionBudget) -> Option<Result<Selector, Error>> {
+    let selector = budget.spec.as_ref()?.selector.as_ref()?;
+    Some(Selector::of(selector).map_err(|e| Error::Other(e.to_string())))
+}
+
+fn budgets_of(change: &Change, budgets: &Cache<PodDisruptionBudget>) -> Vec<Key> {
+    if budgets.is_empty() {
+        return Vec::new();
+    }
+    let entries: Vec<_> = [&change.old, &change.new].into_iter().flatten().collect();
+    let chooses = |budget: &PodDisruptionBudget| {
+        let selector = selector(budget).and_then(Result::ok);
+        selector.is_some_and(|s| entries.iter().any(|e| e.matches(&s)))
+    };
+    let all = budgets.list_in(&change.key.namespace);
+    all.iter().filter(|b| chooses(b)).map(Key::of).collect()
+}
+
+impl Managers {
+    async fn synced(&self) {
+        self.deployments.synced().await;
+        self.replica_sets.synced().await;
+        self.stateful_sets.synced().await;
+        self.replication_controllers.synced().await;
+    }
+
+    /// The pods that all managers of these want; in words if one cannot tell.
+    fn scale(&self, namespace: &str, owners: &HashMap<String, Owner>) -> Result<i32, Error> {
+        let mut counted = BTreeSet::new();
+        let mut sum = 0_i32;
+        for owner in owners.values() {
+            if let Some((uid, replicas)) = self.scale_of(namespace, owner)?
+                && counted.insert(uid)
+            {
+                sum = sum.saturating_add(replicas);
+            }
+        }
+        Ok(sum)
+    }
+
+    /// The uid and scale of a manager; `None`: it is gone.
+    fn scale_of(&self, namespace: &str, owner: &Owner) -> Result<Option<(String, i32)>, Error> {
+        let key = Key::new(namespace, owner.name.as_str());
+        let group = owner.api_version.split('/').next().unwrap_or_default();
+        let found = match (group, owner.kind.as_str()) {
+            ("apps", "ReplicaSet") => {
+                let set = self.replica_sets.get(&key)?;
+                // What belongs to a Deployment is counted once, as that wants it.
+                let above = self.replica_sets.entry(&key);
+                let above = above.as_ref().and_then(|e| e.controller());
+                if let Some(deployment) = above.filter(|o| o.kind == "Deployment") {
+                    let key = Key::new(namespace, deployment.name.as_str());
+                    let found = self.deployments.get(&key)?;
+                    return Ok(found.map(|d| scale(d.metadata.uid, d.spec.replicas)));
+                }
+                set.map(|s| scale(s.metadata.uid, s.spec.replicas))
+            }
+            ("apps", "StatefulSet") => {
+                let set = self.stateful_sets.get(&key)?;
+                set.map(|s| scale(s.metadata.uid, s.spec.replicas))
+            }
+            ("v1", "ReplicationController") => {
+                let owner = self.replication_controllers.get(&key)?;
+                owner.map(|r| scale(r.metadata.uid, r.spec.and_then(|s| s.replicas)))
+            }
+            _ => {
+                let (version, kind) = (&owner.api_version, &owner.kind);
+                let message =
+                    format!("{version}, Kind={kind} does not implement the scale subresource");
+                return Err(Error::Other(message));
+            }
+        };
+        Ok(found)
+    }
+}
+
+fn scale(uid: Option<String>, replicas: Option<i32>) -> (String, i32) {
+    (uid.unwrap_or_default(), replicas.unwrap_or(1))
+}
+
+impl Reconcile for Budgets {
+    type Key = Key;
+
+    fn name(&self) -> &'static str {
+        CONTROLLER.name
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
+        let Some(budget) = self.budgets.get(key)? else {
+            return Ok(Requeue::OnChange);
+        };
+        let chosen = match selector(&budget).transpose()? {
+            Some(selector) => self.pods.entries_matching(&key.namespace, &selector),
+            None => Vec::new(),
+        };
+        if chosen.is_empty() {
+            let message = "No matching pods found";
+            self.recorder.normal(&budget, "NoPods", message);
+        }
+        let managed = chosen.iter().filter_map(|e| e.controller());
+        let owners: HashMap<String, Owner> = managed.map(|o| (o.uid.clone(), o.clone())).collect();
+        let now = self.context.now();
+        let scale = if plan::needs_scale(&budget) {
+            self.managers.scale(&key.namespace, &owners)
+        } else {
+            Ok(0)
+        };
+        let scale = match scale {
+            Ok(scale) => scale,
+            Err(failure) => {
+                let why = failure.words();
+                let message = format!("Failed to calculate the number of expected pods: {why}");
+                let reason = "CalculateExpectedPodCountFailed";
+                self.recorder.warning(&budget, reason, message);
+                let status = plan::failed(&budget, &why, now);
+                self.write_status(&budget, key, &status).await?;
+                return Err(failure);
+            }
+        };
+        let pods: Vec<Pod> = client::cache::decode_all(&chosen);
+        let plan = plan::plan(&budget, &pods, scale, now);
+        for name in &plan.overdue {
+            let Some(pod) = pods.iter().find(|p| p.metadata.name.as_ref() == Some(name)) else {
+                continue;
+            };
+            let message = format!("Pod was expected by PDB {key} to be deleted but it wasn't");
+            self.recorder.warning(pod, "NotDeleted", message);
+        }
+        self.write_status(&budget, key, &plan.status).await?;
+        let wait = plan.wait.and_then(|w| w.try_into().ok());
+        Ok(wait.map_or(Requeue::OnChange, Requeue::After))
+    }
+}
+
+impl Budgets {
+    async fn write_status(
+        &self,
+        budget: &PodDisruptionBudget,
+        key: &Key,
+        status: &PodDisruptionBudgetStatus,
+    ) -> Result<(), Error> {
+        let Some(patch) = write::merge_patch(budget.status.as_ref(), status) else {
+            return Ok(());
+        };
+        let body = json!({
+            "metadata": {"resourceVersion": budget.metadata.resource_version},
+            "status": patch,
+        });
+        let api = write::namespaced::<PodDisruptionBudget>(&self.context.client, &key.namespace);
+        let written = write::patch_status(&api, &key.name, &body).await?;
+        self.budgets
+            .caught_up(written.as_ref().map_or(0, write::revision_of))
+            .await
+    }
+}
