@@ -4,5 +4,6 @@ mod daemons;
 mod deletion;
 mod jobs;
 mod statefulsets;
+mod upkeep;
 mod volumes;
 mod workloads;
