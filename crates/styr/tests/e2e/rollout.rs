@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::harness::{Cluster, has_kubectl};
+use crate::harness::{Cluster, has_kubectl, poll};
 
 const MINUTES: Duration = Duration::from_secs(120);
 
@@ -63,7 +63,7 @@ fn a_rolling_update_under_load_loses_no_request_and_can_be_undone() {
     let load = Load::start(address);
     cluster.apply(&manifest("2.0"));
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=120s"]);
-    assert!(fetch(address).expect("it answers").contains("2.0"));
+    settles_on(address, "2.0");
     let (done, failed) = load.stop();
     assert!(done > 50, "only {done} requests were made");
     assert_eq!(failed, 0, "of {done} requests");
@@ -91,7 +91,15 @@ fn a_rolling_update_under_load_loses_no_request_and_can_be_undone() {
     assert!(history.contains('1') && history.contains('2'), "{history}");
     cluster.kubectl(&["rollout", "undo", "deployment/web"]);
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=120s"]);
-    assert!(fetch(address).expect("it answers").contains("1.0"));
+    settles_on(address, "1.0");
+}
+
+/// The last old pods leave the service a moment after the roll-out counts as finished.
+fn settles_on(address: SocketAddr, version: &str) {
+    let settled = poll(MINUTES, || {
+        (0..10).all(|_| fetch(address).expect("it answers").contains(version))
+    });
+    assert!(settled, "{version} is not what answers");
 }
 
 /// One GET on a connection of its own.
