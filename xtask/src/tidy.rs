@@ -16,7 +16,8 @@ const MAX_FILE_LINES: usize = 700;
 const ARROWS: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("codec", &["api"]),
-    ("kinds", &["api"]),
+    ("cel", &["api"]),
+    ("kinds", &["api", "cel"]),
     ("store", &[]),
     ("streams", &[]),
     ("net", &[]),

@@ -14,6 +14,8 @@ pub enum ErrorKind {
     Duplicate,
     /// A value breaks a rule.
     Invalid,
+    /// A value breaks a rule, and is not shown because it is an object or a list.
+    Unshown,
     /// A value is not one of the allowed ones.
     NotSupported,
     /// A value may not be set here.
@@ -34,7 +36,7 @@ impl ErrorKind {
             Self::NotFound => "FieldValueNotFound",
             Self::Required => "FieldValueRequired",
             Self::Duplicate => "FieldValueDuplicate",
-            Self::Invalid => "FieldValueInvalid",
+            Self::Invalid | Self::Unshown => "FieldValueInvalid",
             Self::NotSupported => "FieldValueNotSupported",
             Self::Forbidden => "FieldValueForbidden",
             Self::TooLong => "FieldValueTooLong",
@@ -49,7 +51,7 @@ impl ErrorKind {
             Self::NotFound => "Not found",
             Self::Required => "Required value",
             Self::Duplicate => "Duplicate value",
-            Self::Invalid | Self::TypeInvalid => "Invalid value",
+            Self::Invalid | Self::TypeInvalid | Self::Unshown => "Invalid value",
             Self::NotSupported => "Unsupported value",
             Self::Forbidden => "Forbidden",
             Self::TooLong => "Too long",
@@ -61,7 +63,7 @@ impl ErrorKind {
     fn shows_value(self) -> bool {
         !matches!(
             self,
-            Self::Required | Self::Forbidden | Self::TooLong | Self::Internal
+            Self::Required | Self::Forbidden | Self::TooLong | Self::Internal | Self::Unshown
         )
     }
 }
@@ -106,6 +108,11 @@ impl FieldError {
         detail: impl Into<String>,
     ) -> Self {
         Self::new(ErrorKind::Invalid, path, value, detail)
+    }
+
+    /// An object or list breaks a rule.
+    pub fn unshown(path: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unshown, path, Value::Null, detail)
     }
 
     /// A value may not be set or changed.

@@ -2,12 +2,14 @@
 //!
 //! What upstream calls ratcheting holds here as well: an update is not refused for what it leaves as it was.
 
+mod cel_types;
 mod embedded;
 mod formats;
 mod list_types;
 mod pattern;
 mod problem;
 mod row;
+mod rules;
 mod scale;
 mod schema;
 
@@ -20,6 +22,8 @@ use serde_json::Value;
 pub(crate) use formats::is_known as is_known_format;
 pub(crate) use pattern::{Patterns, compile as compile_pattern};
 pub(crate) use row::row;
+use rules::Rules;
+pub(crate) use rules::wrong as wrong_rules;
 
 /// Finalizers without a domain that are nobody's mistake.
 const STANDARD_FINALIZERS: [&str; 3] = ["orphan", "foregroundDeletion", "kubernetes"];
@@ -27,13 +31,16 @@ const STANDARD_FINALIZERS: [&str; 3] = ["orphan", "foregroundDeletion", "kuberne
 /// What a definition's schema is compiled to, once.
 struct Compiled {
     patterns: Patterns,
+    rules: Rules,
 }
 
 fn compiled(custom: &Custom) -> Option<&Compiled> {
     let compile = || {
         let patterns = custom.schema.as_ref().map(Patterns::of);
+        let rules = custom.schema.as_ref().map(|s| Rules::of(s, true));
         let compiled: Box<dyn std::any::Any + Send + Sync> = Box::new(Compiled {
             patterns: patterns.unwrap_or_default(),
+            rules: rules.unwrap_or_default(),
         });
         compiled
     };
@@ -60,7 +67,26 @@ pub(crate) fn validate(
     if old.is_none_or(|old| list_types::validate(schema, old).is_empty()) {
         errors.extend(list_types::validate(schema, obj));
     }
+    errors.extend(expressions(schema, compiled, obj, old, &errors));
     errors
+}
+
+/// Every rule written as an expression that an object breaks; they are run only on what is otherwise sound.
+fn expressions(
+    schema: &Node,
+    compiled: &Compiled,
+    obj: &Value,
+    old: Option<&Value>,
+    found: &[FieldError],
+) -> Vec<FieldError> {
+    if !found.iter().any(blocks) {
+        return compiled.rules.validate(schema, obj, old);
+    }
+    if !schema.any(&|node| !node.rules.is_empty()) {
+        return Vec::new();
+    }
+    let why = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
+    vec![FieldError::invalid("<nil>", "null", why)]
 }
 
 /// Every broken rule of a change of status.
@@ -86,6 +112,7 @@ pub(crate) fn validate_status(
     if list_types::validate(schema, old).is_empty() {
         errors.extend(list_types::validate(schema, obj));
     }
+    errors.extend(expressions(schema, compiled, obj, Some(old), &errors));
     errors
 }
 
@@ -112,7 +139,6 @@ fn type_meta(kind: &Kind, obj: &Value) -> Vec<FieldError> {
 }
 
 /// Whether an error keeps rules that look at several fields from being run.
-#[expect(dead_code, reason = "the rules that need it follow")]
 fn blocks(error: &FieldError) -> bool {
     matches!(
         error.kind,

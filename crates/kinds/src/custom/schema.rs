@@ -473,14 +473,14 @@ impl Check<'_> {
             }
             Some(Additional::Schema(inner)) => {
                 for (key, child) in unlisted {
-                    out.merge(self.field(node, inner, key, child, old));
+                    out.merge(self.field(inner, key, child, old));
                 }
             }
             _ => {}
         }
         for (key, inner) in &node.properties {
             if let Some(child) = map.get(key) {
-                out.merge(self.field(node, inner, key, child, old));
+                out.merge(self.field(inner, key, child, old));
             }
         }
         for key in node.required.iter().filter(|k| !map.contains_key(*k)) {
@@ -491,19 +491,10 @@ impl Check<'_> {
         out
     }
 
-    fn field(
-        &mut self,
-        owner: &Node,
-        node: &Node,
-        key: &str,
-        value: &Value,
-        old: Option<&Value>,
-    ) -> Outcome {
+    fn field(&mut self, node: &Node, key: &str, value: &Value, old: Option<&Value>) -> Outcome {
         let at_root = self.root && self.path.is_empty();
         let type_field = at_root && matches!(key, "kind" | "apiVersion");
-        let before = old
-            .filter(|_| owner.map_type != "atomic" && !type_field)
-            .and_then(|old| old.get(key));
+        let before = old.filter(|_| !type_field).and_then(|old| old.get(key));
         let mark = self.path.len();
         if mark > 0 {
             self.path.push('.');

@@ -332,3 +332,120 @@ fn finalizers_of_nobody() {
         r#"metadata.finalizers: "a": prefer a domain-qualified finalizer name to avoid accidental conflicts with other finalizer writers"#
     );
 }
+
+#[test]
+fn rules_written_as_expressions() {
+    let kind = kind(json!({"type": "object", "x-kubernetes-validations": [
+            {"rule": "self.min <= self.max", "message": "min must not exceed max"},
+            {"rule": "self.min <= self.max", "messageExpression": "'min is %d'.format([self.min])", "fieldPath": ".min", "reason": "FieldValueForbidden"},
+            {"rule": "!has(oldSelf.name) || self.name == oldSelf.name"},
+        ], "properties": {
+        "min": {"type": "integer"}, "max": {"type": "integer"},
+        "name": {"type": "string", "x-kubernetes-validations": [{"rule": "self != 'bad'"}]},
+        "for": {"type": "string"}, "a-b": {"type": "string"},
+        "since": {"type": "string", "format": "date-time"},
+        "list": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"], "items": {"type": "object",
+            "x-kubernetes-validations": [{"rule": "self.v >= oldSelf.v", "message": "v must grow"}, {"rule": "self.v < 100"}],
+            "properties": {"k": {"type": "string"}, "v": {"type": "integer"}}}},
+        "words": {"type": "object", "additionalProperties": {"type": "string", "x-kubernetes-validations": [{"rule": "self.size() < 3", "message": "too long"}]}},
+    }}));
+    let custom = kind.custom.clone().unwrap();
+    let errors = |spec: Value, old: Option<Value>| {
+        texts(&validate(
+            &kind,
+            &custom,
+            &object(spec),
+            old.map(object).as_ref(),
+        ))
+    };
+    let good = json!({"min": 1, "max": 2, "name": "a", "list": [{"k": "x", "v": 1}]});
+    assert!(errors(good.clone(), None).is_empty());
+    assert_eq!(
+        errors(
+            json!({"min": 3, "max": 2, "name": "bad", "words": {"w": "long"}}),
+            None
+        ),
+        [
+            "spec: Invalid value: min must not exceed max",
+            "spec.min: Forbidden: min is 3",
+            r#"spec.name: Invalid value: "bad": failed rule: self != 'bad'"#,
+            r#"spec.words[w]: Invalid value: "long": too long"#,
+        ]
+    );
+    assert_eq!(
+        errors(
+            json!({"min": 1, "max": 2, "name": "b", "list": [{"k": "y", "v": 0}, {"k": "x", "v": 0}]}),
+            Some(good)
+        ),
+        [
+            "spec: Invalid value: failed rule: !has(oldSelf.name) || self.name == oldSelf.name",
+            "spec.list[1]: Invalid value: v must grow",
+        ]
+    );
+    // What was wrong before and is left alone is accepted.
+    let old = json!({"min": 1, "max": 2, "name": "bad", "list": [{"k": "x", "v": 200}]});
+    let new = json!({"min": 0, "max": 2, "name": "bad", "list": [{"k": "x", "v": 200}, {"k": "y", "v": 1}]});
+    assert!(errors(new, Some(old)).is_empty());
+    // Rules are not run on what is not sound otherwise.
+    let found = errors(json!({"min": "x"}), None);
+    assert!(
+        found[1].contains("some validation rules were not checked"),
+        "{found:?}"
+    );
+    // A rule that fails is an error.
+    assert_eq!(
+        errors(json!({"min": 1}), None)[0],
+        r#"spec: Invalid value: "object": no such key: max evaluating rule: min must not exceed max"#
+    );
+}
+
+#[test]
+fn rules_see_escaped_names_and_formats() {
+    let kind = kind(
+        json!({"type": "object", "properties": {"for": {"type": "string"}, "a-b": {"type": "string"},
+        "x/y__z.w": {"type": "string"}, "since": {"type": "string", "format": "date-time"}, "port": {"x-kubernetes-int-or-string": true},
+        "data": {"type": "string", "format": "byte"}, "n": {"type": "number"}},
+        "x-kubernetes-validations": [{"rule": "self.__for__ == 'f' && self.a__dash__b == 'ab' && self.x__slash__y__underscores__z__dot__w == 'v'"},
+            {"rule": "self.since < timestamp('2025-01-01T00:00:00Z') && self.data == b'abc' && self.n == 1.0"},
+            {"rule": "type(self.port) == int ? self.port > 0 : self.port.endsWith('%')"}]}),
+    );
+    let custom = kind.custom.clone().unwrap();
+    let spec = json!({"for": "f", "a-b": "ab", "x/y__z.w": "v", "since": "2024-01-01T00:00:00Z", "port": "80%", "data": "YWJj", "n": 1});
+    assert_eq!(
+        texts(&validate(&kind, &custom, &object(spec), None)),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn rules_of_the_whole_object_see_its_name() {
+    let kind = kind_with(
+        json!({"type": "object", "x-kubernetes-validations": [{"rule": "self.metadata.name.startsWith('a')", "message": "bad name"}]}),
+    );
+    let custom = kind.custom.clone().unwrap();
+    assert_eq!(
+        texts(&validate(&kind, &custom, &object(json!({})), None)),
+        ["<nil>: Invalid value: bad name"]
+    );
+}
+
+#[test]
+fn rules_cannot_hold_the_server() {
+    let kind = kind(
+        json!({"type": "object", "properties": {"l": {"type": "array", "items": {"type": "integer"},
+        "x-kubernetes-validations": [{"rule": "self.all(a, self.all(b, self.all(c, a + b + c >= 0)))", "message": "too much"}]}}}),
+    );
+    let custom = kind.custom.clone().unwrap();
+    let items: Vec<i64> = (0..1000).collect();
+    let errors = texts(&validate(
+        &kind,
+        &custom,
+        &object(json!({"l": items})),
+        None,
+    ));
+    assert_eq!(errors.len(), 1);
+    assert!(
+        errors[0].contains("call cost exceeds limit for rule: too much"),
+        "{errors:?}"
+    );
+}

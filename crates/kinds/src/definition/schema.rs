@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{defaults, structural};
 use crate::check::one_of_if_set;
-use crate::custom::is_known_format;
+use crate::custom::{is_known_format, wrong_rules};
 
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
 /// What may be said at the root of a schema with a status of its own: the status is checked by itself.
@@ -67,11 +67,51 @@ pub(super) fn validate(written: &Value, path: &str, has_status: bool) -> Vec<Fie
             ..Place::default()
         },
     );
+    let sound = errors.is_empty() && walk.errors.is_empty();
     errors.extend(walk.errors);
+    if let (Ok(node), true) = (&parsed, sound) {
+        expressions(node, path, true, None, &mut errors);
+    }
     if let (Err(why), true) = (parsed, errors.is_empty()) {
         errors.push(FieldError::invalid(path, "", why));
     }
     errors
+}
+
+/// Every broken rule of the expressions in a schema that is sound otherwise.
+fn expressions(
+    node: &Node,
+    path: &str,
+    root: bool,
+    uncorrelated: Option<&str>,
+    errors: &mut Vec<FieldError>,
+) {
+    for wrong in wrong_rules(node, root, uncorrelated) {
+        let at = format!(
+            "{path}.x-kubernetes-validations[{}].{}",
+            wrong.index, wrong.field
+        );
+        let rule = &node.rules[wrong.index];
+        let value = match wrong.field {
+            "fieldPath" => json!(rule.field_path),
+            "optionalOldSelf" => json!(rule.optional_old_self),
+            _ => json!(rule.rule),
+        };
+        errors.push(FieldError::invalid(at, value, wrong.why));
+    }
+    for (name, inner) in &node.properties {
+        let at = format!("{path}.properties[{name}]");
+        expressions(inner, &at, false, uncorrelated, errors);
+    }
+    if let Some(inner) = node.others() {
+        let at = format!("{path}.additionalProperties");
+        expressions(inner, &at, false, uncorrelated, errors);
+    }
+    if let Some(inner) = &node.items {
+        let keyed = node.list_type == Some(api::ListType::Map);
+        let place = uncorrelated.or((!keyed).then_some(path));
+        expressions(inner, &format!("{path}.items"), false, place, errors);
+    }
 }
 
 fn root(written: &Value, path: &str) -> Option<FieldError> {

@@ -263,3 +263,49 @@ fn real_definitions_are_accepted() {
         }
     }
 }
+
+#[test]
+fn expressions_are_compiled_when_they_are_written() {
+    for (schema, want) in [
+        (
+            spec(
+                json!({"type": "object", "x-kubernetes-validations": [{"rule": "self.nope == 1"}], "properties": {"a": {"type": "integer"}}}),
+            ),
+            "spec.validation.openAPIV3Schema.properties[spec].x-kubernetes-validations[0].rule: Invalid value: \"self.nope == 1\": compilation failed: ERROR: <input>:1:5: undefined field 'nope'",
+        ),
+        (
+            spec(json!({"type": "integer", "x-kubernetes-validations": [{"rule": "self + 1"}]})),
+            "cel expression must evaluate to a bool",
+        ),
+        (
+            spec(
+                json!({"type": "integer", "x-kubernetes-validations": [{"rule": "self > 0", "messageExpression": "self"}]}),
+            ),
+            "messageExpression must evaluate to a string",
+        ),
+        (
+            spec(
+                json!({"type": "array", "items": {"type": "integer", "x-kubernetes-validations": [{"rule": "self > oldSelf"}]}}),
+            ),
+            "oldSelf cannot be used on the uncorrelatable portion of the schema within spec.validation.openAPIV3Schema.properties[spec]",
+        ),
+        (
+            spec(
+                json!({"type": "integer", "x-kubernetes-validations": [{"rule": "self > 0", "optionalOldSelf": true}]}),
+            ),
+            "may not be set if oldSelf is not used in rule",
+        ),
+        (
+            spec(
+                json!({"type": "object", "x-kubernetes-validations": [{"rule": "true", "fieldPath": ".x"}]}),
+            ),
+            "must be a valid path",
+        ),
+    ] {
+        let errors = broken(&definition(schema));
+        assert!(errors.iter().any(|e| e.contains(want)), "{want} {errors:?}");
+    }
+    let good = spec(json!({"type": "integer", "x-kubernetes-validations": [
+        {"rule": "self >= oldSelf.orValue(0)", "optionalOldSelf": true, "messageExpression": "'%d is too small'.format([self])"}]}));
+    assert_eq!(broken(&definition(good)), Vec::<String>::new());
+}
