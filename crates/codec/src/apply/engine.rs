@@ -100,12 +100,12 @@ impl Context<'_> {
             // Clients may change the list itself, or have it forgotten, through the main resource.
             if managers::is_reset(asked) {
                 source = None;
-            } else if managers::decode(asked).is_ok_and(|e| !e.is_empty()) {
+            } else if asked != before && managers::decode(asked).is_ok_and(|e| !e.is_empty()) {
                 source = asked;
             }
         }
         let old = live.unwrap_or(&EMPTY_STRUCT);
-        let own = self.filtered(&compare(old, new, self.root())?);
+        let own = self.filtered(compare(old, new, self.root())?);
         if own.is_same() && live.is_some() && source == before {
             return Ok(before.cloned());
         }
@@ -123,10 +123,10 @@ impl Context<'_> {
             others: Vec::new(),
         };
         self.take_from_others(&mut entries, compared, None)?;
-        let changed = own.changed();
+        let changed = own.into_changed();
         if !changed.is_empty() {
             let own_entry = self.entry(&mut entries, self.manager(manager, false));
-            own_entry.own(own_entry.set().union(&changed));
+            own_entry.gain(changed);
             own_entry.time = self.now();
         }
         managers::cap(&mut entries);
@@ -134,14 +134,12 @@ impl Context<'_> {
     }
 
     /// What the writer can be said to have changed: not what nobody owns, nor what this resource resets.
-    fn filtered(&self, comparison: &Comparison) -> Comparison {
-        comparison.map(|set| self.filter(&set.difference(stripped())))
+    fn filtered(&self, comparison: Comparison) -> Comparison {
+        comparison.map(|set| self.filter(set))
     }
 
-    fn filter(&self, set: &Set) -> Set {
-        if set.is_empty() {
-            return Set::default();
-        }
+    fn filter(&self, mut set: Set) -> Set {
+        set.subtract(stripped());
         self.reset.filter(set)
     }
 
@@ -189,14 +187,12 @@ impl Context<'_> {
             let Some(comparison) = compared.at(&entry.manager.api_version)? else {
                 continue;
             };
-            let changed = entry.set().intersection(&comparison.changed());
+            let changed = comparison.changed_of(entry.set());
             if !changed.is_empty() {
-                entry.own(entry.set().difference(&changed));
+                entry.lose(&changed);
                 taken.push((entry.manager.clone(), changed));
             }
-            if !comparison.removed.is_empty() {
-                entry.own(entry.set().difference(&comparison.removed));
-            }
+            entry.lose(&comparison.removed);
             if !entry.set().is_empty() {
                 kept.push(entry);
             }
@@ -308,8 +304,8 @@ impl Context<'_> {
     /// One entry for all there is, since nobody knows who set it.
     fn before_first_apply(&self, live: &Value) -> Result<Vec<Entry>, String> {
         let set = self
-            .filtered(&compare(&EMPTY_STRUCT, live, self.root())?)
-            .changed();
+            .filtered(compare(&EMPTY_STRUCT, live, self.root())?)
+            .into_changed();
         if set.is_empty() {
             return Ok(Vec::new());
         }
@@ -327,18 +323,22 @@ impl Context<'_> {
         force: bool,
     ) -> Result<(Value, Vec<Entry>), Refused> {
         let me = self.manager(manager, true);
-        let last = entries.iter().find(|e| e.manager.is(&me)).cloned();
-        let set = self.filter(&field_set(config, self.root()));
+        let version = entries
+            .iter()
+            .find(|e| e.manager.is(&me))
+            .map(|e| e.manager.api_version.clone());
+        let mut set = self.reset.filter(field_set(config, self.root()));
+        // Nobody owns the name, but who applies it keeps the metadata that it is in.
+        let kept = set.intersection(stripped());
+        set.subtract(&kept);
         let own = self.entry(&mut entries, me.clone());
-        if *own.set() != set.difference(stripped()) {
-            own.own(set);
-        }
+        let last = own.own(set);
         let mut new = live.clone();
         merge(&mut new, config, self.root());
-        if let Some(last) = last.filter(|l| !l.set().is_empty()) {
-            new = self.pruned(new, &last, &entries, &me)?;
+        if let (Some(last), Some(version)) = (last, version) {
+            new = self.pruned(new, (&last, &version), &entries, (&me, &kept))?;
         }
-        let own = compare(live, &new, self.root())?.map(|set| self.filter(set));
+        let own = self.filtered(compare(live, &new, self.root())?);
         let compared = Versions {
             context: self,
             live,
@@ -350,9 +350,6 @@ impl Context<'_> {
         if !force && !taken.is_empty() {
             return Err(Refused::Conflicts(taken));
         }
-        if let Some(own) = entries.iter_mut().find(|e| e.manager.is(&me)) {
-            own.own(own.set().difference(stripped()));
-        }
         entries.retain(|e| !e.set().is_empty());
         Ok((new, entries))
     }
@@ -361,15 +358,13 @@ impl Context<'_> {
     fn pruned(
         &self,
         merged: Value,
-        last: &Entry,
+        (last, version): (&Set, &str),
         entries: &[Entry],
-        me: &Manager,
+        (me, kept): (&Manager, &Set),
     ) -> Result<Value, String> {
-        let version = last.manager.api_version.as_str();
-        let same_version = version == self.api_version;
-        if same_version
+        if version == self.api_version
             && let Some(own) = entries.iter().find(|e| e.manager.is(me))
-            && last.set().difference(own.set()).is_empty()
+            && last.difference(own.set()).is_empty()
         {
             return Ok(merged);
         }
@@ -377,7 +372,7 @@ impl Context<'_> {
             return Ok(merged);
         };
         let (then, ty) = (merged_then.value(), merged_then.ty());
-        let last_named = with_declared_parents(last.set(), ty);
+        let last_named = with_declared_parents(last, ty);
         let mut pruned = remove(then, &last_named, ty);
         let mut versions: Vec<&str> = vec![version];
         for entry in entries {
@@ -391,6 +386,11 @@ impl Context<'_> {
                 .iter()
                 .filter(|e| e.manager.api_version == other)
                 .fold(Set::default(), |all, e| all.union(e.set()));
+            let owned = if other == self.api_version {
+                owned.union(kept)
+            } else {
+                owned
+            };
             let (Some(whole), Some(rest)) = (
                 self.converted_from(then, version, other),
                 self.converted_from(&pruned, at, other),
@@ -503,7 +503,7 @@ impl Versions<'_, '_> {
                 let comparison = match converted {
                     (Some(live), Some(new)) => {
                         let compared = compare(live.value(), new.value(), new.ty())?;
-                        Some(self.context.filtered(&compared))
+                        Some(self.context.filtered(compared))
                     }
                     _ => None,
                 };

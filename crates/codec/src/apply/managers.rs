@@ -94,10 +94,24 @@ impl Entry {
         &self.set
     }
 
-    /// Gives it other fields.
-    pub fn own(&mut self, set: Set) {
-        if set != self.set {
-            self.set = set;
+    /// Gives it other fields; returns those it had, if they are not the same.
+    pub fn own(&mut self, set: Set) -> Option<Set> {
+        if set == self.set {
+            return None;
+        }
+        self.fields = None;
+        Some(std::mem::replace(&mut self.set, set))
+    }
+
+    /// Gives it more fields.
+    pub fn gain(&mut self, set: Set) {
+        self.fields = None;
+        self.set = std::mem::take(&mut self.set).joined(set);
+    }
+
+    /// Takes fields from it.
+    pub fn lose(&mut self, set: &Set) {
+        if self.set.subtract(set) {
             self.fields = None;
         }
     }
@@ -256,8 +270,8 @@ pub fn cap(entries: &mut Vec<Entry>) {
         if into == at {
             continue;
         }
-        let together = entries[into].set.union(&entries[at].set);
-        entries[into].own(together);
+        let more = std::mem::take(&mut entries[at].set);
+        entries[into].gain(more);
         // What was put in last is the newest.
         entries[into].time = entries[at].time.clone();
         gone[at] = true;

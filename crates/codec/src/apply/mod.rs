@@ -48,10 +48,13 @@ impl Reset {
         Self::Fields(Set::of_fields(paths))
     }
 
-    fn filter(&self, set: &Set) -> Set {
+    fn filter(&self, mut set: Set) -> Set {
         match self {
-            Self::Nothing => set.clone(),
-            Self::Fields(fields) => set.recursive_difference(fields),
+            Self::Nothing => set,
+            Self::Fields(fields) => {
+                set.subtract_below(fields);
+                set
+            }
             Self::AllBut(patterns) => set.below(patterns),
         }
     }

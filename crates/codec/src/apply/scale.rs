@@ -61,7 +61,7 @@ pub fn from_scale(
                 Some(at) => {
                     scale.remove(at);
                 }
-                None => entry.own(entry.set().difference(&own)),
+                None => entry.lose(&own),
             }
         }
         if !entry.set().is_empty() {

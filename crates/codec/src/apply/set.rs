@@ -131,6 +131,15 @@ impl Set {
         out
     }
 
+    /// The same of sets that are not needed any more.
+    pub fn joined(self, other: Self) -> Self {
+        match (self.is_empty(), other.is_empty()) {
+            (_, true) => self,
+            (true, _) => other,
+            _ => self.union(&other),
+        }
+    }
+
     /// Paths in both sets.
     pub fn intersection(&self, other: &Self) -> Self {
         let mut out = Self::default();
@@ -159,18 +168,42 @@ impl Set {
         out
     }
 
-    /// Paths in this set that neither are in the other nor lie below one in the other.
-    pub fn recursive_difference(&self, other: &Self) -> Self {
-        let mut out = Self::default();
-        zip(&self.nodes, &other.nodes, |a, b| match (a, b) {
-            (Some(_), Some(b)) if b.member => {}
-            (Some(a), Some(b)) => {
-                out.push_shared(a, a.member, a.children.recursive_difference(&b.children));
+    /// Takes paths out; says whether there were any.
+    pub fn subtract(&mut self, other: &Self) -> bool {
+        let mut found = false;
+        for gone in &other.nodes {
+            let Ok(at) = self
+                .nodes
+                .binary_search_by(|n| n.element.cmp(&gone.element))
+            else {
+                continue;
+            };
+            let node = &mut self.nodes[at];
+            found |= node.member && gone.member;
+            node.member &= !gone.member;
+            found |= node.children.subtract(&gone.children);
+            if !node.member && node.children.is_empty() {
+                self.nodes.remove(at);
             }
-            (Some(a), None) => out.nodes.push(a.clone()),
-            (None, _) => {}
-        });
-        out
+        }
+        found
+    }
+
+    /// Takes paths out with all that is below them.
+    pub fn subtract_below(&mut self, other: &Self) {
+        for gone in &other.nodes {
+            let Ok(at) = self
+                .nodes
+                .binary_search_by(|n| n.element.cmp(&gone.element))
+            else {
+                continue;
+            };
+            let node = &mut self.nodes[at];
+            node.children.subtract_below(&gone.children);
+            if gone.member || (!node.member && node.children.is_empty()) {
+                self.nodes.remove(at);
+            }
+        }
     }
 
     /// Paths that begin with one of these patterns, in which `*` stands for any step; whole parents of a
@@ -348,7 +381,9 @@ mod tests {
         assert_eq!(a.union(&b).texts(), [".a", ".c", ".d", ".a.b"]);
         assert_eq!(a.intersection(&b).texts(), [".a"]);
         assert_eq!(a.difference(&b).texts(), [".c", ".a.b"]);
-        assert_eq!(a.recursive_difference(&b).texts(), [".c"]);
+        let mut left = a.clone();
+        left.subtract_below(&b);
+        assert_eq!(left.texts(), [".c"]);
         let pod = set(
             json!({"f:spec": {"f:x": {}, "f:containers": {"k:{\"name\":\"c\"}": {".": {}, "f:image": {}, "f:resources": {"f:limits": {}}}}}}),
         );
@@ -382,6 +417,12 @@ mod tests {
             prop_assert_eq!(&a.intersection(&b), &b.intersection(&a));
             prop_assert_eq!(&a.difference(&b).union(&a.intersection(&b)), &a);
             prop_assert!(a.difference(&b).intersection(&b).is_empty());
+            let mut left = a.clone();
+            prop_assert_eq!(left.subtract(&b), !a.intersection(&b).is_empty());
+            prop_assert_eq!(&left, &a.difference(&b));
+            let mut left = a.clone();
+            left.subtract_below(&b);
+            prop_assert!(left.difference(&a.difference(&b)).is_empty());
             prop_assert_eq!(union.len(), a.len() + b.difference(&a).len());
             prop_assert_eq!(&Set::from_fields(&a.to_fields()).unwrap(), &a);
             prop_assert_eq!(a.texts().len(), a.len());

@@ -251,6 +251,29 @@ fn what_is_no_longer_applied_goes_unless_shared() {
 }
 
 #[test]
+fn metadata_stays_without_what_was_applied_to_it() {
+    let mut w = World::new("v1", "ConfigMap");
+    w.apply(
+        "a",
+        json!({"metadata": {"labels": {"a": "1"}}, "data": {"a": "1"}}),
+    );
+    w.update("u", |o| {
+        o["metadata"]["uid"] = "id".into();
+        o["metadata"]["annotations"] = json!({"u": "1"});
+    });
+    w.apply("a", json!({"data": {"a": "1"}}));
+    let mut metadata = w.object()["metadata"].clone();
+    metadata
+        .as_object_mut()
+        .unwrap()
+        .shift_remove("managedFields");
+    assert_eq!(
+        metadata,
+        json!({"name": "x", "uid": "id", "annotations": {"u": "1"}})
+    );
+}
+
+#[test]
 fn list_items_go_with_their_owner() {
     let mut w = World::deployment();
     w.apply("a", deployment());

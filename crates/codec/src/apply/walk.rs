@@ -112,19 +112,22 @@ impl Comparison {
     }
 
     /// Fields the new object set.
-    pub fn changed(&self) -> Set {
-        if self.modified.is_empty() {
-            return self.added.clone();
-        }
-        self.modified.union(&self.added)
+    pub fn into_changed(self) -> Set {
+        self.modified.joined(self.added)
+    }
+
+    /// Fields of `set` that the new object set.
+    pub fn changed_of(&self, set: &Set) -> Set {
+        set.intersection(&self.modified)
+            .joined(set.intersection(&self.added))
     }
 
     /// All three sets through a filter.
-    pub fn map(&self, filter: impl Fn(&Set) -> Set) -> Self {
+    pub fn map(self, filter: impl Fn(Set) -> Set) -> Self {
         Self {
-            removed: filter(&self.removed),
-            modified: filter(&self.modified),
-            added: filter(&self.added),
+            removed: filter(self.removed),
+            modified: filter(self.modified),
+            added: filter(self.added),
         }
     }
 }
