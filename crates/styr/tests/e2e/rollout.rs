@@ -68,6 +68,10 @@ fn a_rolling_update_under_load_loses_no_request_and_can_be_undone() {
     assert!(done > 50, "only {done} requests were made");
     assert_eq!(failed, 0, "of {done} requests");
 
+    let running = |wanted: usize| move |out: &str| out.matches("1/1").count() == wanted;
+    cluster.eventually(MINUTES, &["get", "pods", "-l", "app=web"], |out| {
+        running(3)(out) && !out.contains("Terminating")
+    });
     let name = cluster.kubectl(&[
         "get",
         "pods",
@@ -77,7 +81,6 @@ fn a_rolling_update_under_load_loses_no_request_and_can_be_undone() {
         "jsonpath={.items[0].metadata.name}",
     ]);
     cluster.kubectl(&["delete", "pod", &name]);
-    let running = |wanted: usize| move |out: &str| out.matches("1/1").count() == wanted;
     cluster.eventually(MINUTES, &["get", "pods", "-l", "app=web"], |out| {
         running(3)(out) && !out.contains(&name)
     });
