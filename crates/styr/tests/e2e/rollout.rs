@@ -70,7 +70,7 @@ fn a_rolling_update_under_load_loses_no_request_and_can_be_undone() {
 
     let running = |wanted: usize| move |out: &str| out.matches("1/1").count() == wanted;
     cluster.eventually(MINUTES, &["get", "pods", "-l", "app=web"], |out| {
-        running(3)(out) && !out.contains("Terminating")
+        running(3)(out) && out.matches("web-").count() == 3
     });
     let name = cluster.kubectl(&[
         "get",
