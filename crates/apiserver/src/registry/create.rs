@@ -130,7 +130,7 @@ impl Registry {
             self.claim_namespace(write, name, &mut claims).await?;
             self.claim(write, None, Some(&mut object), &mut claims)
                 .await?;
-            let bytes = resource.encode(&object);
+            let bytes = resource.encode(&object)?;
             let mut commit = Commit {
                 expect: vec![(key.clone(), Expect::Absent)],
                 mutations: vec![Mutation::Put {

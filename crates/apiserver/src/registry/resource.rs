@@ -148,6 +148,8 @@ impl Resource {
         if let Some(custom) = &self.kind.custom
             && !self.is_current(stored)
         {
+            let written = api::meta::str_at(&object, &["apiVersion"]);
+            self.check_conversion(written, &self.kind.api_version())?;
             kinds::convert(&mut object, &self.kind);
             codec::custom::refresh(&mut object, custom);
         }
@@ -168,13 +170,30 @@ impl Resource {
     }
 
     /// The bytes to store of an object that hooks are done with.
-    pub fn encode(&self, object: &Value) -> Bytes {
+    ///
+    /// # Errors
+    /// When the object cannot be converted into the stored version.
+    pub fn encode(&self, object: &Value) -> Result<Bytes, Fail> {
         match &self.serving {
             Some(s) if s.stored_version != self.kind.api_version() => {
-                codec::canonical(&self.stored_form(object))
+                self.check_conversion(&self.kind.api_version(), &s.stored_version)?;
+                Ok(codec::canonical(&self.stored_form(object)))
             }
-            _ => codec::canonical(object),
+            _ => Ok(codec::canonical(object)),
         }
+    }
+
+    /// Refuses conversions that only a webhook could do: pretending would lose fields.
+    fn check_conversion(&self, from: &str, to: &str) -> Result<(), Fail> {
+        let custom = self.kind.custom.as_ref();
+        if from == to || !custom.is_some_and(|c| c.converts_by_webhook) {
+            return Ok(());
+        }
+        let why = format!(
+            "conversion webhook for {from}, Kind={} failed: webhooks are not called by this server",
+            self.kind.kind
+        );
+        Err(Box::new(api::Status::internal(why)))
     }
 
     /// Whether the resource answers the verb. A custom one whose definition is being deleted still takes

@@ -155,7 +155,7 @@ impl Registry {
         let kept = (!gone).then_some(&mut round.after);
         self.claim(write, Some(&round.before), kept, &mut claims)
             .await?;
-        let bytes = resource.encode(&round.after);
+        let bytes = resource.encode(&round.after)?;
         let mutation = if gone {
             Mutation::Delete { key: key.clone() }
         } else {

@@ -539,4 +539,62 @@ async fn real_definitions_are_established() {
         "{}",
         answer.body
     );
+    let mut clash = gateway.clone();
+    clash["metadata"]["name"] = "i".into();
+    clash["spec"]["listeners"] = json!([{"name": "a", "port": 80, "protocol": "HTTP", "tls": {}}, {"name": "b", "port": 80, "protocol": "HTTP"}]);
+    let answer = cluster.post(gateways, &clash).await;
+    assert_eq!(answer.code, 422);
+    for why in [
+        "tls must not be specified for protocols ['HTTP', 'TCP', 'UDP']",
+        "Combination of port, protocol and hostname must be unique for each listener",
+    ] {
+        assert!(message(&answer).contains(why), "{}", answer.body["message"]);
+    }
+}
+
+#[tokio::test]
+async fn versions_that_need_a_webhook_are_not_pretended() {
+    let cluster = cluster().await;
+    let mut body = definition(&[version("v1", true), version("v2", false)]);
+    body["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"],
+        "clientConfig": {"url": "https://127.0.0.1:1/convert"}}});
+    define(&cluster, &body).await;
+    cluster
+        .create(TABS, &tab("a", json!({"cron": "* * * * *"})))
+        .await;
+    let answer = cluster.get(&TABS.replace("/v1/", "/v2/")).await;
+    assert_eq!(answer.code, 500);
+    assert!(
+        message(&answer)
+            .contains("conversion webhook for stable.example.com/v1, Kind=CronTab failed")
+    );
+}
+
+#[tokio::test]
+async fn who_may_do_what() {
+    let cluster = cluster().await;
+    define(&cluster, &definition(&[version("v1", true)])).await;
+    let rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
+    let role = json!({"metadata": {"name": "r"}, "rules": [{"apiGroups": ["stable.example.com"], "resources": ["crontabs"], "verbs": ["get", "list"]}]});
+    cluster.create(&format!("{rbac}/roles"), &role).await;
+    let binding = json!({"metadata": {"name": "b"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "r"},
+        "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "jane"}]});
+    cluster
+        .create(&format!("{rbac}/rolebindings"), &binding)
+        .await;
+    let jane = cluster.user("jane", &["system:authenticated"]);
+    let ask = async |method: &str| {
+        use tower::Service;
+        let request = http::Request::builder().method(method).uri(TABS);
+        let request = request.body(apiserver::http::body::full("{}")).unwrap();
+        jane.clone().call(request).await.unwrap().status().as_u16()
+    };
+    // Roles are followed in the background.
+    for _ in 0..1000 {
+        if ask("GET").await == 200 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((ask("GET").await, ask("POST").await), (200, 403));
 }
