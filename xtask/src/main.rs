@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod conformance;
 mod host;
 mod images;
 mod run;
@@ -26,7 +27,9 @@ enum Command {
     Bench(bench::Bench),
     /// Make the container images that tests and walkthroughs use, from Debian packages
     Images(images::Images),
-    /// Check what compilers do not: crate arrows, file lengths, left-over marks
+    /// Write the page of covered conformance entries from the tests' doc comments
+    Conformance(conformance::Conformance),
+    /// Check what compilers do not: crate arrows, file lengths, left-over marks, stale pages
     Tidy(tidy::Tidy),
 }
 
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         Command::Test(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Images(command) => command.run(),
+        Command::Conformance(command) => command.run(),
         Command::Tidy(command) => command.run(),
     };
     match result {

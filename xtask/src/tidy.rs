@@ -47,11 +47,8 @@ impl Tidy {
     /// When there is one.
     pub fn run(self) -> anyhow::Result<()> {
         let mut breaches = arrows()?;
-        let mut files = Vec::new();
-        for folder in ["crates", "xtask"] {
-            collect(&workspace().join(folder), &mut files)?;
-        }
-        for file in &files {
+        breaches.extend(crate::conformance::breaches()?);
+        for file in &sources(&["crates", "xtask"])? {
             let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
             breaches.extend(file_breaches(file, &text));
         }
@@ -103,6 +100,18 @@ fn arrow_breaches(uses: &BTreeMap<String, Vec<String>>) -> Vec<String> {
         }
     }
     breaches
+}
+
+/// Every Rust source below these folders of the workspace.
+///
+/// # Errors
+/// When a folder cannot be read.
+pub fn sources(folders: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for folder in folders {
+        collect(&workspace().join(folder), &mut files)?;
+    }
+    Ok(files)
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
