@@ -18,6 +18,7 @@ mod history;
 mod pod_control;
 mod pods;
 
+pub mod autoscaler;
 pub mod clusterroles;
 pub mod cronjob;
 pub mod daemonset;
@@ -58,6 +59,7 @@ pub struct Controller {
 
 /// Every controller.
 pub const ALL: &[Controller] = &[
+    autoscaler::CONTROLLER,
     clusterroles::CONTROLLER,
     cronjob::CONTROLLER,
     daemonset::CONTROLLER,
