@@ -12,7 +12,8 @@ struct Walk {
     fields: Vec<Box<str>>,
 }
 
-/// Checks `obj` in place: nulls and unknown fields are dropped, quantities and times are normalized.
+/// Checks `obj` in place: nulls, empty lists and maps that may be absent, and unknown fields are
+/// dropped, quantities and times are normalized.
 /// Returns the paths of unknown fields.
 ///
 /// # Errors
@@ -83,6 +84,9 @@ impl Walk {
                     self.fields.push(field.name.clone());
                     self.shape(child, &field.shape, Some(field))?;
                     self.fields.pop();
+                    if is_nothing(child, field) {
+                        dropped.push(key.clone());
+                    }
                 }
             }
             self.path.truncate(mark);
@@ -225,6 +229,17 @@ impl Walk {
         .into();
         Ok(())
     }
+}
+
+/// Whether upstream would leave the value out when it writes the object: the types of its built-in
+/// kinds do not tell an empty list or map from none. An empty struct says something.
+fn is_nothing(value: &Value, field: &Field) -> bool {
+    let empty = match (value, &field.shape) {
+        (Value::Array(items), Shape::Array(_)) => items.is_empty(),
+        (Value::Object(map), Shape::Map(_)) => map.is_empty(),
+        _ => false,
+    };
+    empty && !field.required
 }
 
 fn integer(value: &Value) -> Option<i64> {
@@ -387,6 +402,25 @@ mod tests {
             obj["spec"]["containers"][0]["livenessProbe"]["httpGet"]["port"].to_string(),
             "80"
         );
+    }
+
+    #[test]
+    fn empty_lists_and_maps_are_none() {
+        let body = r#"{"metadata":{"labels":{},"finalizers":[]},"spec":{"nodeSelector":{},"securityContext":{},
+            "containers":[{"name":"a","command":[],"args":[""],"resources":{"limits":{}}}],"volumes":[{"name":"v","emptyDir":{}}]}}"#;
+        let (obj, _) = decode_as(("", "pods"), body, FieldValidation::Strict).unwrap();
+        assert_eq!(obj["metadata"], json!({}));
+        assert_eq!(
+            obj["spec"],
+            json!({
+                "securityContext": {},
+                "containers": [{"name": "a", "args": [""], "resources": {}}],
+                "volumes": [{"name": "v", "emptyDir": {}}],
+            })
+        );
+        let body = r#"{"spec":{"containers":[]}}"#;
+        let (obj, _) = decode_as(("", "pods"), body, FieldValidation::Strict).unwrap();
+        assert_eq!(obj["spec"], json!({"containers": []}));
     }
 
     #[test]

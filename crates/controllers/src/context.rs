@@ -116,9 +116,14 @@ impl Context {
 
     /// Records events under the controller's name.
     pub fn recorder(&self) -> Recorder {
+        self.recorder_as(self.name)
+    }
+
+    /// Records events under the name that upstream gives them, where it is another one.
+    pub(crate) fn recorder_as(&self, component: &str) -> Recorder {
         Recorder::new(
             self.client.clone(),
-            self.name,
+            component,
             "",
             self.config.clock.clone(),
         )

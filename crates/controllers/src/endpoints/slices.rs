@@ -218,7 +218,7 @@ pub(super) async fn run(context: Context, view: View, queue: Queue<Key>) {
         pods,
         nodes,
     } = view;
-    let recorder = context.recorder();
+    let recorder = context.recorder_as("endpoint-slice-controller");
     let reconciler = Slices {
         context: context.clone(),
         recorder,

@@ -82,7 +82,7 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
         });
         let to = queue.clone();
         classes.on_change(move |_| open.add_to(&to));
-        let recorder = context.recorder();
+        let recorder = context.recorder_as("persistentvolume-controller");
         let reconciler = Binder {
             context: context.clone(),
             recorder,

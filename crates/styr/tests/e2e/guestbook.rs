@@ -1,10 +1,9 @@
 //! The guestbook: Redis leader and followers found by DNS, a frontend reached by its node port.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::harness::{Cluster, has_kubectl, poll};
+use crate::harness::{Cluster, fetch, has_kubectl, node_port, poll};
 
 const MINUTES: Duration = Duration::from_secs(120);
 
@@ -78,35 +77,18 @@ fn entries_written_through_the_frontend_are_read_back_from_the_followers() {
         let deployment = format!("deployment/{name}");
         cluster.kubectl(&["rollout", "status", &deployment, "--timeout=120s"]);
     }
-    let port = cluster.kubectl(&[
-        "get",
-        "svc",
-        "frontend",
-        "-o",
-        "jsonpath={.spec.ports[0].nodePort}",
-    ]);
+    let local = node_port(&cluster, "frontend");
     let ip = cluster.styr_ok(&["ip"]);
-    let page =
-        |host: &str, path: &str| get(&format!("{}:{port}", host.trim()), path).unwrap_or_default();
+    let outside = SocketAddr::new(ip.trim().parse().expect("an address"), local.port());
     // Without a readiness probe a container counts as ready before it listens.
-    assert!(poll(MINUTES, || page("127.0.0.1", "/").contains("<html")));
-    page(
-        "127.0.0.1",
-        "/guestbook.php?cmd=set&key=messages&value=,hello-from-the-test",
-    );
+    assert!(poll(MINUTES, || fetch(local, "/")
+        .is_ok_and(|page| page.contains("<html"))));
+    let entry = "/guestbook.php?cmd=set&key=messages&value=,hello-from-the-test";
+    fetch(local, entry).expect("the entry is taken");
     let mut last = String::new();
     let shown = poll(MINUTES, || {
-        last = page(&ip, "/guestbook.php?cmd=get&key=messages");
+        last = fetch(outside, "/guestbook.php?cmd=get&key=messages").unwrap_or_default();
         last.contains("hello-from-the-test")
     });
     assert!(shown, "last: {last}");
-}
-
-fn get(address: &str, path: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: guestbook\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }

@@ -1,5 +1,7 @@
 //! One cluster for one test, and stock kubectl to judge it by.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -230,6 +232,28 @@ pub fn poll(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
             return false;
         }
         std::thread::sleep(LOOK);
+    }
+}
+
+/// Where this machine reaches the first port of a Service of type NodePort.
+pub fn node_port(cluster: &Cluster, service: &str) -> SocketAddr {
+    let path = "jsonpath={.spec.ports[0].nodePort}";
+    let port = cluster.kubectl(&["get", "service", service, "-o", path]);
+    let port = port.parse().expect("a port");
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// One GET on a connection of its own; gives the whole answer, which must be a 200.
+pub fn fetch(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: test\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    match answer.split(' ').nth(1) {
+        Some("200") => Ok(answer),
+        _ => Err(std::io::Error::other(answer)),
     }
 }
 

@@ -17,11 +17,39 @@ metadata: {name: settings}
 data: {color: blue}
 ---
 apiVersion: v1
+kind: Secret
+metadata: {name: keys}
+stringData: {token: never-shown}
+---
+apiVersion: v1
 kind: Service
 metadata: {name: web}
 spec:
+  type: NodePort
   selector: {app: web}
   ports: [{port: 80}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: outside}
+spec: {type: ExternalName, externalName: example.com}
+---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: disk}
+spec:
+  storageClassName: manual
+  capacity: {storage: 5Gi}
+  accessModes: [ReadWriteOnce]
+  hostPath: {path: /nowhere}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: claim}
+spec:
+  storageClassName: manual
+  accessModes: [ReadWriteOnce]
+  resources: {requests: {storage: 1Gi}}
 ---
 apiVersion: apps/v1
 kind: Deployment
@@ -46,6 +74,10 @@ fn every_stock_kubectl_does_its_daily_work() {
     let cluster = Cluster::up(&["nginx"]);
     cluster.apply(OBJECTS);
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=120s"]);
+    let phase = "jsonpath={.status.phase}";
+    cluster.eventually(MINUTE, &["get", "pvc", "claim", "-o", phase], |out| {
+        out == "Bound"
+    });
     let pod = cluster.kubectl(&[
         "get",
         "pods",
@@ -125,18 +157,30 @@ impl User<'_> {
             "blue",
         );
         for (kind, text) in [
-            ("pod", "Node:"),
-            ("deployment", "RollingUpdateStrategy:"),
-            ("replicaset", "Controlled By:"),
-            ("service", "Endpoints:"),
-            ("configmap", "color:"),
-            ("node", "Allocatable:"),
-            ("namespace", "Status:"),
-            ("serviceaccount", "default"),
+            ("pod", "Started container nginx"),
+            (
+                "deployment",
+                "RollingUpdateStrategy:  25% max unavailable, 25% max surge",
+            ),
+            ("replicaset", "Controlled By:  Deployment/web"),
+            ("service/web", "NodePort:"),
+            ("service/outside", "External Name:     example.com"),
             ("endpointslice", "AddressType:"),
+            ("configmap", "color:\n----\nblue\n"),
+            ("secret", "token:  11 bytes"),
+            ("persistentvolume", "Claim:           default/claim"),
+            ("persistentvolumeclaim", "Volume:        disk"),
+            ("storageclass", "IsDefaultClass:        Yes"),
+            ("node", "Allocatable:"),
+            ("namespace", "Status:       Active"),
+            ("serviceaccount", "Mountable secrets:"),
+            ("clusterrole/view", "pods/log"),
+            ("events", "Successfully assigned default/web-"),
         ] {
             self.says(&["describe", kind], text);
         }
+        let secret = self.run(&["describe", "secret", "keys"]);
+        assert!(!secret.contains("never-shown"), "{secret}");
         self.says(&["get", "events"], "Scheduled");
         self.says(&["events"], "Scheduled");
         self.says(&["explain", "pod.spec.containers"], "FIELDS:");

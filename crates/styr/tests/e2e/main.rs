@@ -3,11 +3,18 @@
 //! Each test has its own cluster in its own folder and leaves the host as it found it; the harness
 //! proves it. Tests that need stock kubectl say so and pass where there is none.
 
+mod configuration;
+mod garbage;
 mod guestbook;
 mod harness;
 mod kubectl_versions;
 mod leaks;
 mod lifecycle;
+mod logs;
 mod mysql;
+mod probes;
+mod registry;
 mod rollout;
+mod static_pods;
 mod survival;
+mod terminal;

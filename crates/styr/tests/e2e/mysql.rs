@@ -1,8 +1,10 @@
 //! The MySQL walkthrough: secret, volume, claim, headless service, Recreate, an interactive client.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::harness::{Cluster, has_kubectl, kubectl};
+use crate::harness::{Cluster, fetch, has_kubectl, kubectl, node_port, poll};
 
 const MINUTES: Duration = Duration::from_secs(120);
 const PASSWORD: &str = "my-super-secret-root-password";
@@ -110,12 +112,42 @@ spec:
           claimName: mysql-pv-claim
 ";
 
+const MICROBLOG: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: microblog}
+spec:
+  type: NodePort
+  selector: {app: microblog}
+  ports: [{port: 80, targetPort: http}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: microblog}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: microblog}}
+  template:
+    metadata: {labels: {app: microblog}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: microblog
+        image: microblog:1.0
+        ports: [{name: http, containerPort: 5000}]
+        env:
+        - {name: DB_PASSWORD, valueFrom: {secretKeyRef: {name: mysql-secrets, key: DB_PASSWORD}}}
+        - {name: DATABASE_URL, value: 'mysql+pymysql://microblog:$(DB_PASSWORD)@mysql/microblog'}
+        - {name: WAIT_SECONDS, value: '1'}
+        readinessProbe: {httpGet: {path: /healthz, port: http}, periodSeconds: 1}
+";
+
 #[test]
 fn the_mysql_walkthrough_works_as_printed_and_data_outlives_the_pod() {
     if !has_kubectl("the_mysql_walkthrough_works_as_printed_and_data_outlives_the_pod") {
         return;
     }
-    let cluster = Cluster::up(&["mysql"]);
+    let cluster = Cluster::up(&["mysql", "microblog"]);
     cluster.apply(SECRETS);
     let described = cluster.kubectl(&["describe", "secret", "mysql-secrets"]);
     assert!(
@@ -156,6 +188,58 @@ fn the_mysql_walkthrough_works_as_printed_and_data_outlives_the_pod() {
     cluster.eventually(MINUTES, &["get", "pods", "-l", "app=mysql"], ready);
     let after = client(&cluster, "select x from microblog.t;");
     assert!(after.contains("4711"), "{after}");
+    the_microblog_shares_posts_between_its_replicas(&cluster);
+}
+
+fn the_microblog_shares_posts_between_its_replicas(cluster: &Cluster) {
+    // Without its database the program ends, and is started again until there is one.
+    cluster.kubectl(&["scale", "deployment/mysql", "--replicas=0"]);
+    cluster.kubectl(&[
+        "wait",
+        "--for=delete",
+        "pod",
+        "-l",
+        "app=mysql",
+        "--timeout=60s",
+    ]);
+    cluster.apply(MICROBLOG);
+    cluster.eventually(MINUTES, &["get", "pods", "-l", "app=microblog"], |out| {
+        out.contains("Error") || out.contains("CrashLoopBackOff")
+    });
+    cluster.kubectl(&["scale", "deployment/mysql", "--replicas=1"]);
+    cluster.kubectl(&[
+        "rollout",
+        "status",
+        "deployment/microblog",
+        "--timeout=120s",
+    ]);
+    let address = node_port(cluster, "microblog");
+    post(address, "author=me&body=hello+from+the+test");
+    let mut hosts = std::collections::BTreeSet::new();
+    let both = poll(MINUTES, || {
+        let page = fetch(address, "/").expect("the page");
+        assert!(page.contains("hello from the test"), "{page}");
+        let host = page.split("served by ").nth(1).unwrap_or_default();
+        hosts.insert(host.split('<').next().unwrap_or_default().to_owned());
+        hosts.len() == 2
+    });
+    assert!(both, "only {hosts:?} answer");
+}
+
+fn post(address: SocketAddr, form: &str) {
+    let mut stream = TcpStream::connect(address).expect("the microblog");
+    write!(
+        stream,
+        "POST / HTTP/1.0\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{form}",
+        form.len()
+    )
+    .expect("posting");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert!(
+        answer.starts_with("HTTP/1.1 303") || answer.starts_with("HTTP/1.1 302"),
+        "{answer}"
+    );
 }
 
 /// Types `sql` into the interactive client of the walkthrough, on a terminal, until the database
@@ -172,7 +256,6 @@ fn client(cluster: &Cluster, sql: &str) -> String {
 }
 
 fn terminal(cluster: &Cluster, sql: &str) -> String {
-    use std::io::Write;
     let kubectl = kubectl().expect("kubectl is there");
     let line = format!(
         "{} run -it --rm --image=mysql:5.7 --restart=Never mysql-client -- mysql -h mysql -p{PASSWORD}",

@@ -1,12 +1,11 @@
 //! Deployments: rolling updates under load, replacement, scale, undo.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::harness::{Cluster, has_kubectl, poll};
+use crate::harness::{Cluster, fetch, has_kubectl, node_port, poll};
 
 const MINUTES: Duration = Duration::from_secs(120);
 
@@ -51,15 +50,8 @@ fn a_rolling_update_under_load_loses_no_request_and_can_be_undone() {
     let cluster = Cluster::up(&["nginx"]);
     cluster.apply(&manifest("1.0"));
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=120s"]);
-    let port = cluster.kubectl(&[
-        "get",
-        "svc",
-        "web",
-        "-o",
-        "jsonpath={.spec.ports[0].nodePort}",
-    ]);
-    let address: SocketAddr = format!("127.0.0.1:{port}").parse().expect("an address");
-    assert!(fetch(address).expect("it answers").contains("1.0"));
+    let address = node_port(&cluster, "web");
+    assert!(fetch(address, "/").expect("it answers").contains("1.0"));
     let load = Load::start(address);
     cluster.apply(&manifest("2.0"));
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=120s"]);
@@ -88,7 +80,7 @@ fn a_rolling_update_under_load_loses_no_request_and_can_be_undone() {
     cluster.eventually(MINUTES, &["get", "pods", "-l", "app=web"], running(5));
     cluster.kubectl(&["scale", "deployment/web", "--replicas=3"]);
     cluster.eventually(MINUTES, &["get", "pods", "-l", "app=web"], |out| {
-        running(3)(out) && !out.contains("Terminating")
+        running(3)(out) && out.matches("web-").count() == 3
     });
     let history = cluster.kubectl(&["rollout", "history", "deployment/web"]);
     assert!(history.contains('1') && history.contains('2'), "{history}");
@@ -100,23 +92,9 @@ fn a_rolling_update_under_load_loses_no_request_and_can_be_undone() {
 /// The last old pods leave the service a moment after the roll-out counts as finished.
 fn settles_on(address: SocketAddr, version: &str) {
     let settled = poll(MINUTES, || {
-        (0..10).all(|_| fetch(address).expect("it answers").contains(version))
+        (0..10).all(|_| fetch(address, "/").expect("it answers").contains(version))
     });
     assert!(settled, "{version} is not what answers");
-}
-
-/// One GET on a connection of its own.
-fn fetch(address: SocketAddr) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.write_all(b"GET / HTTP/1.0\r\nHost: web\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    if answer.starts_with("HTTP/1.1 200") {
-        Ok(answer)
-    } else {
-        Err(std::io::Error::other(answer))
-    }
 }
 
 /// A constant load of requests.
@@ -139,7 +117,7 @@ impl Load {
                 let (stop, done, failed) = (stop.clone(), done.clone(), failed.clone());
                 std::thread::spawn(move || {
                     while !stop.load(Ordering::SeqCst) {
-                        if let Err(error) = fetch(address) {
+                        if let Err(error) = fetch(address, "/") {
                             eprintln!("request failed: {error}");
                             failed.fetch_add(1, Ordering::SeqCst);
                         }

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use crate::harness::{Cluster, poll};
 
 /// Kills in a usual run; `STYR_TEST_KILLS` sets another number.
-const KILLS: usize = 20;
+const KILLS: usize = 200;
 /// Writers at once.
 const WRITERS: usize = 8;
 
@@ -25,7 +25,7 @@ fn killed_at_random_moments_under_load_it_keeps_every_acknowledged_write_and_eve
     let cluster = Cluster::up(&["busybox"]);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let client = runtime.block_on(client(&cluster));
-    runtime.block_on(run_pod(&client));
+    let first = runtime.block_on(run_pod(&client));
     let acknowledged = Arc::new(Mutex::new(BTreeSet::new()));
     let stop = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (0..WRITERS)
@@ -65,10 +65,10 @@ fn killed_at_random_moments_under_load_it_keeps_every_acknowledged_write_and_eve
         "only {} writes were acknowledged",
         wanted.len()
     );
-    let restarts = poll(Duration::from_secs(30), || {
-        runtime.block_on(restarts(&client)) == Some(0)
+    let steady = poll(Duration::from_secs(30), || {
+        runtime.block_on(running(&client)).as_ref() == Some(&first)
     });
-    assert!(restarts, "the pod restarted or is gone");
+    assert!(steady, "the pod restarted or is gone");
 }
 
 async fn client(cluster: &Cluster) -> kube::Client {
@@ -79,7 +79,8 @@ async fn client(cluster: &Cluster) -> kube::Client {
     kube::Client::try_from(config.expect("a configuration")).expect("a client")
 }
 
-async fn run_pod(client: &kube::Client) {
+/// Gives the container that runs first.
+async fn run_pod(client: &kube::Client) -> Running {
     let pod: Pod = serde_json::from_value(serde_json::json!({
         "metadata": {"name": "steady"},
         "spec": {
@@ -96,7 +97,11 @@ async fn run_pod(client: &kube::Client) {
         .await
         .expect("creating the pod");
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-    while restarts(client).await.is_none() {
+    loop {
+        if let Some(first) = running(client).await {
+            assert_eq!(first.restarts, 0);
+            return first;
+        }
         assert!(
             tokio::time::Instant::now() < deadline,
             "the pod does not run"
@@ -105,13 +110,23 @@ async fn run_pod(client: &kube::Client) {
     }
 }
 
-/// How often the pod's running container was restarted; `None` when it does not run.
-async fn restarts(client: &kube::Client) -> Option<i32> {
+/// The run of a container.
+#[derive(Debug, PartialEq, Eq)]
+struct Running {
+    container: Option<String>,
+    restarts: i32,
+}
+
+/// What runs of the pod; `None` when nothing does.
+async fn running(client: &kube::Client) -> Option<Running> {
     let pods: Api<Pod> = Api::default_namespaced(client.clone());
     let status = pods.get("steady").await.ok()?.status?;
     let container = status.container_statuses?.into_iter().next()?;
     container.state?.running?;
-    Some(container.restart_count)
+    Some(Running {
+        container: container.container_id,
+        restarts: container.restart_count,
+    })
 }
 
 async fn write(
