@@ -16,6 +16,7 @@ mod files;
 mod kubeconfig;
 mod lock;
 mod network;
+mod output;
 mod pki;
 mod preflight;
 mod progress;

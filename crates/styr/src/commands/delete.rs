@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 
 use super::down;
 use crate::config::ClusterArgs;
+use crate::output::say;
 use crate::{kubeconfig, preflight};
 
 /// Delete the cluster and everything in it.
@@ -26,7 +27,7 @@ impl Delete {
         preflight::root()?;
         let cluster = args.load()?;
         if !self.yes && !agreed(&cluster.name)? {
-            println!("Nothing was deleted.");
+            say!("Nothing was deleted.");
             return Ok(());
         }
         down::stop(&cluster, down::Pods::Stop)?;
@@ -35,7 +36,7 @@ impl Delete {
         std::fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
         cluster.release();
         kubeconfig::remove(&kubeconfig::path()?, &cluster.name)?;
-        println!("Cluster {:?} is deleted.", cluster.name);
+        say!("Cluster {:?} is deleted.", cluster.name);
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ use anyhow::Context;
 
 use crate::config::{Cluster, ClusterArgs};
 use crate::network::HostNetwork;
+use crate::output::say;
 use crate::server::node;
 use crate::{lock, preflight};
 
@@ -45,11 +46,11 @@ impl Down {
         let was_running = stop(&cluster, pods)?;
         let (name, flags) = (&cluster.name, args.flags());
         match (was_running, pods) {
-            (false, _) => println!("Cluster {name:?} is stopped already."),
-            (true, Pods::Stop) => println!("Cluster {name:?} is stopped."),
-            (true, Pods::Keep) => println!("Cluster {name:?} is stopped; its pods go on."),
+            (false, _) => say!("Cluster {name:?} is stopped already."),
+            (true, Pods::Stop) => say!("Cluster {name:?} is stopped."),
+            (true, Pods::Keep) => say!("Cluster {name:?} is stopped; its pods go on."),
         }
-        println!("Everything is kept: `styr up{flags}` brings it back.");
+        say!("Everything is kept: `styr up{flags}` brings it back.");
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use oci::images::{ImageStore, ProgressEvent};
 
 use crate::config::ClusterArgs;
+use crate::output::say;
 use crate::preflight;
 
 /// Characters of an image id that `list` shows.
@@ -68,8 +69,8 @@ fn load(store: &ImageStore, file: &Path) -> anyhow::Result<()> {
     }
     for image in imported.with_context(|| file.display().to_string())? {
         match image.references.as_slice() {
-            [] => println!("loaded {}", image.id),
-            names => names.iter().for_each(|name| println!("loaded {name}")),
+            [] => say!("loaded {}", image.id),
+            names => names.iter().for_each(|name| say!("loaded {name}")),
         }
     }
     Ok(())
@@ -96,7 +97,7 @@ fn text(event: &ProgressEvent) -> Option<String> {
 }
 
 fn list(store: &ImageStore) -> anyhow::Result<()> {
-    println!("{:<56} {:<14} SIZE", "IMAGE", "ID");
+    say!("{:<56} {:<14} SIZE", "IMAGE", "ID");
     for image in store.list()? {
         let id = image.id.trim_start_matches("sha256:");
         let short = id.get(..SHORT_ID).unwrap_or(id);
@@ -107,7 +108,7 @@ fn list(store: &ImageStore) -> anyhow::Result<()> {
             &image.repo_tags
         };
         for name in names {
-            println!("{name:<56} {short:<14} {}", HumanBytes(image.size));
+            say!("{name:<56} {short:<14} {}", HumanBytes(image.size));
         }
     }
     Ok(())
@@ -115,7 +116,7 @@ fn list(store: &ImageStore) -> anyhow::Result<()> {
 
 fn remove(store: &ImageStore, image: &str) -> anyhow::Result<()> {
     if store.remove(image)? {
-        println!("removed {image}");
+        say!("removed {image}");
         Ok(())
     } else {
         anyhow::bail!("there is no image {image:?}; `styr image list` shows them")

@@ -1,6 +1,7 @@
 //! `styr ip`.
 
 use crate::config::ClusterArgs;
+use crate::output::say;
 
 /// Print the node's address.
 #[derive(clap::Args)]
@@ -12,7 +13,7 @@ impl Ip {
     /// # Errors
     /// When there is no such cluster.
     pub fn run(self, cluster: &ClusterArgs) -> anyhow::Result<()> {
-        println!("{}", cluster.load()?.node_ip());
+        say!("{}", cluster.load()?.node_ip());
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::config::{self, ClusterArgs};
 use crate::lock;
+use crate::output::say;
 
 /// List the clusters on this machine.
 #[derive(clap::Args)]
@@ -15,17 +16,17 @@ impl List {
     pub fn run(self, cluster: &ClusterArgs) -> anyhow::Result<()> {
         let names = config::names(&cluster.data_dir)?;
         if names.is_empty() {
-            println!("No clusters in {}.", cluster.data_dir.display());
+            say!("No clusters in {}.", cluster.data_dir.display());
             return Ok(());
         }
-        println!("{:<20} {:<8} {:<16} SERVER", "NAME", "STATUS", "IP");
+        say!("{:<20} {:<8} {:<16} SERVER", "NAME", "STATUS", "IP");
         for name in names {
             let args = ClusterArgs {
                 name,
                 data_dir: cluster.data_dir.clone(),
             };
             match args.load() {
-                Ok(found) => println!(
+                Ok(found) => say!(
                     "{:<20} {:<8} {:<16} https://{}",
                     found.name,
                     match lock::holder(&found.path("run/server.lock"))? {
@@ -35,7 +36,7 @@ impl List {
                     found.node_ip(),
                     found.api_address(),
                 ),
-                Err(error) => println!("{:<20} {:<8} {error}", args.name, "damaged"),
+                Err(error) => say!("{:<20} {:<8} {error}", args.name, "damaged"),
             }
         }
         Ok(())

@@ -6,6 +6,7 @@ use kube::api::{Api, ListParams};
 use crate::access;
 use crate::config::{Cluster, ClusterArgs};
 use crate::lock;
+use crate::output::say;
 
 /// Say how the cluster is.
 #[derive(clap::Args)]
@@ -18,18 +19,18 @@ impl Status {
     /// When there is no such cluster, or it runs but does not answer.
     pub fn run(self, args: &ClusterArgs) -> anyhow::Result<()> {
         let cluster = args.load()?;
-        println!("cluster:     {}", cluster.name);
-        println!("folder:      {}", cluster.dir().display());
+        say!("cluster:     {}", cluster.name);
+        say!("folder:      {}", cluster.dir().display());
         let Some(pid) = lock::holder(&cluster.path("run/server.lock"))? else {
-            println!(
+            say!(
                 "status:      stopped (start it with `styr up{}`)",
                 args.flags()
             );
             return Ok(());
         };
-        println!("status:      running (process {pid})");
-        println!("API server:  https://{}", cluster.api_address());
-        println!("node IP:     {}", cluster.node_ip());
+        say!("status:      running (process {pid})");
+        say!("API server:  https://{}", cluster.api_address());
+        say!("node IP:     {}", cluster.node_ip());
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?
@@ -40,10 +41,10 @@ impl Status {
 async fn seen_from_the_api(cluster: &Cluster) -> anyhow::Result<()> {
     let client = access::admin(cluster)?;
     let version = client.apiserver_version().await?.git_version;
-    println!("version:     {version}");
+    say!("version:     {version}");
     let everything = ListParams::default();
     for node in Api::<Node>::all(client.clone()).list(&everything).await? {
-        println!(
+        say!(
             "node:        {} {}",
             node.metadata.name.as_deref().unwrap_or_default(),
             if ready(&node) { "Ready" } else { "NotReady" },
@@ -51,7 +52,7 @@ async fn seen_from_the_api(cluster: &Cluster) -> anyhow::Result<()> {
     }
     let pods = Api::<Pod>::all(client).list(&everything).await?;
     let running = pods.iter().filter(|p| phase(p) == Some("Running")).count();
-    println!("pods:        {running} of {} running", pods.items.len());
+    say!("pods:        {running} of {} running", pods.items.len());
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 
 use crate::config::{Cluster, ClusterArgs, Wishes};
 use crate::control::{self, Report};
+use crate::output::say;
 use crate::pki::Pki;
 use crate::progress::{Steps, took_text};
 use crate::{access, kubeconfig, lock, preflight};
@@ -214,22 +215,22 @@ fn write_kubeconfig(cluster: &Cluster) -> anyhow::Result<std::path::PathBuf> {
 fn tell(cluster: &Cluster, args: &ClusterArgs, running: bool, began: Instant, kubeconfig: &Path) {
     let (name, flags) = (&cluster.name, args.flags());
     if running {
-        println!("Cluster {name:?} is already running.");
+        say!("Cluster {name:?} is already running.");
     } else {
-        println!(
+        say!(
             "Cluster {name:?} is ready after {}.",
             took_text(began.elapsed())
         );
     }
-    println!(
+    say!(
         "kubectl now uses the context {name:?} ({}).",
         kubeconfig.display()
     );
-    println!();
-    println!("Try next:");
-    println!("  kubectl get nodes");
-    println!("  kubectl create deployment web --image=nginx --port=80");
-    println!("  kubectl expose deployment web --type=NodePort");
-    println!("  styr status{flags}        how the cluster is");
-    println!("  styr down{flags}          stop it, keeping everything");
+    say!("");
+    say!("Try next:");
+    say!("  kubectl get nodes");
+    say!("  kubectl create deployment web --image=nginx --port=80");
+    say!("  kubectl expose deployment web --type=NodePort");
+    say!("  styr status{flags}        how the cluster is");
+    say!("  styr down{flags}          stop it, keeping everything");
 }
