@@ -1,6 +1,6 @@
 //! A cluster of its own for a benchmark.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
@@ -59,10 +59,27 @@ impl Cluster {
     /// # Errors
     /// When the cluster is not up.
     pub async fn client(&self) -> anyhow::Result<kube::Client> {
+        Ok(kube::Client::try_from(self.configuration().await?)?)
+    }
+
+    /// Where the API server answers: scheme, host and port.
+    ///
+    /// # Errors
+    /// When the cluster is not up.
+    pub async fn url(&self) -> anyhow::Result<String> {
+        let url = self.configuration().await?.cluster_url.to_string();
+        Ok(url.trim_end_matches('/').to_owned())
+    }
+
+    async fn configuration(&self) -> anyhow::Result<kube::Config> {
         let kubeconfig = Kubeconfig::read_from(self.kubeconfig())?;
         let options = KubeConfigOptions::default();
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
-        Ok(kube::Client::try_from(config)?)
+        Ok(kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?)
+    }
+
+    /// The folder that holds everything of the cluster.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Process ids of everything Styr runs for this cluster.

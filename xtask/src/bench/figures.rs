@@ -62,7 +62,8 @@ pub fn idle(_runs: usize) -> anyhow::Result<Vec<Figure>> {
     ])
 }
 
-fn cpu_seconds(pid: u32) -> f64 {
+/// CPU time a process has used.
+pub fn cpu_seconds(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name, in parentheses, may hold spaces; utime and stime are the 12th and 13th after it.
     let rest = stat.rsplit(')').next().unwrap_or_default();
@@ -75,7 +76,8 @@ fn cpu_seconds(pid: u32) -> f64 {
     fields.iter().sum::<f64>() / TICKS
 }
 
-fn resident_bytes(pid: u32) -> f64 {
+/// Resident memory of a process.
+pub fn resident_bytes(pid: u32) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find(|l| l.starts_with("VmRSS:"));
     let kilobytes = line.and_then(|l| l.split_whitespace().nth(1)?.parse::<f64>().ok());

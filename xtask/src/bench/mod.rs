@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::run::{cargo, succeed, workspace};
 
+mod api;
 mod cluster;
 mod etcd;
 mod figures;
@@ -59,6 +60,22 @@ const ALL: &[Benchmark] = &[
     Benchmark {
         name: "store",
         run: store::run,
+    },
+    Benchmark {
+        name: "api",
+        run: api::load,
+    },
+    Benchmark {
+        name: "list",
+        run: api::list,
+    },
+    Benchmark {
+        name: "watch",
+        run: api::watch,
+    },
+    Benchmark {
+        name: "apply",
+        run: api::apply,
     },
 ];
 
