@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde_json::Value;
+use serde::Deserialize;
 use store::Store;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -88,8 +88,7 @@ impl Authenticator {
                 return None;
             }
         }
-        let audiences = claims.aud.clone();
-        Some((service_account_user(claims), audiences))
+        Some((service_account_user(&claims), claims.aud.clone()))
     }
 
     async fn lives(&self, folder: &str, object: &BoundObject) -> bool {
@@ -103,11 +102,16 @@ impl Authenticator {
 }
 
 fn metadata_uid(value: &[u8]) -> Option<String> {
-    let object: Value = serde_json::from_slice(value).ok()?;
-    object
-        .pointer("/metadata/uid")
-        .and_then(Value::as_str)
-        .map(str::to_owned)
+    // Only what is needed is kept: this is read for each request of a token.
+    #[derive(Deserialize)]
+    struct Object {
+        metadata: Metadata,
+    }
+    #[derive(Deserialize)]
+    struct Metadata {
+        uid: Option<String>,
+    }
+    serde_json::from_slice::<Object>(value).ok()?.metadata.uid
 }
 
 fn certificate_user(der: &[u8]) -> Option<UserInfo> {
@@ -121,23 +125,23 @@ fn certificate_user(der: &[u8]) -> Option<UserInfo> {
     Some(UserInfo::new(name, &groups))
 }
 
-fn service_account_user(claims: Claims) -> UserInfo {
-    let bound = claims.kubernetes;
+fn service_account_user(claims: &Claims) -> UserInfo {
+    let bound = &claims.kubernetes;
     let namespace_group = format!("{SERVICE_ACCOUNTS}:{}", bound.namespace);
-    let mut user = UserInfo::new(claims.sub, &[SERVICE_ACCOUNTS, &namespace_group]);
-    user.uid = bound.serviceaccount.uid;
-    let mut note = |key: &str, value: String| {
-        user.extra
-            .insert(format!("authentication.kubernetes.io/{key}"), vec![value]);
+    let mut user = UserInfo::new(&claims.sub, &[SERVICE_ACCOUNTS, &namespace_group]);
+    user.uid.clone_from(&bound.serviceaccount.uid);
+    let mut note = |key: &str, value: &str| {
+        let key = format!("authentication.kubernetes.io/{key}");
+        user.extra.insert(key, vec![value.to_owned()]);
     };
-    note("credential-id", format!("JTI={}", claims.jti));
-    if let Some(pod) = bound.pod {
-        note("pod-name", pod.name);
-        note("pod-uid", pod.uid);
+    note("credential-id", &format!("JTI={}", claims.jti));
+    if let Some(pod) = &bound.pod {
+        note("pod-name", &pod.name);
+        note("pod-uid", &pod.uid);
     }
-    if let Some(node) = bound.node {
-        note("node-name", node.name);
-        note("node-uid", node.uid);
+    if let Some(node) = &bound.node {
+        note("node-name", &node.name);
+        note("node-uid", &node.uid);
     }
     user
 }

@@ -1,7 +1,8 @@
 //! Service-account tokens: signed ES256 JWTs bound to an audience, a lifetime and, if asked, a
 //! pod, node or secret, with upstream's claims.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -17,6 +18,9 @@ pub const MIN_LIFETIME_SECONDS: i64 = 600;
 pub const MAX_LIFETIME_SECONDS: i64 = 365 * 24 * 3600;
 /// Lifetime when none is asked for, in seconds.
 pub const DEFAULT_LIFETIME_SECONDS: i64 = 3600;
+
+/// Most tokens whose signature is remembered as good; some 2 KB each.
+const REMEMBERED_TOKENS: usize = 8192;
 
 /// Why a key could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +109,35 @@ struct Inner {
     signing: EncodingKey,
     verifying: DecodingKey,
     jwk: Value,
+    verified: Verified,
+}
+
+/// Digest of a token.
+type TokenDigest = [u8; 32];
+
+/// Tokens whose signature and issuer were found good: checking them again would cost more than most
+/// requests do. What passes with time (expiry, deleted subjects) is never remembered.
+#[derive(Default)]
+struct Verified {
+    claims: RwLock<HashMap<TokenDigest, Arc<Claims>>>,
+}
+
+impl Verified {
+    fn get(&self, token: &TokenDigest) -> Option<Arc<Claims>> {
+        let claims = self.claims.read().unwrap_or_else(PoisonError::into_inner);
+        claims.get(token).cloned()
+    }
+
+    fn insert(&self, token: TokenDigest, found: Arc<Claims>, now: i64) {
+        let mut claims = self.claims.write().unwrap_or_else(PoisonError::into_inner);
+        if claims.len() >= REMEMBERED_TOKENS {
+            claims.retain(|_, claims| now < claims.exp);
+        }
+        if claims.len() >= REMEMBERED_TOKENS {
+            claims.clear();
+        }
+        claims.insert(token, found);
+    }
 }
 
 impl TokenIssuer {
@@ -136,6 +169,7 @@ impl TokenIssuer {
                 signing,
                 verifying,
                 jwk,
+                verified: Verified::default(),
             }),
         })
     }
@@ -195,20 +229,32 @@ impl TokenIssuer {
 
     /// The claims of `token` when its signature, issuer and times are good and it is for one of
     /// `audiences` (empty: for the API server); `None` when it is none of ours.
-    pub fn verify(&self, token: &str, audiences: &[String], now: i64) -> Option<Claims> {
-        let mut checks = Validation::new(Algorithm::ES256);
-        checks.validate_exp = false;
-        checks.validate_aud = false;
-        checks.set_issuer(&[&self.inner.issuer]);
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.inner.verifying, &checks)
-            .ok()?
-            .claims;
+    pub fn verify(&self, token: &str, audiences: &[String], now: i64) -> Option<Arc<Claims>> {
+        let digest: TokenDigest = Sha256::digest(token).into();
+        let claims = match self.inner.verified.get(&digest) {
+            Some(claims) => claims,
+            None => {
+                let claims = Arc::new(self.signed(token)?);
+                self.inner.verified.insert(digest, claims.clone(), now);
+                claims
+            }
+        };
         let for_us = if audiences.is_empty() {
             claims.aud.contains(&self.inner.issuer)
         } else {
             claims.aud.iter().any(|a| audiences.contains(a))
         };
         (for_us && claims.nbf <= now && now < claims.exp).then_some(claims)
+    }
+
+    /// The claims of a token that we signed, whenever that was.
+    fn signed(&self, token: &str) -> Option<Claims> {
+        let mut checks = Validation::new(Algorithm::ES256);
+        checks.validate_exp = false;
+        checks.validate_aud = false;
+        checks.set_issuer(&[&self.inner.issuer]);
+        let token = jsonwebtoken::decode::<Claims>(token, &self.inner.verifying, &checks);
+        Some(token.ok()?.claims)
     }
 
     /// The JSON Web Key Set document.
@@ -274,6 +320,30 @@ mod tests {
         let (foreign, _) = self::issuer().issue(request(), 0, "id".into()).unwrap();
         assert!(issuer.verify(&foreign, &[], 1).is_none());
         assert!(issuer.verify("not.a.token", &[], 1).is_none());
+    }
+
+    #[test]
+    fn the_remembered_are_bounded_and_the_living_stay() {
+        let verified = Verified::default();
+        let (token, _) = issuer().issue(request(), 0, "id".into()).unwrap();
+        let payload = URL_SAFE_NO_PAD
+            .decode(token.split('.').nth(1).unwrap())
+            .unwrap();
+        let claims = |exp: i64| Claims {
+            exp,
+            ..serde_json::from_slice(&payload).unwrap()
+        };
+        let digest = |n: usize| Sha256::digest(n.to_be_bytes()).into();
+        verified.insert(digest(0), Arc::new(claims(100)), 1);
+        for n in 1..=REMEMBERED_TOKENS {
+            verified.insert(digest(n), Arc::new(claims(10)), 20);
+        }
+        assert!(verified.get(&digest(0)).is_some());
+        assert!(verified.get(&digest(1)).is_none());
+        for n in 0..=REMEMBERED_TOKENS * 2 {
+            verified.insert(digest(n), Arc::new(claims(100)), 20);
+        }
+        assert!(verified.claims.read().unwrap().len() <= REMEMBERED_TOKENS);
     }
 
     #[test]
