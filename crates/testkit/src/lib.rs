@@ -13,7 +13,7 @@ use apiserver::{
     ApiServer,
     auth::{MASTERS, TokenIssuer, UserInfo},
 };
-use client::Client;
+use client::{Client, Clock};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use store::{Embedded, RangeRequest, Store};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -67,13 +67,27 @@ impl Cluster {
     /// # Errors
     /// When the API server does not start.
     pub async fn with(parts: Parts) -> anyhow::Result<Self> {
+        Self::at(parts, Clock::system()).await
+    }
+
+    /// Starts a cluster whose server and controllers go by `clock`; what they wait for comes
+    /// after as much real time as it said when they began to wait.
+    ///
+    /// # Errors
+    /// When the API server does not start.
+    pub async fn at(parts: Parts, clock: Clock) -> anyhow::Result<Self> {
         log();
         let key = rcgen::KeyPair::generate()
             .context("a signing key")?
             .serialize_pem();
         let tokens = TokenIssuer::new("https://kubernetes.default.svc.cluster.local", &key)?;
         let store = Embedded::in_memory();
-        let api = ApiServer::new(apiserver::Config::new(tokens), store.clone()).await?;
+        let time = clock.clone();
+        let config = apiserver::Config {
+            clock: Arc::new(move || time.now()),
+            ..apiserver::Config::new(tokens)
+        };
+        let api = ApiServer::new(config, store.clone()).await?;
         let cluster = Self {
             api,
             store,
@@ -81,7 +95,7 @@ impl Cluster {
             tasks: TaskTracker::new(),
         };
         if parts.controllers {
-            cluster.start_controllers();
+            cluster.start_controllers(clock);
             cluster.has_account().await?;
         }
         if parts.scheduler {
@@ -99,10 +113,11 @@ impl Cluster {
         .await
     }
 
-    fn start_controllers(&self) {
+    fn start_controllers(&self, clock: Clock) {
         let config = controllers::Config {
             cluster_cidr: "10.42.0.0/16".parse().ok(),
             root_ca: "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n".into(),
+            clock,
             ..controllers::Config::default()
         };
         let client = self.client_of("system:kube-controller-manager", &[MASTERS]);

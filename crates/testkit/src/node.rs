@@ -1,5 +1,5 @@
 //! A node that registers, keeps its lease, and pretends: pods bound to it become ready at once
-//! and end when they are deleted.
+//! and end when they are deleted. A pod with an image called `broken` never starts.
 
 use std::sync::{
     Arc,
@@ -10,7 +10,7 @@ use anyhow::Context;
 use client::{Caches, Client, Clock, Key, Queue, Reconcile, Requeue, Scope, write};
 use k8s_openapi::api::{
     coordination::v1::Lease,
-    core::v1::{Node, Pod},
+    core::v1::{Container, Node, Pod},
 };
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -18,6 +18,8 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// Seconds between renewals of the lease.
 const RENEW_SECONDS: u64 = 10;
+/// The image that cannot be had.
+const BROKEN: &str = "broken";
 
 /// A pretended node; it goes silent when dropped.
 pub struct FakeNode {
@@ -146,8 +148,11 @@ impl Reconcile for Pretender {
             write::tolerate_missing(api.delete(&key.name, &now).await)?;
             return Ok(Requeue::OnChange);
         }
+        let spec = pod.spec.unwrap_or_default();
+        let broken = |c: &Container| c.image.as_deref() == Some(BROKEN);
         let status = pod.status.unwrap_or_default();
-        if status.pod_ip.is_some() {
+        let begun = status.pod_ip.is_some() || status.phase.as_deref() != Some("Pending");
+        if begun || spec.containers.iter().any(broken) {
             return Ok(Requeue::OnChange);
         }
         let n = self.next.fetch_add(1, Ordering::Relaxed);
