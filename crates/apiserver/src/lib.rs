@@ -16,6 +16,7 @@ mod bootstrap;
 mod config;
 mod custom;
 mod dispatch;
+mod eviction;
 pub mod http;
 mod metrics;
 mod openapi;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{FieldError, Status, StatusCause, meta};
+use api::{FieldError, Status, meta};
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use crate::dispatch::{apply_patch, not_allowed, parse_patch, patch_type, read_bo
 use crate::http::body::{Request, Response};
 use crate::http::handler::Call;
 use crate::http::respond;
-use crate::registry::{DeleteOptions, Fail, Part, Resource, Write, new_uid};
+use crate::registry::{Fail, Part, Resource, Write, new_uid};
 
 impl ApiServer {
     /// Serves a request below an object.
@@ -112,7 +112,7 @@ impl ApiServer {
     }
 
     /// Decodes a body of a kind that is not the resource's own.
-    async fn decode_as(
+    pub(crate) async fn decode_as(
         &self,
         request: Request,
         call: &Call,
@@ -173,85 +173,6 @@ impl ApiServer {
             .await?;
         let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
         Ok(respond::json(StatusCode::CREATED, &done, call.style))
-    }
-
-    /// `pods/eviction`: deletes a pod unless a disruption budget forbids it.
-    async fn serve_eviction(
-        &self,
-        request: Request,
-        call: &Call,
-        resource: &Arc<Resource>,
-    ) -> Result<Response, Fail> {
-        let eviction = self
-            .decode_as(request, call, "policy", "v1", "Eviction")
-            .await?;
-        let write = call.write(&self.registry, resource)?;
-        let name = meta::name(&eviction);
-        if !name.is_empty() && name != write.name {
-            let why = format!(
-                "name in URL does not match name in Eviction object: {name} vs {}",
-                write.name
-            );
-            return Err(Box::new(Status::bad_request(why)));
-        }
-        let empty = Value::Null;
-        let options =
-            DeleteOptions::parse(eviction.get("deleteOptions").unwrap_or(&empty), &call.query)?;
-        let pod = self
-            .registry
-            .get(resource, write.namespace, write.name)
-            .await?
-            .value()?;
-        if needs_budget(&pod) {
-            self.take_budget(call, &write, &pod).await?;
-        }
-        self.registry.delete(&write, &options).await?;
-        let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-        Ok(respond::json(StatusCode::CREATED, &done, call.style))
-    }
-
-    async fn take_budget(&self, call: &Call, write: &Write<'_>, pod: &Value) -> Result<(), Fail> {
-        let budgets = self
-            .registry
-            .read_all(("policy", "v1", "poddisruptionbudgets"), write.namespace)
-            .await?;
-        let matching: Vec<&Value> = budgets
-            .iter()
-            .filter(|b| {
-                let selector = meta::get(b, &["spec", "selector"])
-                    .cloned()
-                    .unwrap_or_default();
-                api::selector::LabelSelector::from_value(&selector)
-                    .is_ok_and(|s| s.matches_object(pod))
-            })
-            .collect();
-        let budget = match matching.as_slice() {
-            [] => return Ok(()),
-            [one] => meta::name(one).to_owned(),
-            _ => {
-                return Err(Box::new(Status::internal(
-                    "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
-                )));
-            }
-        };
-        let resource = self
-            .registry
-            .resource("policy", "v1", "poddisruptionbudgets")?;
-        let take = Write {
-            resource: &resource,
-            name: &budget,
-            subresource: "status",
-            ..*write
-        };
-        let (pod_name, now) = (meta::name(pod).to_owned(), api::time::format(write.now));
-        let dry_run = call.dry_run()?;
-        let result = self
-            .registry
-            .update(&take, Part::Exact, |current| {
-                disrupt(current, &pod_name, &now, dry_run)
-            })
-            .await;
-        result.map(drop)
     }
 
     /// `serviceaccounts/token`: issues a token.
@@ -454,85 +375,4 @@ fn bind(
     }));
     meta::set(&mut bound, &["status", "conditions"], conditions.into());
     Ok(bound)
-}
-
-/// Pods that are done, dying or never started can go without a budget.
-fn needs_budget(pod: &Value) -> bool {
-    !matches!(
-        meta::str_at(pod, &["status", "phase"]),
-        "Succeeded" | "Failed" | "Pending"
-    ) && pod.pointer("/metadata/deletionTimestamp").is_none()
-}
-
-/// Takes one disruption of a budget, or says why there is none.
-fn disrupt(budget: &Value, pod: &str, now: &str, dry_run: bool) -> Result<Value, Fail> {
-    let observed = meta::int_at(budget, &["status", "observedGeneration"]).unwrap_or(0);
-    let generation = meta::int_at(budget, &["metadata", "generation"]).unwrap_or(0);
-    let name = meta::name(budget);
-    let refuse = |message: String| {
-        let cause = StatusCause {
-            reason: "DisruptionBudget".into(),
-            message,
-            ..StatusCause::default()
-        };
-        let mut status = Status::too_many_requests(
-            "Cannot evict pod as it would violate the pod's disruption budget.",
-            if observed < generation { 10 } else { 0 },
-        );
-        status.details.get_or_insert_default().causes.push(cause);
-        Box::new(status)
-    };
-    if observed < generation {
-        return Err(refuse(format!(
-            "The disruption budget {name} is still being processed by the server."
-        )));
-    }
-    let allowed = meta::int_at(budget, &["status", "disruptionsAllowed"]).unwrap_or(0);
-    if allowed <= 0 {
-        let number = |field: &str| meta::int_at(budget, &["status", field]).unwrap_or(0);
-        return Err(refuse(format!(
-            "The disruption budget {name} needs {} healthy pods and has {} currently",
-            number("desiredHealthy"),
-            number("currentHealthy")
-        )));
-    }
-    let mut taken = budget.clone();
-    if !dry_run {
-        meta::set(
-            &mut taken,
-            &["status", "disruptionsAllowed"],
-            (allowed - 1).into(),
-        );
-        meta::set(&mut taken, &["status", "disruptedPods", pod], now.into());
-    }
-    Ok(taken)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_budget_is_spent_one_by_one() {
-        let b = json!({"metadata": {"name": "b", "generation": 1}, "status": {"observedGeneration": 1, "disruptionsAllowed": 1}});
-        let after = disrupt(&b, "p", "t", false).unwrap();
-        assert_eq!(after["status"]["disruptionsAllowed"], 0);
-        assert_eq!(after["status"]["disruptedPods"]["p"], "t");
-        let refused = disrupt(&after, "q", "t", false).unwrap_err();
-        assert_eq!(refused.code, 429);
-        assert_eq!(
-            refused.message,
-            "Cannot evict pod as it would violate the pod's disruption budget."
-        );
-        let stale = json!({"metadata": {"name": "b", "generation": 2}, "status": {"observedGeneration": 1, "disruptionsAllowed": 1}});
-        assert!(
-            disrupt(&stale, "q", "t", false)
-                .unwrap_err()
-                .details
-                .unwrap()
-                .causes[0]
-                .message
-                .contains("still being processed")
-        );
-    }
 }
