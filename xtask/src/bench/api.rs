@@ -1,17 +1,17 @@
 //! The API server under load over TLS: `wrk` beside it on the same cores, lists, watchers and
 //! server-side apply.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use futures::{StreamExt, TryStreamExt};
 use http_body_util::BodyExt;
 use k8s_openapi::api::authentication::v1::TokenRequest;
-use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
+use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
 
@@ -184,85 +184,94 @@ async fn create_pod(client: &kube::Client, n: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A thousand watchers: from the answer to the write until each has its event.
+/// A thousand watchers: from before the write is sent until each has its event.
 pub fn watch(_runs: usize) -> anyhow::Result<Vec<Figure>> {
     let server = Server::start()?;
     let (before, after, mut delays) = server.runtime.block_on(watched(&server))?;
     delays.sort_unstable();
-    let p99 = delays[delays.len() * 99 / 100];
+    let at = |share: f64| {
+        let index = (delays.len() as f64 * share) as usize;
+        Duration::from_micros(delays.get(index).copied().unwrap_or_default().into())
+    };
     Ok(vec![
-        Figure::millis("watch_p99", &[p99]),
+        Figure::millis("watch_median", &[at(0.5)]),
+        Figure::millis("watch_p99", &[at(0.99)]),
         Figure::new("watch_memory_growth", "MB", vec![(after - before) / 1e6]),
     ])
 }
 
-async fn watched(server: &Server) -> anyhow::Result<(f64, f64, Vec<Duration>)> {
-    let sent: Arc<Mutex<HashMap<String, Instant>>> = Arc::default();
-    let delays: Arc<Mutex<Vec<Duration>>> = Arc::default();
+/// When each write was sent off, in microseconds since the start.
+type Sent = Arc<Vec<AtomicU64>>;
+
+async fn watched(server: &Server) -> anyhow::Result<(f64, f64, Vec<u32>)> {
+    let writes = WRITES * usize::try_from(WATCHED.as_secs())?;
+    let sent: Sent = Arc::new((0..writes).map(|_| AtomicU64::new(0)).collect());
+    let began = Instant::now();
     let mut watchers = Vec::new();
     for _ in 0..WATCHERS {
-        let request = http::Request::get(
-            "/api/v1/namespaces/default/configmaps?watch=true&labelSelector=bench",
-        )
-        .body(kube::client::Body::empty())?;
-        let mut body = server.client.send(request).await?.into_body();
-        let (sent, delays) = (sent.clone(), delays.clone());
-        watchers.push(tokio::spawn(async move {
-            let mut line = Vec::new();
-            while let Some(Ok(frame)) = body.frame().await {
-                let now = Instant::now();
-                for byte in frame.data_ref().into_iter().flatten() {
-                    if *byte != b'\n' {
-                        line.push(*byte);
-                    } else if let Some(at) = sent_at(&std::mem::take(&mut line), &sent) {
-                        let delay = now.saturating_duration_since(at);
-                        delays.lock().expect("no panics").push(delay);
-                    }
-                }
-            }
-        }));
+        let request = http::Request::get("/api/v1/namespaces/default/secrets?watch=true")
+            .body(kube::client::Body::empty())?;
+        let body = server.client.send(request).await?.into_body();
+        watchers.push(tokio::spawn(follow(body, sent.clone(), began)));
     }
     let before = server.memory();
-    let maps: Api<ConfigMap> = Api::default_namespaced(server.client.clone());
+    let secrets: Api<Secret> = Api::default_namespaced(server.client.clone());
     let mut tick = tokio::time::interval(Duration::from_secs(1) / u32::try_from(WRITES)?);
-    let began = Instant::now();
-    let mut writes = tokio::task::JoinSet::new();
-    let mut n = 0;
-    while began.elapsed() < WATCHED {
+    let mut answers = tokio::task::JoinSet::new();
+    for n in 0..writes {
         tick.tick().await;
-        n += 1;
-        let (maps, sent) = (maps.clone(), sent.clone());
-        writes.spawn(async move {
-            let name = format!("w{n}");
-            let map = serde_json::from_value(
-                json!({"metadata": {"name": name, "labels": {"bench": "yes"}}}),
-            )?;
-            sent.lock().expect("no panics").insert(name, Instant::now());
-            maps.create(&PostParams::default(), &map).await?;
+        let (secrets, sent) = (secrets.clone(), sent.clone());
+        answers.spawn(async move {
+            let secret = serde_json::from_value(json!({"metadata": {"name": format!("w{n}")}}))?;
+            sent[n].store(micros(began), Ordering::Relaxed);
+            secrets.create(&PostParams::default(), &secret).await?;
             anyhow::Ok(())
         });
     }
-    while let Some(written) = writes.join_next().await {
+    while let Some(written) = answers.join_next().await {
         written??;
     }
-    tokio::time::sleep(Duration::from_secs(2)).await;
     let after = server.memory();
-    watchers.iter().for_each(tokio::task::JoinHandle::abort);
-    let delays = std::mem::take(&mut *delays.lock().expect("no panics"));
-    ensure!(
-        delays.len() == n * WATCHERS,
-        "{} of {} events arrived",
-        delays.len(),
-        n * WATCHERS
-    );
+    let mut delays = Vec::with_capacity(writes * WATCHERS);
+    for watcher in watchers {
+        let seen = tokio::time::timeout(WATCHED, watcher).await;
+        delays.append(&mut seen.context("not every event arrived")???);
+    }
     Ok((before, after, delays))
 }
 
-/// When the object of this event was sent off.
-fn sent_at(line: &[u8], sent: &Mutex<HashMap<String, Instant>>) -> Option<Instant> {
-    let text = std::str::from_utf8(line).ok()?;
-    let name = text.split("\"name\":\"").nth(1)?.split('"').next()?;
-    sent.lock().expect("no panics").get(name).copied()
+fn micros(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Reads a watch until every write was seen; gives how long each took, in microseconds.
+async fn follow(
+    mut body: kube::client::Body,
+    sent: Sent,
+    began: Instant,
+) -> anyhow::Result<Vec<u32>> {
+    let name = memchr::memmem::Finder::new(b"\"name\":\"w");
+    let mut delays = Vec::with_capacity(sent.len());
+    let mut rest = Vec::new();
+    while delays.len() < sent.len() {
+        let frame = body.frame().await.context("the watch ended")??;
+        let now = micros(began);
+        rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+        let mut start = 0;
+        while let Some(end) = memchr::memchr(b'\n', &rest[start..]) {
+            let line = &rest[start..start + end];
+            start += end + 1;
+            let Some(at) = name.find(line) else { continue };
+            let digits = line[at + name.needle().len()..].iter();
+            let digits = digits.take_while(|b| b.is_ascii_digit());
+            let n = digits.fold(0, |n, digit| n * 10 + usize::from(digit - b'0'));
+            let at = sent.get(n).context("a foreign object")?;
+            let took = now.saturating_sub(at.load(Ordering::Relaxed));
+            delays.push(u32::try_from(took).unwrap_or(u32::MAX));
+        }
+        rest.drain(..start);
+    }
+    Ok(delays)
 }
 
 /// CPU time of the whole server for one server-side apply of a Deployment with fifty fields.
@@ -273,7 +282,7 @@ pub fn apply(runs: usize) -> anyhow::Result<Vec<Figure>> {
         let before = server.cpu();
         server.runtime.block_on(async {
             for n in 0..APPLIES {
-                let body = serde_json::to_vec(&deployment(n))?;
+                let body = serde_json::to_vec(&deployment(&format!("d{run}"), n))?;
                 let path = format!(
                     "/apis/apps/v1/namespaces/default/deployments/d{run}?fieldManager=bench&force=true"
                 );
@@ -281,7 +290,10 @@ pub fn apply(runs: usize) -> anyhow::Result<Vec<Figure>> {
                     .header(http::header::CONTENT_TYPE, "application/apply-patch+yaml")
                     .body(body.into())?;
                 let answer = server.client.send(request).await?;
-                ensure!(answer.status().is_success(), "apply: {}", answer.status());
+                let (head, body) = answer.into_parts();
+                let body = body.collect().await?.to_bytes();
+                let said = String::from_utf8_lossy(&body);
+                ensure!(head.status.is_success(), "apply: {said}");
             }
             Ok(())
         })?;
@@ -292,13 +304,13 @@ pub fn apply(runs: usize) -> anyhow::Result<Vec<Figure>> {
 }
 
 /// A Deployment whose container has fifty fields; paused, so that nothing else works on it.
-fn deployment(n: usize) -> Value {
+fn deployment(name: &str, n: usize) -> Value {
     let env: Vec<Value> = (0..15)
         .map(|i| json!({"name": format!("E{i}"), "value": format!("{}", if i == 0 { n } else { i })}))
         .collect();
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": {"labels": {"app": "bench"}},
+        "metadata": {"name": name, "labels": {"app": "bench"}},
         "spec": {
             "paused": true, "replicas": 0,
             "selector": {"matchLabels": {"app": "bench"}},

@@ -4,6 +4,7 @@
 //! the ratio where one runs beside it.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -159,7 +160,17 @@ impl Bench {
                 );
             }
         }
-        succeed(&mut cargo(&["build", "--release", "--package", "styr"]))?;
+        let packages = ["--package", "styr", "--package", "xtask"];
+        succeed(cargo(&["build", "--release"]).args(packages))?;
+        if cfg!(debug_assertions) {
+            // Clients that are built without optimization would be what is measured.
+            let mut optimized = Command::new(release().join("xtask"));
+            return succeed(optimized.args(std::env::args_os().skip(1)));
+        }
+        self.measure()
+    }
+
+    fn measure(self) -> anyhow::Result<()> {
         let mut all = Vec::new();
         for benchmark in ALL {
             if !self.names.is_empty() && !self.names.iter().any(|n| n == benchmark.name) {
