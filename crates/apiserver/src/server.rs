@@ -1,6 +1,6 @@
 //! The server's parts and their start.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use store::{ReadError, Store};
 use tokio::sync::Semaphore;
@@ -47,16 +47,20 @@ impl ApiServer {
     /// When the store cannot be read or written.
     pub async fn new(config: Config, store: Arc<dyn Store>) -> Result<Arc<Self>, StartError> {
         let tokens = config.tokens.clone();
-        let registry = Arc::new(Registry::new(config, store.clone(), Chain::standard()));
+        let authorizer = Arc::new(OnceLock::new());
+        let chain = Chain::standard(authorizer.clone());
+        let registry = Arc::new(Registry::new(config, store.clone(), chain));
         crate::bootstrap::run(&registry)
             .await
             .map_err(StartError::Bootstrap)?;
         crate::custom::start(&registry)
             .await
             .map_err(StartError::Bootstrap)?;
+        let decides = Authorizer::start(store.clone()).await?;
+        let decides = authorizer.get_or_init(|| decides).clone();
         let server = Arc::new(Self {
             authenticator: Authenticator::new(store.clone(), tokens),
-            authorizer: Authorizer::start(store).await?,
+            authorizer: decides,
             metrics: Metrics::new(),
             openapi: OpenApi::default(),
             reads: Arc::new(Semaphore::new(MAX_READS)),

@@ -7,6 +7,8 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use crate::certificates::Authority;
+
 /// Gives each controller a client of its own identity.
 pub type ClientOf = Arc<dyn Fn(&str) -> Client + Send + Sync>;
 
@@ -19,6 +21,8 @@ pub struct Config {
     pub node_cidr_prefix: u8,
     /// Certificate of the cluster's authority, as PEM, published to every namespace.
     pub root_ca: String,
+    /// Signs the certificates that are asked for. `None`: nothing is signed.
+    pub authority: Option<Arc<Authority>>,
     /// Folder for volumes made on demand by the default storage class. `None`: no such class.
     pub volume_root: Option<PathBuf>,
     /// Workers of each controller.
@@ -51,6 +55,7 @@ impl Default for Config {
             cluster_cidr: None,
             node_cidr_prefix: 24,
             root_ca: String::new(),
+            authority: None,
             volume_root: None,
             workers: 5,
             clock: Clock::system(),

@@ -19,6 +19,8 @@ mod pod_control;
 mod pods;
 
 pub mod autoscaler;
+pub mod bootstrap;
+pub mod certificates;
 pub mod clusterroles;
 pub mod cronjob;
 pub mod daemonset;
@@ -27,8 +29,10 @@ pub mod disruption;
 pub mod endpoints;
 pub mod garbage;
 pub mod job;
+pub mod leases;
 pub mod namespaces;
 pub mod node_ipam;
+pub mod node_ttl;
 pub mod nodes;
 pub mod podgc;
 pub mod replicaset;
@@ -60,17 +64,25 @@ pub struct Controller {
 /// Every controller.
 pub const ALL: &[Controller] = &[
     autoscaler::CONTROLLER,
+    bootstrap::CLEANER,
+    bootstrap::SIGNER,
+    certificates::APPROVING,
+    certificates::CLEANING,
+    certificates::SIGNING,
     clusterroles::CONTROLLER,
     cronjob::CONTROLLER,
     daemonset::CONTROLLER,
     deployment::CONTROLLER,
     disruption::CONTROLLER,
     endpoints::LEGACY,
+    endpoints::MIRRORING,
     endpoints::SLICES,
     job::CONTROLLER,
     garbage::CONTROLLER,
+    leases::CONTROLLER,
     namespaces::CONTROLLER,
     node_ipam::CONTROLLER,
+    node_ttl::CONTROLLER,
     nodes::EVICTION,
     nodes::LIFECYCLE,
     podgc::CONTROLLER,

@@ -117,6 +117,11 @@ impl Pki {
         &self.ca.certificate
     }
 
+    /// The authority's certificate and key, both PEM.
+    pub fn authority(&self) -> (&str, &str) {
+        (&self.ca.certificate, &self.ca.key)
+    }
+
     /// Signs a new certificate.
     ///
     /// # Errors

@@ -30,6 +30,17 @@ fn log() {
         .try_init();
 }
 
+/// A certificate that signs others, and its key, both PEM.
+fn authority() -> anyhow::Result<(String, String)> {
+    let key = rcgen::KeyPair::generate().context("a key")?;
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let name = rcgen::DnType::CommonName;
+    params.distinguished_name.push(name, "testkit");
+    let certificate = params.self_signed(&key).context("an authority")?;
+    Ok((certificate.pem(), key.serialize_pem()))
+}
+
 /// What a test cluster consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {
@@ -95,7 +106,7 @@ impl Cluster {
             tasks: TaskTracker::new(),
         };
         if parts.controllers {
-            cluster.start_controllers(clock);
+            cluster.start_controllers(clock)?;
             cluster.has_account().await?;
         }
         if parts.scheduler {
@@ -113,16 +124,20 @@ impl Cluster {
         .await
     }
 
-    fn start_controllers(&self, clock: Clock) {
+    fn start_controllers(&self, clock: Clock) -> anyhow::Result<()> {
+        let (certificate, key) = authority()?;
+        let signs = controllers::certificates::Authority::new(&certificate, &key)?;
         let config = controllers::Config {
             cluster_cidr: "10.42.0.0/16".parse().ok(),
-            root_ca: "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n".into(),
+            root_ca: certificate,
+            authority: Some(Arc::new(signs)),
             clock,
             ..controllers::Config::default()
         };
         let client = self.client_of("system:kube-controller-manager", &[MASTERS]);
         self.tasks
             .spawn(controllers::run(client, config, self.shutdown.clone()));
+        Ok(())
     }
 
     fn start_scheduler(&self) {

@@ -3,6 +3,7 @@
 //! A plugin is one file with one unit struct and one line in [`Chain::standard`]. Plugins read other objects through
 //! the registry; they never write. Order matters: each sees what the ones before it filled in.
 
+pub mod certificates;
 pub mod default_storage_class;
 pub mod default_toleration_seconds;
 pub mod limit_ranger;
@@ -11,14 +12,14 @@ pub mod priority;
 pub mod service_account;
 pub mod taint_nodes;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use api::Status;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::auth::UserInfo;
+use crate::auth::{Authorizer, UserInfo};
 use crate::registry::{Fail, Registry, Resource, Warnings};
 
 /// What is done to an object.
@@ -102,7 +103,9 @@ pub struct Chain(Vec<Box<dyn Plugin>>);
 
 impl Chain {
     /// The plugins that are on by default, in upstream's order.
-    pub fn standard() -> Self {
+    ///
+    /// `authorizer` is filled in once the objects are there that it decides by.
+    pub fn standard(authorizer: Arc<OnceLock<Authorizer>>) -> Self {
         Self(vec![
             Box::new(namespace_lifecycle::NamespaceLifecycle),
             Box::new(limit_ranger::LimitRanger),
@@ -111,6 +114,9 @@ impl Chain {
             Box::new(priority::Priority),
             Box::new(default_toleration_seconds::DefaultTolerationSeconds),
             Box::new(default_storage_class::DefaultStorageClass),
+            Box::new(certificates::CertificateRequester),
+            Box::new(certificates::SignerPermissions { authorizer }),
+            Box::new(certificates::CertificateSubjectRestriction),
         ])
     }
 

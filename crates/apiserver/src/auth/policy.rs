@@ -183,6 +183,22 @@ pub const ROLES: &[DefaultRole] = &[
         )],
     ),
     role(
+        "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+        &[(
+            "create",
+            "certificates.k8s.io",
+            "certificatesigningrequests/nodeclient",
+        )],
+    ),
+    role(
+        "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
+        &[(
+            "create",
+            "certificates.k8s.io",
+            "certificatesigningrequests/selfnodeclient",
+        )],
+    ),
+    role(
         "system:kubelet-api-admin",
         &[
             (READ, "core", "nodes"),

@@ -4,6 +4,7 @@
 
 mod backends;
 mod legacy;
+mod mirror;
 mod slices;
 
 use client::{Cache, Change, Key, Queue, Scope, Selector};
@@ -21,6 +22,12 @@ pub const SLICES: Controller = Controller {
 pub const LEGACY: Controller = Controller {
     name: "endpoint-controller",
     run: run_legacy,
+};
+
+/// Mirrors Endpoints that people write by hand.
+pub const MIRRORING: Controller = Controller {
+    name: "endpointslicemirroring-controller",
+    run: mirror::run,
 };
 
 const ZONE: &str = "topology.kubernetes.io/zone";

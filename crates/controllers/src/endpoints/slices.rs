@@ -6,9 +6,12 @@ use client::{Cache, Error, Key, Queue, Reconcile, Recorder, Requeue, Scope, writ
 use k8s_openapi::{
     api::{
         core::v1::{Node, Pod, Service},
-        discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
+        discovery::v1::{
+            Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode,
+            ForZone,
+        },
     },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use kube::{Api, api::PostParams};
 use serde_json::json;
@@ -22,43 +25,93 @@ use crate::{Context, claim};
 
 /// Endpoints of one slice.
 const SLICE_MAX: usize = 100;
-const SERVICE: &str = "kubernetes.io/service-name";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub(super) const SERVICE: &str = "kubernetes.io/service-name";
+pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 
 /// What is to be done about one slice.
 #[derive(Debug, PartialEq)]
-enum Act {
+pub(super) enum Act {
     Create(EndpointSlice),
     Update(EndpointSlice),
     Delete(String),
 }
 
-/// Decides for one address family. `existing` are the slices of that family.
-fn plan(service: &Service, family: &str, groups: &Groups, existing: &[EndpointSlice]) -> Vec<Act> {
-    let mut groups = groups.clone();
-    if groups.is_empty() {
-        groups.insert(Vec::new(), Vec::new());
+/// Whom slices are about.
+pub(super) struct Whose {
+    /// Where they are.
+    pub namespace: Option<String>,
+    /// What their names begin with.
+    pub name: String,
+    /// What they say of themselves.
+    pub labels: BTreeMap<String, String>,
+    /// What goes before they go.
+    pub owner: OwnerReference,
+}
+
+impl Whose {
+    fn of(service: &Service) -> Self {
+        Self {
+            namespace: service.metadata.namespace.clone(),
+            name: service.metadata.name.clone().unwrap_or_default(),
+            labels: labels(service),
+            owner: claim::owner_reference(service),
+        }
     }
-    let mut acts = Vec::new();
-    let publish_all = service
-        .spec
-        .as_ref()
+}
+
+/// Endpoints by the ports they serve.
+pub(super) type Wanted = BTreeMap<Vec<Port>, Vec<Endpoint>>;
+
+/// What a service wants of its backends. One slice stays even if nobody answers.
+fn wanted(service: &Service, groups: &Groups) -> Wanted {
+    let spec = service.spec.as_ref();
+    let all = spec
         .and_then(|s| s.publish_not_ready_addresses)
         .unwrap_or(false);
+    let near = spec.and_then(|s| s.traffic_distribution.as_deref());
+    let mut wanted: Wanted = groups
+        .iter()
+        .map(|(ports, backends)| {
+            let endpoints = backends.iter().map(|b| hinted(endpoint(b, all), near));
+            (ports.clone(), endpoints.collect())
+        })
+        .collect();
+    if wanted.is_empty() {
+        wanted.insert(Vec::new(), Vec::new());
+    }
+    wanted
+}
+
+/// Says who is to use an endpoint, where the service prefers what is near.
+fn hinted(mut endpoint: Endpoint, near: Option<&str>) -> Endpoint {
+    let ready = endpoint.conditions.as_ref().and_then(|c| c.ready) == Some(true);
+    let same_node = near == Some("PreferSameNode");
+    let same_zone = same_node || matches!(near, Some("PreferClose" | "PreferSameZone"));
+    let zone = endpoint.zone.clone().filter(|_| ready && same_zone);
+    let node = endpoint.node_name.clone().filter(|_| ready && same_node);
+    if zone.is_some() || node.is_some() {
+        endpoint.hints = Some(EndpointHints {
+            for_zones: zone.map(|name| vec![ForZone { name }]),
+            for_nodes: node.map(|name| vec![ForNode { name }]),
+        });
+    }
+    endpoint
+}
+
+/// Decides for one address family. `existing` are the slices of that family.
+pub(super) fn plan(
+    whose: &Whose,
+    family: &str,
+    groups: &Wanted,
+    existing: &[EndpointSlice],
+) -> Vec<Act> {
+    let mut acts = Vec::new();
     let mut used: Vec<bool> = vec![false; existing.len()];
-    for (ports, backends) in &groups {
+    for (ports, endpoints) in groups {
         let ports: Vec<EndpointPort> = ports.iter().map(slice_port).collect();
-        let mut wanted: BTreeMap<(String, String), Endpoint> = backends
-            .iter()
-            .map(|b| {
-                (
-                    (b.address.clone(), b.target.uid.clone().unwrap_or_default()),
-                    b,
-                )
-            })
-            .map(|(key, b)| (key, endpoint(b, publish_all)))
-            .collect();
+        let mut wanted: BTreeMap<(String, String), Endpoint> =
+            endpoints.iter().map(|e| (key_of(e), e.clone())).collect();
         let same_ports = |s: &EndpointSlice| {
             let mut own = s.ports.clone().unwrap_or_default();
             own.sort_by(|a, b| a.name.cmp(&b.name));
@@ -88,14 +141,14 @@ fn plan(service: &Service, family: &str, groups: &Groups, existing: &[EndpointSl
                 acts.push(Act::Delete(
                     existing[i].metadata.name.clone().unwrap_or_default(),
                 ));
-            } else if let Some(changed) = changed(service, &existing[i], endpoints) {
+            } else if let Some(changed) = changed(whose, &existing[i], endpoints) {
                 acts.push(Act::Update(changed));
             }
         }
         let none_there = left == 0 && rest.is_empty();
         for chunk in rest.chunks(SLICE_MAX).chain(none_there.then_some(&[][..])) {
             acts.push(Act::Create(new_slice(
-                service,
+                whose,
                 family,
                 &ports,
                 chunk.to_vec(),
@@ -154,12 +207,8 @@ fn labels(service: &Service) -> BTreeMap<String, String> {
     labels
 }
 
-fn changed(
-    service: &Service,
-    old: &EndpointSlice,
-    endpoints: Vec<Endpoint>,
-) -> Option<EndpointSlice> {
-    let labels = Some(labels(service));
+fn changed(whose: &Whose, old: &EndpointSlice, endpoints: Vec<Endpoint>) -> Option<EndpointSlice> {
+    let labels = Some(whose.labels.clone());
     let same_endpoints = old.endpoints.as_deref().unwrap_or_default() == endpoints;
     if same_endpoints && old.metadata.labels == labels {
         return None;
@@ -171,18 +220,17 @@ fn changed(
 }
 
 fn new_slice(
-    service: &Service,
+    whose: &Whose,
     family: &str,
     ports: &[EndpointPort],
     endpoints: Vec<Endpoint>,
 ) -> EndpointSlice {
-    let name = service.metadata.name.as_deref().unwrap_or_default();
     EndpointSlice {
         metadata: ObjectMeta {
-            generate_name: Some(format!("{name}-")),
-            namespace: service.metadata.namespace.clone(),
-            labels: Some(labels(service)),
-            owner_references: Some(vec![claim::owner_reference(service)]),
+            generate_name: Some(format!("{}-", whose.name)),
+            namespace: whose.namespace.clone(),
+            labels: Some(whose.labels.clone()),
+            owner_references: Some(vec![whose.owner.clone()]),
             ..ObjectMeta::default()
         },
         address_type: family.to_owned(),
@@ -266,10 +314,15 @@ impl Reconcile for Slices {
                 .filter(|s| s.address_type == *family)
                 .cloned()
                 .collect();
-            acts.extend(plan(&service, family, &groups, &existing));
+            let groups = wanted(&service, &groups);
+            acts.extend(plan(&Whose::of(&service), family, &groups, &existing));
         }
+        let writer = Writer {
+            context: &self.context,
+            slices: &self.slices,
+        };
         for act in acts {
-            if let Err(e) = self.act(key, act).await {
+            if let Err(e) = writer.act(&key.namespace, act).await {
                 let message = format!("Error updating Endpoint Slices for Service {key}: {e}");
                 self.recorder
                     .warning(&service, "FailedToUpdateEndpointSlices", message);
@@ -282,17 +335,37 @@ impl Reconcile for Slices {
 
 impl Slices {
     fn own(&self, key: &Key) -> Vec<EndpointSlice> {
-        let labelled = self.slices.entries_labelled(SERVICE, &key.name);
-        let own: Vec<_> = labelled
-            .into_iter()
-            .filter(|e| e.key.namespace == key.namespace && !e.deleting)
-            .filter(|e| e.label(MANAGED_BY) == Some(MANAGER))
-            .collect();
-        client::cache::decode_all(&own)
+        owned(&self.slices, key, MANAGER)
     }
+}
 
-    async fn act(&self, key: &Key, act: Act) -> Result<(), Error> {
-        let api: Api<EndpointSlice> = write::namespaced(&self.context.client, &key.namespace);
+/// The slices of a service that this manager keeps.
+pub(super) fn owned(
+    slices: &Cache<EndpointSlice>,
+    service: &Key,
+    manager: &str,
+) -> Vec<EndpointSlice> {
+    let labelled = slices.entries_labelled(SERVICE, &service.name);
+    let own: Vec<_> = labelled
+        .into_iter()
+        .filter(|e| e.key.namespace == service.namespace && !e.deleting)
+        .filter(|e| e.label(MANAGED_BY) == Some(manager))
+        .collect();
+    client::cache::decode_all(&own)
+}
+
+/// Carries plans out.
+pub(super) struct Writer<'a> {
+    /// For the client and the time.
+    pub context: &'a Context,
+    /// Has to show what was written.
+    pub slices: &'a Cache<EndpointSlice>,
+}
+
+impl Writer<'_> {
+    /// Carries out one act.
+    pub async fn act(&self, namespace: &str, act: Act) -> Result<(), Error> {
+        let api: Api<EndpointSlice> = write::namespaced(&self.context.client, namespace);
         let now = json!(api::time::format(self.context.now()));
         let stamp = |slice: &mut EndpointSlice| {
             let all = slice.metadata.annotations.get_or_insert_default();
@@ -320,7 +393,7 @@ impl Slices {
             }
             Act::Delete(name) => {
                 write::delete(&api, &name, None).await?;
-                let key = Key::new(key.namespace.clone(), name);
+                let key = Key::new(namespace, name);
                 return self
                     .slices
                     .until(&key, |e| e.is_none_or(|e| e.deleting))
@@ -341,6 +414,11 @@ mod tests {
             "spec": {"clusterIP": "None"},
         }))
         .unwrap()
+    }
+
+    fn plan_for(service: &Service, groups: &Groups, existing: &[EndpointSlice]) -> Vec<Act> {
+        let groups = wanted(service, groups);
+        plan(&Whose::of(service), "IPv4", &groups, existing)
     }
 
     fn groups(count: usize) -> Groups {
@@ -395,7 +473,7 @@ mod tests {
         let service = service();
         let mut slices = Vec::new();
         let mut go = |n: usize| {
-            let acts = plan(&service, "IPv4", &groups(n), &slices);
+            let acts = plan_for(&service, &groups(n), &slices);
             let count = apply(&mut slices, acts);
             (count, sizes(&slices))
         };
@@ -413,7 +491,7 @@ mod tests {
 
     #[test]
     fn nobody_answers_is_said_by_an_empty_slice() {
-        let acts = plan(&service(), "IPv4", &Groups::new(), &[]);
+        let acts = plan_for(&service(), &Groups::new(), &[]);
         let [Act::Create(slice)] = acts.as_slice() else {
             panic!("{acts:?}")
         };
@@ -427,14 +505,9 @@ mod tests {
             ),
             ("s", "", "m")
         );
-        let again = plan(
-            &service(),
-            "IPv4",
-            &Groups::new(),
-            std::slice::from_ref(slice),
-        );
+        let again = plan_for(&service(), &Groups::new(), std::slice::from_ref(slice));
         assert_eq!(again, []);
-        let some = plan(&service(), "IPv4", &groups(1), std::slice::from_ref(slice));
+        let some = plan_for(&service(), &groups(1), std::slice::from_ref(slice));
         assert_eq!(some.len(), 2, "another port set: {some:?}");
     }
 
@@ -450,5 +523,25 @@ mod tests {
         assert_eq!(of(&backend, false), (Some(false), Some(true), Some(true)));
         backend.serving = false;
         assert_eq!(of(&backend, true), (Some(true), Some(false), Some(true)));
+    }
+    #[test]
+    fn what_is_near_is_preferred_where_the_service_says_so() {
+        let mut backend = groups(1).into_values().next().unwrap().remove(0);
+        (backend.zone, backend.node) = (Some("z".into()), Some("n".into()));
+        let hints = |b: &Backend, near: Option<&str>| {
+            let hints = hinted(endpoint(b, false), near).hints.unwrap_or_default();
+            (
+                hints.for_zones.map(|z| z[0].name.clone()),
+                hints.for_nodes.map(|n| n[0].name.clone()),
+            )
+        };
+        let (zone, node) = (Some("z".to_owned()), Some("n".to_owned()));
+        assert_eq!(hints(&backend, None), (None, None));
+        for near in ["PreferClose", "PreferSameZone"] {
+            assert_eq!(hints(&backend, Some(near)), (zone.clone(), None));
+        }
+        assert_eq!(hints(&backend, Some("PreferSameNode")), (zone, node));
+        backend.serving = false;
+        assert_eq!(hints(&backend, Some("PreferClose")), (None, None));
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use apiserver::ApiServer;
 use apiserver::auth::{MASTERS, TokenIssuer, UserInfo};
+use controllers::certificates::Authority;
 use store::Embedded;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -77,6 +78,7 @@ impl ControlPlane {
             cluster_cidr: Some(cluster.choices.pod_cidr.into()),
             node_cidr_prefix: cluster.choices.node_cidr.prefix_len(),
             root_ca: pki.ca_certificate().to_owned(),
+            authority: authority(pki),
             volume_root: Some(cluster.path("volumes")),
             ..controllers::Config::default()
         };
@@ -96,6 +98,18 @@ impl ControlPlane {
                 Ok(())
             }
         });
+    }
+}
+
+/// Signs what is asked for through the API with the cluster's own authority.
+fn authority(pki: &Pki) -> Option<Arc<Authority>> {
+    let (certificate, key) = pki.authority();
+    match Authority::new(certificate, key) {
+        Ok(authority) => Some(Arc::new(authority)),
+        Err(error) => {
+            tracing::error!(%error, "no certificates will be signed");
+            None
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Controllers and scheduler against the real API server, in one process.
 
 mod apps;
+mod auth;
 mod autoscaling;
 mod daemons;
 mod deletion;

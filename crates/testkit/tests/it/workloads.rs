@@ -229,3 +229,38 @@ async fn a_hundred_pods_come_and_go() -> anyhow::Result<()> {
     println!("and gone after {:?}", start.elapsed());
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoints_written_by_hand_are_mirrored() -> anyhow::Result<()> {
+    let cluster = Cluster::start().await?;
+    let client = cluster.client();
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "outside"},
+        "spec": {"ports": [{"port": 80}]}});
+    let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "outside"},
+        "subsets": [{"addresses": [{"ip": "10.1.2.3"}], "ports": [{"port": 80}]}]});
+    objects(&client, &[service, endpoints]).await?;
+    let slices = write::namespaced::<EndpointSlice>(&client, "default");
+    let of_it = ListParams::default().labels(
+        "kubernetes.io/service-name=outside,endpointslice.kubernetes.io/managed-by=endpointslicemirroring-controller.k8s.io",
+    );
+    let wait = |expected: &'static [&'static str]| {
+        let (slices, of_it) = (slices.clone(), of_it.clone());
+        async move {
+            eventually(&format!("the slices of {expected:?}"), || async {
+                let all = slices.list(&of_it).await?.items;
+                let all = all.iter().flat_map(|s| s.endpoints.iter().flatten());
+                let addresses: Vec<_> = all.flat_map(|e| e.addresses.clone()).collect();
+                Ok((addresses == expected).then_some(()))
+            })
+            .await
+        }
+    };
+    wait(&["10.1.2.3"]).await?;
+    let api = write::namespaced::<Endpoints>(&client, "default");
+    let moved = json!({"subsets": [{"addresses": [{"ip": "10.1.2.4"}], "ports": [{"port": 80}]}]});
+    api.patch("outside", &PatchParams::default(), &Patch::Merge(moved))
+        .await?;
+    wait(&["10.1.2.4"]).await?;
+    api.delete("outside", &Default::default()).await?;
+    wait(&[]).await
+}

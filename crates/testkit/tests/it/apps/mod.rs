@@ -8,5 +8,5 @@ mod deployments;
 mod jobs;
 mod replicasets;
 mod revisions;
-mod rig;
+pub mod rig;
 mod statefulsets;
