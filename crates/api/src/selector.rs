@@ -13,7 +13,7 @@ use crate::names;
 pub struct SelectorError(pub String);
 
 /// One test of a label.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Requirement {
     /// The label has one of the values.
     In(String, BTreeSet<String>),
@@ -56,7 +56,7 @@ impl Requirement {
 }
 
 /// A conjunction of label requirements. The default matches everything.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct LabelSelector {
     requirements: Vec<Requirement>,
     nothing: bool,

@@ -6,7 +6,7 @@ use api::selector::SelectorError;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 /// Which labels an object must carry: all requirements must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Selector(api::selector::LabelSelector);
 
 impl Selector {
@@ -28,6 +28,22 @@ impl Selector {
     pub fn of(selector: &LabelSelector) -> Result<Self, SelectorError> {
         let value = serde_json::to_value(selector).map_err(|e| SelectorError(e.to_string()))?;
         api::selector::LabelSelector::from_value(&value).map(Self)
+    }
+
+    /// Matches no object: what an absent selector means.
+    pub fn nothing() -> Self {
+        Self(api::selector::LabelSelector::nothing())
+    }
+
+    /// A label with its value that every matching object carries, if the selector names one:
+    /// what an index may be keyed by.
+    pub fn needs(&self) -> Option<(&str, &str)> {
+        self.0.requirements().iter().find_map(|r| match r {
+            api::selector::Requirement::In(key, values) if values.len() == 1 => {
+                Some((key.as_str(), values.first()?.as_str()))
+            }
+            _ => None,
+        })
     }
 
     /// Whether there is no requirement.

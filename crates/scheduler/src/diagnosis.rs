@@ -14,7 +14,7 @@ pub fn message(diagnosis: &Diagnosis) -> String {
         (Some(status), true) => text.push_str(&format!(" {}.", status.reasons().join(", "))),
         (others, _) => {
             let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-            for reason in diagnosis.by_node.values().flat_map(|s| s.reasons()) {
+            for reason in diagnosis.by_node.values().flat_map(|(_, s)| s.reasons()) {
                 *counts.entry(reason).or_default() += 1;
             }
             let absent = diagnosis.nodes.saturating_sub(diagnosis.by_node.len());
@@ -41,20 +41,23 @@ pub fn message(diagnosis: &Diagnosis) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
     use crate::framework::Status;
 
     #[test]
     fn counts_reasons_in_the_order_of_their_text() {
         let status = |reasons: &[&str]| {
-            Status::Unschedulable(reasons.iter().map(|r| r.to_string()).collect())
+            let reasons = reasons.iter().map(|r| r.to_string()).collect();
+            ("P", Status::Unschedulable(reasons))
         };
         let diagnosis = Diagnosis {
             nodes: 3,
-            by_node: BTreeMap::from([
-                ("a".into(), status(&["Insufficient cpu", "Insufficient memory"])),
-                ("b".into(), status(&["Insufficient cpu"])),
-                ("c".into(), status(&["node(s) had untolerated taint(s)"])),
+            by_node: HashMap::from([
+                (0, status(&["Insufficient cpu", "Insufficient memory"])),
+                (1, status(&["Insufficient cpu"])),
+                (2, status(&["node(s) had untolerated taint(s)"])),
             ]),
             post_filter: "preemption: 0/3 nodes are available: 3 No preemption victims found for incoming pod.".into(),
             ..Diagnosis::default()

@@ -13,16 +13,16 @@
 
 use std::{
     any::Any,
-    cmp::Ordering,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
 use futures::future::BoxFuture;
 
 use crate::{
-    node::{NodeInfo, Snapshot},
+    node::{NodeId, NodeInfo, NodeSpec},
     pod::{Footprint, PodInfo},
+    world::World,
 };
 
 /// The highest score of a node.
@@ -93,7 +93,7 @@ pub enum PostFilter {
     Failed(String),
 }
 
-/// Things that happen in the cluster and may make a pod schedulable.
+/// Kinds of things that happen in the cluster and may make a pod schedulable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Happening {
     /// A node came.
@@ -104,17 +104,71 @@ pub enum Happening {
     NodeLabels,
     /// Taints of a node, or its being cordoned, changed.
     NodeTaints,
+    /// A pod got a node.
+    PodAdd,
+    /// A pod on a node changed.
+    PodUpdate,
     /// A pod left its node.
     PodDelete,
-    /// A claim, volume or storage class came or changed.
+    /// A claim, volume, storage class, or a node's storage driver came or changed.
     Volumes,
 }
 
-/// What plugins tell each other about the pod being scheduled.
+/// Something that happened, for those who want to look closer.
+#[derive(Clone, Copy)]
+pub enum Event<'a> {
+    /// To a node.
+    Node {
+        /// As it was; `None`: it is new.
+        old: Option<&'a NodeSpec>,
+        /// As it is.
+        new: &'a NodeSpec,
+    },
+    /// To a pod on a node.
+    Pod {
+        /// As it was; `None`: it came.
+        old: Option<&'a Footprint>,
+        /// As it is; `None`: it left.
+        new: Option<&'a Footprint>,
+    },
+    /// To storage.
+    Volumes,
+}
+
+impl Event<'_> {
+    /// The kinds of happening that this is, if it is any.
+    pub fn kinds(&self) -> Vec<Happening> {
+        match self {
+            Self::Node { old: None, .. } => vec![Happening::NodeAdd],
+            Self::Node {
+                old: Some(old),
+                new,
+            } => [
+                (
+                    old.allocatable != new.allocatable,
+                    Happening::NodeAllocatable,
+                ),
+                (old.labels != new.labels, Happening::NodeLabels),
+                (
+                    old.taints != new.taints || old.unschedulable != new.unschedulable,
+                    Happening::NodeTaints,
+                ),
+            ]
+            .into_iter()
+            .filter_map(|(changed, what)| changed.then_some(what))
+            .collect(),
+            Self::Pod { old: None, .. } => vec![Happening::PodAdd],
+            Self::Pod { new: None, .. } => vec![Happening::PodDelete],
+            Self::Pod { .. } => vec![Happening::PodUpdate],
+            Self::Volumes => vec![Happening::Volumes],
+        }
+    }
+}
+
+/// What plugins remember about the pod being scheduled.
 #[derive(Default)]
 pub struct CycleState {
     data: HashMap<&'static str, Box<dyn Any + Send + Sync>>,
-    skip_filter: BTreeSet<&'static str>,
 }
 
 impl CycleState {
@@ -128,13 +182,21 @@ impl CycleState {
         self.data.get(plugin)?.downcast_ref()
     }
 
-    pub(crate) fn skip_filter(&mut self, plugin: &'static str) {
-        self.skip_filter.insert(plugin);
+    /// What was remembered under a plugin's name, to be changed.
+    pub fn read_mut<T: Any>(&mut self, plugin: &'static str) -> Option<&mut T> {
+        self.data.get_mut(plugin)?.downcast_mut()
     }
+}
 
-    pub(crate) fn skips_filter(&self, plugin: &'static str) -> bool {
-        self.skip_filter.contains(plugin)
-    }
+/// A pod that is taken to have come to a node or to have left it.
+#[derive(Clone, Debug)]
+pub struct Supposition {
+    /// The pod.
+    pub pod: Arc<Footprint>,
+    /// The node.
+    pub node: NodeId,
+    /// Whether it came.
+    pub added: bool,
 }
 
 /// Why no node would do.
@@ -143,7 +205,7 @@ pub struct Diagnosis {
     /// How many nodes there are.
     pub nodes: usize,
     /// What was said of each node that was asked about.
-    pub by_node: BTreeMap<String, Status>,
+    pub by_node: HashMap<NodeId, (&'static str, Status)>,
     /// What was said of all others (or all) by PreFilter.
     pub pre_filter: Option<Status>,
     /// Whether PreFilter rejected the pod, so that its message stands for all nodes.
@@ -154,16 +216,28 @@ pub struct Diagnosis {
     pub post_filter: String,
 }
 
-/// What a plugin may ask while a pod is being scheduled.
+/// What a plugin may ask while it prepares for a pod.
 pub struct Cycle<'a> {
-    /// The nodes.
-    pub snapshot: &'a Snapshot,
+    /// The cluster.
+    pub world: &'a World,
     /// What the plugins remembered.
-    pub state: CycleState,
+    pub state: &'a mut CycleState,
 }
 
-/// Runs the Filter plugins for a pod on a (changed) node: how PostFilter tries things out.
-pub type TryFilter<'a> = dyn Fn(&PodInfo, &NodeInfo) -> Status + 'a;
+/// What a plugin may ask about one node.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// The cluster.
+    pub world: &'a World,
+    /// What the plugins remembered.
+    pub state: &'a CycleState,
+    /// How the node at hand differs from the cluster: while preemption tries things out, and where
+    /// room has been made for others.
+    pub suppositions: &'a [Supposition],
+}
+
+/// Runs the Filter plugins for a pod on a changed node: how PostFilter tries things out.
+pub type TryFilter<'a> = dyn Fn(&PodInfo, &NodeInfo, &[Supposition]) -> Status + 'a;
 
 /// A scheduler plugin. Each point it does not care about keeps its default.
 pub trait Plugin: Send + Sync {
@@ -180,15 +254,23 @@ pub trait Plugin: Send + Sync {
         &[]
     }
 
+    /// Whether one of these events really may: a closer look.
+    fn helps(&self, _pod: &PodInfo, _event: &Event<'_>) -> bool {
+        true
+    }
+
     /// Whether the pod may enter the queue at all.
     fn pre_enqueue(&self, _pod: &PodInfo) -> Status {
         Status::Success
     }
 
-    /// Which of two pods comes first; `None`: it does not sort. One plugin sorts.
-    fn queue_sort(&self, _a: &PodInfo, _b: &PodInfo) -> Option<Ordering> {
+    /// The rank of a pod in the queue, least first; `None`: it does not sort. One plugin sorts.
+    fn queue_sort(&self, _pod: &PodInfo) -> Option<i64> {
         None
     }
+
+    /// Has the cluster counted for what this pod asks.
+    fn prepare(&self, _world: &mut World, _state: &mut CycleState, _pod: &PodInfo) {}
 
     /// Prepares Filter.
     fn pre_filter(&self, _cycle: &mut Cycle<'_>, _pod: &PodInfo) -> PreFilter {
@@ -196,14 +278,14 @@ pub trait Plugin: Send + Sync {
     }
 
     /// Whether the node will do.
-    fn filter(&self, _cycle: &Cycle<'_>, _pod: &PodInfo, _node: &NodeInfo) -> Status {
+    fn filter(&self, _view: &View<'_>, _pod: &PodInfo, _node: &NodeInfo) -> Status {
         Status::Success
     }
 
     /// Tries to help when no node will do; `None`: it never does.
     fn post_filter(
         &self,
-        _cycle: &Cycle<'_>,
+        _view: &View<'_>,
         _pod: &PodInfo,
         _diagnosis: &Diagnosis,
         _try: &TryFilter<'_>,
@@ -217,12 +299,12 @@ pub trait Plugin: Send + Sync {
     }
 
     /// How well the node suits the pod: more is better.
-    fn score(&self, _cycle: &Cycle<'_>, _pod: &PodInfo, _node: &NodeInfo) -> i64 {
+    fn score(&self, _view: &View<'_>, _pod: &PodInfo, _node: &NodeInfo) -> i64 {
         0
     }
 
     /// Brings the scores of all nodes into 0 to [`MAX_SCORE`].
-    fn normalize(&self, _cycle: &Cycle<'_>, _pod: &PodInfo, _scores: &mut [i64]) {}
+    fn normalize(&self, _view: &View<'_>, _nodes: &[&NodeInfo], _scores: &mut [i64]) {}
 
     /// Takes what the pod needs on its node, within the scheduler.
     fn reserve(&self, _cycle: &mut Cycle<'_>, _pod: &PodInfo, _node: &str) -> Status {
@@ -233,7 +315,7 @@ pub trait Plugin: Send + Sync {
     fn unreserve(&self, _pod: &PodInfo, _node: &str) {}
 
     /// Whether the pod may be bound.
-    fn permit(&self, _cycle: &Cycle<'_>, _pod: &PodInfo, _node: &str) -> Status {
+    fn permit(&self, _view: &View<'_>, _pod: &PodInfo, _node: &str) -> Status {
         Status::Success
     }
 
@@ -253,6 +335,18 @@ pub trait Plugin: Send + Sync {
         _node: &'a str,
     ) -> Option<BoxFuture<'a, Result<(), client::Error>>> {
         None
+    }
+}
+
+/// Scales scores so that the lowest becomes 0 and the highest [`MAX_SCORE`].
+pub fn normalize_between(scores: &mut [i64]) {
+    let highest = scores.iter().copied().max().unwrap_or(0);
+    let lowest = scores.iter().copied().min().unwrap_or(0);
+    for score in scores.iter_mut() {
+        *score = match highest - lowest {
+            0 => 0,
+            span => (MAX_SCORE as f64 * (*score - lowest) as f64 / span as f64) as i64,
+        };
     }
 }
 

@@ -13,9 +13,13 @@ pub mod profile;
 pub mod queue;
 pub mod resources;
 mod shell;
+pub mod storage;
+pub mod terms;
 #[cfg(test)]
 mod tests;
+pub mod topology;
 mod watch;
+pub mod world;
 
 use client::{Caches, Client, Clock, Jitter};
 use tokio_util::sync::CancellationToken;

@@ -1,9 +1,6 @@
-//! What the scheduler keeps of a node, and the snapshot that a cycle works on.
+//! What the scheduler keeps of a node.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::core::v1::{Node, Taint};
 
@@ -11,6 +8,9 @@ use crate::{
     pod::{Footprint, HostPort},
     resources::Resources,
 };
+
+/// The number of a node within the scheduler; given to another node once it and its pods are gone.
+pub type NodeId = u32;
 
 /// The parts of a node object that decide about pods.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -49,18 +49,44 @@ impl NodeSpec {
             images,
         }
     }
+
+    /// Its taints that keep pods away which do not tolerate them.
+    pub fn hard_taints(&self) -> impl Iterator<Item = &Taint> {
+        self.taints
+            .iter()
+            .filter(|t| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute"))
+    }
+
+    /// What stands for its region and zone together; empty: it is in none.
+    pub fn zone(&self) -> String {
+        let label = |name: &str| {
+            let stable = self.labels.get(&format!("topology.kubernetes.io/{name}"));
+            let old = format!("failure-domain.beta.kubernetes.io/{name}");
+            stable
+                .or(self.labels.get(&old))
+                .cloned()
+                .unwrap_or_default()
+        };
+        match (label("region"), label("zone")) {
+            (region, zone) if region.is_empty() && zone.is_empty() => String::new(),
+            (region, zone) => format!("{region}:\0:{zone}"),
+        }
+    }
 }
 
 /// A node with what its pods occupy.
 #[derive(Clone, Debug, Default)]
 pub struct NodeInfo {
+    /// Its number.
+    pub id: NodeId,
     /// `None`: there are pods, but no node object.
     pub spec: Option<Arc<NodeSpec>>,
     /// Sum of the requests of its pods.
     pub requested: Resources,
     /// Sum of what its pods are taken to use when nodes are compared.
     pub scored: Resources,
-    pods: BTreeMap<Arc<str>, Arc<Footprint>>,
+    pods: Vec<Arc<Footprint>>,
+    ports: Vec<HostPort>,
 }
 
 impl NodeInfo {
@@ -72,19 +98,19 @@ impl NodeInfo {
         }
     }
 
-    /// Its pods.
-    pub fn pods(&self) -> impl Iterator<Item = &Arc<Footprint>> {
-        self.pods.values()
+    /// Its name; empty where there is no node object.
+    pub fn name(&self) -> &str {
+        self.spec.as_ref().map_or("", |s| &s.name)
     }
 
-    /// How many pods it has.
-    pub fn pod_count(&self) -> usize {
-        self.pods.len()
+    /// Its pods.
+    pub fn pods(&self) -> &[Arc<Footprint>] {
+        &self.pods
     }
 
     /// Ports taken by its pods.
-    pub fn ports(&self) -> impl Iterator<Item = &HostPort> {
-        self.pods.values().flat_map(|p| &p.ports)
+    pub fn ports(&self) -> &[HostPort] {
+        &self.ports
     }
 
     /// Adds a pod, in place of what was known of it.
@@ -92,184 +118,21 @@ impl NodeInfo {
         self.remove(&pod.uid);
         self.requested.add(&pod.requested);
         self.scored.add(&pod.scored);
-        self.pods.insert(Arc::clone(&pod.uid), pod);
+        self.ports.extend(pod.ports.iter().cloned());
+        self.pods.push(pod);
     }
 
     /// Removes a pod.
     pub fn remove(&mut self, uid: &str) -> Option<Arc<Footprint>> {
-        let pod = self.pods.remove(uid)?;
+        let at = self.pods.iter().position(|p| &*p.uid == uid)?;
+        let pod = self.pods.swap_remove(at);
         self.requested.remove(&pod.requested);
         self.scored.remove(&pod.scored);
+        for port in &pod.ports {
+            if let Some(at) = self.ports.iter().position(|p| p == port) {
+                self.ports.swap_remove(at);
+            }
+        }
         Some(pod)
-    }
-}
-
-/// The nodes as one cycle sees them. Cheap to clone.
-#[derive(Clone, Default)]
-pub struct Snapshot {
-    /// Nodes that exist, in the order they came.
-    pub nodes: Vec<Arc<NodeInfo>>,
-    /// How many nodes have each image.
-    pub image_spread: Arc<HashMap<String, usize>>,
-}
-
-/// The cluster as watched: nodes, and the pods assigned to or assumed on them.
-#[derive(Default)]
-pub struct World {
-    nodes: BTreeMap<String, Arc<NodeInfo>>,
-    places: HashMap<Arc<str>, Place>,
-    image_spread: Arc<HashMap<String, usize>>,
-}
-
-struct Place {
-    node: String,
-    assumed: bool,
-}
-
-impl World {
-    /// The present state, sharing all memory with it.
-    pub fn snapshot(&self) -> Snapshot {
-        Snapshot {
-            nodes: self
-                .nodes
-                .values()
-                .filter(|n| n.spec.is_some())
-                .cloned()
-                .collect(),
-            image_spread: Arc::clone(&self.image_spread),
-        }
-    }
-
-    /// A node is there or has changed; answers what was known of it.
-    pub fn set_node(&mut self, spec: NodeSpec) -> Option<Arc<NodeSpec>> {
-        let node = Arc::make_mut(self.nodes.entry(spec.name.clone()).or_default());
-        let images = spec.images.keys().cloned().collect::<Vec<_>>();
-        let old = node.spec.replace(Arc::new(spec));
-        let same = old
-            .as_ref()
-            .is_some_and(|o| o.images.keys().eq(images.iter()));
-        if !same {
-            self.count_images();
-        }
-        old
-    }
-
-    /// A node is gone; its pods are remembered until they go too.
-    pub fn remove_node(&mut self, name: &str) {
-        if let Some(node) = self.nodes.get_mut(name) {
-            Arc::make_mut(node).spec = None;
-            if node.pods.is_empty() {
-                self.nodes.remove(name);
-            }
-        }
-        self.count_images();
-    }
-
-    fn count_images(&mut self) {
-        let mut spread = HashMap::new();
-        for spec in self.nodes.values().filter_map(|n| n.spec.as_ref()) {
-            for image in spec.images.keys() {
-                *spread.entry(image.clone()).or_default() += 1;
-            }
-        }
-        self.image_spread = Arc::new(spread);
-    }
-
-    /// A pod is on a node, as watched or (`assumed`) as just decided.
-    pub fn place(&mut self, pod: Arc<Footprint>, node: &str, assumed: bool) {
-        let known = self.places.get(&pod.uid);
-        if known.is_some_and(|p| p.node != node) {
-            self.displace(&pod.uid.clone());
-        }
-        self.places.insert(
-            Arc::clone(&pod.uid),
-            Place {
-                node: node.to_owned(),
-                assumed,
-            },
-        );
-        Arc::make_mut(self.nodes.entry(node.to_owned()).or_default()).add(pod);
-    }
-
-    /// A pod occupies nothing any more; answers where it was.
-    pub fn displace(&mut self, uid: &str) -> Option<String> {
-        let place = self.places.remove(uid)?;
-        if let Some(node) = self.nodes.get_mut(&place.node) {
-            let info = Arc::make_mut(node);
-            info.remove(uid);
-            if info.spec.is_none() && info.pods.is_empty() {
-                self.nodes.remove(&place.node);
-            }
-        }
-        Some(place.node)
-    }
-
-    /// Takes back an assumption, unless it has come true meanwhile.
-    pub fn forget(&mut self, uid: &str) {
-        if self.places.get(uid).is_some_and(|p| p.assumed) {
-            self.displace(uid);
-        }
-    }
-
-    /// Whether the pod is on a node, or assumed to be.
-    pub fn is_placed(&self, uid: &str) -> bool {
-        self.places.contains_key(uid)
-    }
-
-    /// Whether a pod of this name is on a node.
-    pub fn has_node(&self, name: &str) -> bool {
-        self.nodes.get(name).is_some_and(|n| n.spec.is_some())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pod(uid: &str, cpu: i64) -> Arc<Footprint> {
-        let requested = Resources {
-            milli_cpu: cpu,
-            ..Default::default()
-        };
-        Arc::new(Footprint {
-            uid: uid.into(),
-            requested,
-            ..Default::default()
-        })
-    }
-
-    #[test]
-    fn snapshots_do_not_change_and_sums_follow_the_pods() {
-        let mut world = World::default();
-        world.set_node(NodeSpec {
-            name: "n".into(),
-            ..Default::default()
-        });
-        world.place(pod("a", 100), "n", true);
-        let before = world.snapshot();
-        world.place(pod("a", 100), "n", false);
-        world.place(pod("b", 50), "n", false);
-        assert_eq!(before.nodes[0].requested.milli_cpu, 100);
-        assert_eq!(world.snapshot().nodes[0].requested.milli_cpu, 150);
-        world.forget("a");
-        assert!(world.is_placed("a"), "it came true");
-        world.displace("a");
-        assert_eq!(world.snapshot().nodes[0].requested.milli_cpu, 50);
-    }
-
-    #[test]
-    fn a_node_that_went_is_not_in_the_snapshot_but_its_pods_are_known() {
-        let mut world = World::default();
-        world.place(pod("a", 100), "n", false);
-        assert!(world.snapshot().nodes.is_empty());
-        world.set_node(NodeSpec {
-            name: "n".into(),
-            ..Default::default()
-        });
-        assert_eq!(world.snapshot().nodes[0].requested.milli_cpu, 100);
-        world.remove_node("n");
-        assert!(world.snapshot().nodes.is_empty());
-        world.displace("a");
-        assert!(world.nodes.is_empty());
     }
 }

@@ -6,7 +6,10 @@ use client::Key;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{NodeAffinity, ObjectReference, Pod, PodSpec, Toleration};
 
-use crate::resources::{self, Resources};
+use crate::{
+    resources::{self, Resources},
+    terms::{self, Labels, PodTerms, SpreadConstraint},
+};
 
 /// A port of the node that a pod takes for itself.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,10 +33,10 @@ impl HostPort {
 }
 
 /// What a pod occupies on its node.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Footprint {
-    /// Namespace and name, for who evicts it.
-    pub key: Option<Key>,
+    /// Namespace and name.
+    pub key: Key,
     /// Its uid.
     pub uid: Arc<str>,
     /// Its priority.
@@ -48,6 +51,37 @@ pub struct Footprint {
     pub ports: Vec<HostPort>,
     /// Whether it is being deleted.
     pub deleting: bool,
+    /// Whether it is being deleted to make room for another one.
+    pub preempted: bool,
+    /// Its labels.
+    pub labels: Labels,
+    /// What it wants of the pods around it.
+    pub terms: Option<Arc<PodTerms>>,
+    /// The claims it mounts, in its namespace.
+    pub claims: Vec<Claim>,
+    /// Disks it names that cannot be attached twice.
+    pub disks: Vec<Disk>,
+}
+
+impl Footprint {
+    /// A pod that occupies nothing.
+    pub fn bare(uid: &str) -> Self {
+        Self {
+            key: Key::new("", uid),
+            uid: uid.into(),
+            priority: 0,
+            since: None,
+            requested: Resources::default(),
+            scored: Resources::default(),
+            ports: Vec::new(),
+            deleting: false,
+            preempted: false,
+            labels: Labels::default(),
+            terms: None,
+            claims: Vec::new(),
+            disks: Vec::new(),
+        }
+    }
 }
 
 /// A pod that wants a node.
@@ -69,22 +103,35 @@ pub struct PodInfo {
     pub node_selector: Vec<(String, String)>,
     /// Rules about its node.
     pub node_affinity: Option<Arc<NodeAffinity>>,
+    /// How evenly it is to be spread.
+    pub spread: Vec<SpreadConstraint>,
+    /// The kind, name and uid of what controls it.
+    pub controller: Option<Controller>,
     /// Taints it does not mind.
     pub tolerations: Vec<Toleration>,
     /// Images of its containers, as written.
     pub images: Vec<String>,
-    /// Names of the claims it mounts.
-    pub claims: Vec<Claim>,
     /// Whether it wants devices by claim.
     pub resource_claims: bool,
     /// Whether it may make room by evicting others.
     pub may_preempt: bool,
-    /// The node where room has been made for it.
+    /// The node where room has been made for it, as its status says.
     pub nominated: Option<String>,
     /// The reason and message of its condition PodScheduled.
     pub verdict: Option<(String, String)>,
     /// How events call it.
     pub reference: ObjectReference,
+}
+
+/// What controls a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Controller {
+    /// Its kind.
+    pub kind: String,
+    /// Its name, in the pod's namespace.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
 }
 
 /// A persistent volume claim that a pod mounts.
@@ -96,12 +143,39 @@ pub struct Claim {
     pub ephemeral: bool,
 }
 
+/// A disk named in a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// What it is, and its name there.
+    pub name: (&'static str, String),
+    /// The servers that have it; empty: there is one of its name only.
+    pub servers: Vec<String>,
+    /// Whether readers can share it.
+    pub shared: bool,
+}
+
+impl Disk {
+    /// Whether both cannot be had at once.
+    pub fn conflicts(&self, other: &Self) -> bool {
+        let same =
+            self.servers.is_empty() || self.servers.iter().any(|s| other.servers.contains(s));
+        self.name == other.name && same && !(self.shared && other.shared)
+    }
+}
+
 impl PodInfo {
     /// The projection of a pod; `None` where it has no specification.
     pub fn of(pod: &Pod) -> Option<Self> {
         let spec = pod.spec.as_ref()?;
         let meta = &pod.metadata;
         let affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.clone());
+        let footprint = footprint(pod, spec);
+        let spread = terms::constraints(
+            spec.topology_spread_constraints.as_ref(),
+            &footprint.key.namespace,
+            &footprint.labels,
+        );
+        let owners = meta.owner_references.iter().flatten();
         let status = pod.status.as_ref();
         let verdict = status
             .and_then(|s| s.conditions.as_ref())
@@ -113,8 +187,17 @@ impl PodInfo {
                 )
             });
         Some(Self {
-            key: Key::of(pod),
-            footprint: Arc::new(footprint(pod, spec)),
+            key: footprint.key.clone(),
+            spread,
+            controller: owners
+                .filter(|o| o.controller == Some(true))
+                .map(|o| Controller {
+                    kind: o.kind.clone(),
+                    name: o.name.clone(),
+                    uid: o.uid.clone(),
+                })
+                .next(),
+            footprint: Arc::new(footprint),
             created: meta
                 .creation_timestamp
                 .as_ref()
@@ -136,7 +219,6 @@ impl PodInfo {
             node_affinity: affinity.map(Arc::new),
             tolerations: spec.tolerations.clone().unwrap_or_default(),
             images: images(spec),
-            claims: claims(meta.name.as_deref().unwrap_or_default(), spec),
             resource_claims: spec.resource_claims.as_ref().is_some_and(|c| !c.is_empty()),
             may_preempt: spec.preemption_policy.as_deref() != Some("Never"),
             nominated: status
@@ -157,8 +239,14 @@ impl PodInfo {
 pub fn footprint(pod: &Pod, spec: &PodSpec) -> Footprint {
     let meta = &pod.metadata;
     let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref());
+    let key = Key::of(pod);
+    let labels = meta.labels.clone().unwrap_or_default();
     Footprint {
-        key: Some(Key::of(pod)),
+        terms: PodTerms::of(spec.affinity.as_ref(), &key.namespace, &labels),
+        labels: Arc::new(labels),
+        claims: claims(&key.name, spec),
+        disks: disks(spec),
+        key,
         uid: meta.uid.as_deref().unwrap_or_default().into(),
         priority: spec.priority.unwrap_or(0),
         since: started.or(meta.creation_timestamp.as_ref()).map(|t| t.0),
@@ -166,7 +254,18 @@ pub fn footprint(pod: &Pod, spec: &PodSpec) -> Footprint {
         scored: resources::requested_for_scoring(spec),
         ports: ports(spec),
         deleting: meta.deletion_timestamp.is_some(),
+        preempted: meta.deletion_timestamp.is_some() && is_target(pod),
     }
+}
+
+/// Whether the scheduler has chosen the pod to make room.
+fn is_target(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
+    conditions.into_iter().flatten().any(|c| {
+        c.type_ == "DisruptionTarget"
+            && c.status == "True"
+            && c.reason.as_deref() == Some("PreemptionByScheduler")
+    })
 }
 
 fn ports(spec: &PodSpec) -> Vec<HostPort> {
@@ -203,6 +302,36 @@ fn images(spec: &PodSpec) -> Vec<String> {
     let init = spec.init_containers.iter().flatten();
     init.chain(&spec.containers)
         .filter_map(|c| c.image.clone())
+        .collect()
+}
+
+fn disks(spec: &PodSpec) -> Vec<Disk> {
+    let of_volume = |v: &k8s_openapi::api::core::v1::Volume| {
+        let one = |kind, name: String, read_only: Option<bool>| Disk {
+            name: (kind, name),
+            servers: Vec::new(),
+            shared: read_only.unwrap_or(false),
+        };
+        if let Some(disk) = &v.gce_persistent_disk {
+            return Some(one("gce", disk.pd_name.clone(), disk.read_only));
+        }
+        if let Some(disk) = &v.aws_elastic_block_store {
+            return Some(one("ebs", disk.volume_id.clone(), None));
+        }
+        if let Some(disk) = &v.iscsi {
+            return Some(one("iscsi", disk.iqn.clone(), disk.read_only));
+        }
+        let disk = v.rbd.as_ref()?;
+        let pool = disk.pool.as_deref().unwrap_or("rbd");
+        Some(Disk {
+            servers: disk.monitors.clone(),
+            ..one("rbd", format!("{pool}/{}", disk.image), disk.read_only)
+        })
+    };
+    spec.volumes
+        .iter()
+        .flatten()
+        .filter_map(of_volume)
         .collect()
 }
 

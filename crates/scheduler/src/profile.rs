@@ -1,13 +1,17 @@
 //! Runs the plugins of one scheduler name over a pod: which node it goes to, or why to none.
 
-use std::{cmp::Ordering, collections::BTreeSet};
+use std::collections::BTreeSet;
 
 use client::Jitter;
 
 use crate::{
-    framework::{Cycle, CycleState, Diagnosis, Happening, Plugin, PostFilter, PreFilter, Status},
-    node::{NodeInfo, Snapshot},
+    framework::{
+        Cycle, CycleState, Diagnosis, Event, Happening, Plugin, PostFilter, PreFilter, Status,
+        Supposition, View,
+    },
+    node::{NodeId, NodeInfo},
     pod::{Footprint, PodInfo},
+    world::World,
 };
 
 /// Below this many nodes all are looked at.
@@ -17,29 +21,35 @@ const MIN_PERCENT: usize = 5;
 
 /// The plugins of a scheduler name.
 pub struct Profile {
+    /// The scheduler name.
+    pub name: String,
     plugins: Vec<Box<dyn Plugin>>,
     jitter: Jitter,
 }
 
-/// What came of looking for a node.
-pub enum Outcome {
-    /// This one.
-    Node(String),
-    /// None.
-    Unschedulable {
-        /// Why.
-        diagnosis: Diagnosis,
-        /// The node on which room is to be made by evicting these.
-        nominate: Option<(String, Vec<std::sync::Arc<Footprint>>)>,
-    },
-    /// A plugin failed.
-    Error(String),
+/// Room to be made on a node by evicting pods.
+pub type Nomination = (String, Vec<std::sync::Arc<Footprint>>);
+
+/// What came of looking for nodes.
+pub struct Search {
+    /// What the plugins remember.
+    pub state: CycleState,
+    /// The nodes that would do.
+    pub feasible: Vec<NodeId>,
+    /// Why the others would not.
+    pub diagnosis: Diagnosis,
+    /// The plugins whose Filter has a say, by position.
+    filters: Vec<usize>,
 }
 
 impl Profile {
-    /// These plugins; `jitter` chooses between equal nodes.
-    pub fn new(plugins: Vec<Box<dyn Plugin>>, jitter: Jitter) -> Self {
-        Self { plugins, jitter }
+    /// These plugins for a scheduler name; `jitter` chooses between equal nodes.
+    pub fn new(name: &str, plugins: Vec<Box<dyn Plugin>>, jitter: Jitter) -> Self {
+        Self {
+            name: name.to_owned(),
+            plugins,
+            jitter,
+        }
     }
 
     /// The plugin that keeps the pod out of the queue, if any.
@@ -50,104 +60,133 @@ impl Profile {
             .map(|p| p.name())
     }
 
-    /// Which pod comes first.
-    pub fn order(&self, a: &PodInfo, b: &PodInfo) -> Ordering {
+    /// The rank of a pod in the queue: less comes first.
+    pub fn rank(&self, pod: &PodInfo) -> i64 {
         self.plugins
             .iter()
-            .find_map(|p| p.queue_sort(a, b))
-            .unwrap_or(Ordering::Equal)
+            .find_map(|p| p.queue_sort(pod))
+            .unwrap_or(0)
     }
 
-    /// Whether `what` may make a pod schedulable that these plugins said no to.
-    pub fn may_help(&self, rejected_by: &BTreeSet<&'static str>, what: Happening) -> bool {
+    /// Whether something of this kind may make a pod schedulable that this plugin said no to.
+    pub fn cares(&self, plugin: &str, what: Happening) -> bool {
+        self.plugins
+            .iter()
+            .find(|p| p.name() == plugin)
+            .is_none_or(|p| p.happenings().contains(&what))
+    }
+
+    /// Whether `event` may make a pod schedulable that these plugins said no to.
+    pub fn may_help(
+        &self,
+        pod: &PodInfo,
+        rejected_by: &BTreeSet<&'static str>,
+        kinds: &[Happening],
+        event: &Event<'_>,
+    ) -> bool {
         rejected_by.is_empty()
             || self
                 .plugins
                 .iter()
                 .filter(|p| rejected_by.contains(p.name()))
-                .any(|p| p.happenings().contains(&what))
+                .filter(|p| p.happenings().iter().any(|h| kinds.contains(h)))
+                .any(|p| p.helps(pod, event))
     }
 
-    /// Looks for a node. `start` is where the search begins, so that nodes take turns.
-    pub fn schedule(&self, snapshot: &Snapshot, pod: &PodInfo, start: usize) -> Outcome {
-        let mut cycle = Cycle {
-            snapshot,
-            state: CycleState::default(),
-        };
-        let mut diagnosis = Diagnosis {
-            nodes: snapshot.nodes.len(),
-            ..Diagnosis::default()
-        };
-        let feasible = match self.feasible(&mut cycle, pod, start, &mut diagnosis) {
-            Ok(feasible) => feasible,
-            Err(error) => return Outcome::Error(error),
-        };
-        if feasible.is_empty() {
-            let nominate = self.ask_for_help(&cycle, pod, &mut diagnosis);
-            return Outcome::Unschedulable {
-                diagnosis,
-                nominate,
-            };
-        }
-        Outcome::Node(self.best(&mut cycle, pod, &feasible))
-    }
-
-    fn feasible<'a>(
+    /// Looks for nodes that will do. `next` is where the search begins, so that nodes take turns.
+    ///
+    /// # Errors
+    /// When a plugin fails.
+    pub fn search(
         &self,
-        cycle: &mut Cycle<'a>,
+        world: &mut World,
         pod: &PodInfo,
-        start: usize,
-        diagnosis: &mut Diagnosis,
-    ) -> Result<Vec<&'a NodeInfo>, String> {
-        let snapshot = cycle.snapshot;
-        let only = match self.pre_filter(cycle, pod, diagnosis)? {
-            Some(only) => only,
-            None => return Ok(Vec::new()),
+        next: &mut usize,
+    ) -> Result<Search, String> {
+        world.arrange();
+        let mut search = Search {
+            state: CycleState::default(),
+            feasible: Vec::new(),
+            diagnosis: Diagnosis {
+                nodes: world.node_count(),
+                ..Diagnosis::default()
+            },
+            filters: Vec::new(),
         };
-        let total = snapshot.nodes.len();
+        for plugin in &self.plugins {
+            plugin.prepare(world, &mut search.state, pod);
+        }
+        if let Some(only) = self.pre_filter(world, pod, &mut search)? {
+            self.feasible(world, pod, next, only.as_ref(), &mut search)?;
+        }
+        Ok(search)
+    }
+
+    fn feasible(
+        &self,
+        world: &World,
+        pod: &PodInfo,
+        next: &mut usize,
+        only: Option<&BTreeSet<String>>,
+        search: &mut Search,
+    ) -> Result<(), String> {
+        let allowed = |node: &NodeInfo| only.is_none_or(|only| only.contains(node.name()));
+        // Where room has been made for the pod, it goes if it can.
+        if let Some(node) = world.nomination(pod.uid()).filter(|n| allowed(n))
+            && self
+                .filter(world, &search.state, &search.filters, pod, node)
+                .1
+                == Status::Success
+        {
+            search.feasible.push(node.id);
+            return Ok(());
+        }
+        let named: Option<Vec<NodeId>> = only.map(|only| {
+            let nodes = only.iter().filter_map(|name| world.node_named(name));
+            nodes.map(|n| n.id).collect()
+        });
+        let order = named.as_deref().unwrap_or(world.order());
+        let total = order.len();
         let enough = enough(total);
-        let mut feasible = Vec::new();
-        for i in 0..total {
-            let node = &snapshot.nodes[(start + i) % total];
-            let name = node
-                .spec
-                .as_ref()
-                .map(|s| s.name.as_str())
-                .unwrap_or_default();
-            if only.as_ref().is_some_and(|only| !only.contains(name)) {
-                continue;
-            }
-            match self.filter(cycle, pod, node) {
-                (_, Status::Success) => feasible.push(node.as_ref()),
+        let mut seen = 0;
+        while seen < total && search.feasible.len() < enough {
+            let node = world.node(order[(*next + seen) % total]);
+            seen += 1;
+            match self.filter(world, &search.state, &search.filters, pod, node) {
+                (_, Status::Success) => search.feasible.push(node.id),
                 (_, Status::Error(error)) => return Err(error),
                 (plugin, status) => {
-                    diagnosis.plugins.insert(plugin);
-                    diagnosis.by_node.insert(name.to_owned(), status);
+                    search.diagnosis.plugins.insert(plugin);
+                    search.diagnosis.by_node.insert(node.id, (plugin, status));
                 }
             }
-            if feasible.len() >= enough {
-                break;
-            }
         }
-        Ok(feasible)
+        if named.is_none() && total > 0 {
+            *next = (*next + seen) % total;
+        }
+        Ok(())
     }
 
     /// `None`: rejected; otherwise the nodes to look at, `Some(None)` being all.
     fn pre_filter(
         &self,
-        cycle: &mut Cycle<'_>,
+        world: &World,
         pod: &PodInfo,
-        diagnosis: &mut Diagnosis,
+        search: &mut Search,
     ) -> Result<Option<Option<BTreeSet<String>>>, String> {
         let mut only: Option<BTreeSet<String>> = None;
-        for plugin in &self.plugins {
-            match plugin.pre_filter(cycle, pod) {
-                PreFilter::Continue => {}
-                PreFilter::Skip => cycle.state.skip_filter(plugin.name()),
+        let mut narrowing = Vec::new();
+        for (at, plugin) in self.plugins.iter().enumerate() {
+            let mut cycle = Cycle {
+                world,
+                state: &mut search.state,
+            };
+            match plugin.pre_filter(&mut cycle, pod) {
+                PreFilter::Continue => search.filters.push(at),
+                PreFilter::Skip => {}
                 PreFilter::Only(nodes) => {
-                    let reason = format!("node(s) didn't satisfy plugin(s) [{}]", plugin.name());
-                    diagnosis.pre_filter = Some(Status::unresolvable(reason));
-                    diagnosis.plugins.insert(plugin.name());
+                    search.filters.push(at);
+                    narrowing.push(plugin.name());
                     only = Some(match only {
                         Some(before) => before.intersection(&nodes).cloned().collect(),
                         None => nodes,
@@ -155,22 +194,80 @@ impl Profile {
                 }
                 PreFilter::Reject(Status::Error(error)) => return Err(error),
                 PreFilter::Reject(status) => {
-                    diagnosis.pre_filter = Some(status);
-                    diagnosis.rejected = true;
-                    diagnosis.plugins.insert(plugin.name());
+                    search.diagnosis.pre_filter = Some(status);
+                    search.diagnosis.rejected = true;
+                    search.diagnosis.plugins.insert(plugin.name());
                     return Ok(None);
                 }
+            }
+        }
+        if !narrowing.is_empty() {
+            search.diagnosis.plugins.extend(&narrowing);
+            let names = narrowing.join(" ");
+            let reason = if only.as_ref().is_some_and(BTreeSet::is_empty) {
+                search.diagnosis.rejected = true;
+                format!("node(s) didn't satisfy plugin(s) [{names}] simultaneously")
+            } else {
+                format!("node(s) didn't satisfy plugin(s) [{names}]")
+            };
+            search.diagnosis.pre_filter = Some(Status::unresolvable(reason));
+            if search.diagnosis.rejected {
+                return Ok(None);
             }
         }
         Ok(Some(only))
     }
 
-    fn filter(&self, cycle: &Cycle<'_>, pod: &PodInfo, node: &NodeInfo) -> (&'static str, Status) {
-        for plugin in &self.plugins {
-            if cycle.state.skips_filter(plugin.name()) {
-                continue;
+    /// Whether the node will do, with and without the pods of at least the same priority for which
+    /// room is being made there.
+    fn filter(
+        &self,
+        world: &World,
+        state: &CycleState,
+        filters: &[usize],
+        pod: &PodInfo,
+        node: &NodeInfo,
+    ) -> (&'static str, Status) {
+        let mut view = View {
+            world,
+            state,
+            suppositions: &[],
+        };
+        let coming: Vec<Supposition> = world
+            .nominated_for(node.id)
+            .iter()
+            .filter(|p| p.priority >= pod.footprint.priority && p.uid != *pod.uid())
+            .map(|p| Supposition {
+                pod: p.clone(),
+                node: node.id,
+                added: true,
+            })
+            .collect();
+        if !coming.is_empty() {
+            let mut full = node.clone();
+            for supposed in &coming {
+                full.add(supposed.pod.clone());
             }
-            let status = plugin.filter(cycle, pod, node);
+            view.suppositions = &coming;
+            let (plugin, status) = self.filter_as_is(&view, filters, pod, &full);
+            if !status.is_success() {
+                return (plugin, status);
+            }
+            view.suppositions = &[];
+        }
+        self.filter_as_is(&view, filters, pod, node)
+    }
+
+    fn filter_as_is(
+        &self,
+        view: &View<'_>,
+        filters: &[usize],
+        pod: &PodInfo,
+        node: &NodeInfo,
+    ) -> (&'static str, Status) {
+        for at in filters {
+            let plugin = &self.plugins[*at];
+            let status = plugin.filter(view, pod, node);
             if !status.is_success() {
                 return (plugin.name(), status);
             }
@@ -178,19 +275,37 @@ impl Profile {
         ("", Status::Success)
     }
 
-    fn ask_for_help(
+    /// Asks the PostFilter plugins to make room, when no node will do.
+    pub fn ask_for_help(
         &self,
-        cycle: &Cycle<'_>,
+        world: &World,
         pod: &PodInfo,
-        diagnosis: &mut Diagnosis,
-    ) -> Option<(String, Vec<std::sync::Arc<Footprint>>)> {
-        if diagnosis.nodes == 0 {
+        search: &mut Search,
+    ) -> Option<Nomination> {
+        if search.diagnosis.nodes == 0 {
             return None;
         }
-        let try_filter = |pod: &PodInfo, node: &NodeInfo| self.filter(cycle, pod, node).1;
+        let Search {
+            state,
+            diagnosis,
+            filters,
+            ..
+        } = search;
+        let view = View {
+            world,
+            state,
+            suppositions: &[],
+        };
+        let try_filter = |pod: &PodInfo, node: &NodeInfo, suppositions: &[Supposition]| {
+            let view = View {
+                suppositions,
+                ..view
+            };
+            self.filter_as_is(&view, filters, pod, node).1
+        };
         let mut words = Vec::new();
         for plugin in &self.plugins {
-            match plugin.post_filter(cycle, pod, diagnosis, &try_filter) {
+            match plugin.post_filter(&view, pod, diagnosis, &try_filter) {
                 None => {}
                 Some(PostFilter::Nominate { node, victims }) => return Some((node, victims)),
                 Some(PostFilter::Failed(why)) => words.push(why),
@@ -200,49 +315,72 @@ impl Profile {
         None
     }
 
-    fn best(&self, cycle: &mut Cycle<'_>, pod: &PodInfo, feasible: &[&NodeInfo]) -> String {
-        let name = |i: usize| {
-            feasible[i]
-                .spec
-                .as_ref()
-                .map(|s| s.name.clone())
-                .unwrap_or_default()
-        };
-        if feasible.len() == 1 {
-            return name(0);
+    /// The best of the nodes that will do; `None`: there is none (any more).
+    pub fn choose(&self, world: &World, pod: &PodInfo, search: &mut Search) -> Option<String> {
+        let nodes: Vec<&NodeInfo> = search
+            .feasible
+            .iter()
+            .map(|id| world.node(*id))
+            .filter(|n| n.spec.is_some())
+            .collect();
+        if nodes.len() < 2 {
+            return nodes.first().map(|n| n.name().to_owned());
         }
-        let mut totals = vec![0_i64; feasible.len()];
-        for plugin in &self.plugins {
-            if !plugin.pre_score(cycle, pod, feasible) || plugin.weight() == 0 {
-                continue;
-            }
-            let mut scores: Vec<i64> = feasible
-                .iter()
-                .map(|node| plugin.score(cycle, pod, node))
-                .collect();
-            plugin.normalize(cycle, pod, &mut scores);
-            for (total, score) in totals.iter_mut().zip(scores) {
-                *total += score * plugin.weight();
-            }
-        }
+        let totals = self.totals(world, pod, &mut search.state, &nodes);
         let highest = totals.iter().copied().max().unwrap_or(0);
         let best: Vec<usize> = (0..totals.len())
             .filter(|&i| totals[i] == highest)
             .collect();
         let choice = (self.jitter.next() * best.len() as f64) as usize;
-        name(best[choice.min(best.len() - 1)])
+        let best = best[choice.min(best.len() - 1)];
+        Some(nodes[best].name().to_owned())
+    }
+
+    fn totals(
+        &self,
+        world: &World,
+        pod: &PodInfo,
+        state: &mut CycleState,
+        nodes: &[&NodeInfo],
+    ) -> Vec<i64> {
+        let mut totals = vec![0_i64; nodes.len()];
+        let mut scores = vec![0_i64; nodes.len()];
+        for plugin in self.plugins.iter().filter(|p| p.weight() > 0) {
+            if !plugin.pre_score(&mut Cycle { world, state }, pod, nodes) {
+                continue;
+            }
+            let view = View {
+                world,
+                state,
+                suppositions: &[],
+            };
+            for (score, node) in scores.iter_mut().zip(nodes) {
+                *score = plugin.score(&view, pod, node);
+            }
+            plugin.normalize(&view, nodes, &mut scores);
+            for (total, score) in totals.iter_mut().zip(&scores) {
+                *total += score * plugin.weight();
+            }
+        }
+        totals
     }
 
     /// Reserve and Permit; on refusal everything is given back.
-    pub fn reserve(&self, snapshot: &Snapshot, pod: &PodInfo, node: &str) -> Status {
-        let mut cycle = Cycle {
-            snapshot,
-            state: CycleState::default(),
-        };
+    pub fn reserve(&self, world: &World, pod: &PodInfo, node: &str) -> Status {
+        let mut state = CycleState::default();
         for plugin in &self.plugins {
+            let mut cycle = Cycle {
+                world,
+                state: &mut state,
+            };
             let mut status = plugin.reserve(&mut cycle, pod, node);
             if status.is_success() {
-                status = plugin.permit(&cycle, pod, node);
+                let view = View {
+                    world,
+                    state: &state,
+                    suppositions: &[],
+                };
+                status = plugin.permit(&view, pod, node);
             }
             if !status.is_success() {
                 self.unreserve(pod, node);
@@ -274,6 +412,32 @@ impl Profile {
             }
         }
         Err(client::Error::Other("no plugin binds".into()))
+    }
+}
+
+/// The profiles, by scheduler name.
+pub struct Profiles(Vec<Profile>);
+
+impl Profiles {
+    /// These.
+    pub fn new(profiles: Vec<Profile>) -> Self {
+        Self(profiles)
+    }
+
+    /// The one of a scheduler name.
+    pub fn named(&self, name: &str) -> Option<&Profile> {
+        self.0.iter().find(|p| p.name == name)
+    }
+
+    /// The one a pod asks for.
+    pub fn of(&self, pod: &PodInfo) -> Option<&Profile> {
+        self.named(&pod.scheduler)
+    }
+
+    /// Whether something of this kind may make a pod schedulable that a plugin of this name said
+    /// no to, in any profile.
+    pub fn any_cares(&self, plugin: &str, what: Happening) -> bool {
+        self.0.iter().any(|p| p.cares(plugin, what))
     }
 }
 

@@ -1,39 +1,67 @@
 //! Pods that wait for a node. Pure: the time is an argument.
 //!
 //! ```text
-//!            ┌──────── backoff over ────────┐
-//!            v                              │
+//!            ┌──────── back-off over, or nothing else to do ────────┐
+//!            v                                                      │
 //!  new ─> active ─> being scheduled ─> backing off <── something happened that may help
 //!            ^             │                                   │
 //!            │             └──> unschedulable ─────────────────┘
 //!            └── update ── gated
 //! ```
+//!
+//! Every stage has an ordered index, so that no step looks at all pods. Invariant: a pod is in the
+//! index of its stage and in no other.
 
 use std::{
-    cmp::Ordering,
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
 use client::Key;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::{framework::Happening, pod::PodInfo, profile::Profile};
+use crate::{
+    framework::{Event, Happening},
+    pod::PodInfo,
+    profile::Profiles,
+};
 
-/// Wait after the first failure; doubles with each further one.
-const BACKOFF_FIRST: SignedDuration = SignedDuration::from_secs(1);
-/// Longest wait.
-const BACKOFF_MAX: SignedDuration = SignedDuration::from_secs(10);
 /// A pod is tried again after this long even if nothing has happened that may help.
 const UNSCHEDULABLE_MAX: SignedDuration = SignedDuration::from_mins(5);
 /// Happenings remembered for pods that are being scheduled while they occur.
-const REMEMBERED: usize = 1024;
+const REMEMBERED: usize = 4096;
+
+/// How long pods wait after failures.
+#[derive(Clone, Copy, Debug)]
+pub struct Backoff {
+    /// After the first; it doubles with each further one.
+    pub first: SignedDuration,
+    /// At most.
+    pub max: SignedDuration,
+}
+
+impl Default for Backoff {
+    /// One second to ten.
+    fn default() -> Self {
+        Self {
+            first: SignedDuration::from_secs(1),
+            max: SignedDuration::from_secs(10),
+        }
+    }
+}
+
+/// The order within a stage: rank or time, then arrival.
+type Place<K> = BTreeSet<(K, u64, Key)>;
 
 #[derive(Clone, Debug, PartialEq)]
 enum Stage {
-    Active,
+    Active {
+        rank: i64,
+    },
     BackingOff {
         until: Timestamp,
+        /// After an error of the scheduler's own, the wait is served in full.
+        error: bool,
     },
     Unschedulable {
         rejected_by: BTreeSet<&'static str>,
@@ -47,82 +75,191 @@ struct Waiting {
     pod: Arc<PodInfo>,
     stage: Stage,
     attempts: u32,
+    /// Orders pods of a rank by when they came to the queue last.
+    turn: u64,
     /// When it was tried last.
     tried: Timestamp,
-    /// The happening that came last before it was taken to be scheduled.
+    /// How many happenings there had been before it was taken to be scheduled.
     taken_at: u64,
     /// It has changed while it was being scheduled.
     changed: bool,
+    /// Room is being made for it; until that is done it is not tried again.
+    held: bool,
 }
 
 /// The pods that wait.
 #[derive(Default)]
 pub struct Queue {
     pods: HashMap<Key, Waiting>,
-    happened: std::collections::VecDeque<Happening>,
+    active: Place<i64>,
+    backing_off: Place<Timestamp>,
+    after_errors: Place<Timestamp>,
+    unschedulable: Place<Timestamp>,
+    /// Unschedulable pods by the plugins that said no; those of no plugin under "".
+    rejected: HashMap<&'static str, HashSet<Key>>,
+    happened: VecDeque<Happening>,
     /// How many happenings there have been in all.
     count: u64,
+    turns: u64,
+    backoff: Backoff,
 }
 
 impl Queue {
+    /// An empty queue.
+    pub fn new(backoff: Backoff) -> Self {
+        Self {
+            backoff,
+            ..Self::default()
+        }
+    }
+
+    /// Puts a pod from whatever stage it is in into another.
+    fn enter(&mut self, key: &Key, stage: Stage) {
+        self.leave(key);
+        let Some(waiting) = self.pods.get_mut(key) else {
+            return;
+        };
+        let turn = waiting.turn;
+        match &stage {
+            Stage::Active { rank } => {
+                self.active.insert((*rank, turn, key.clone()));
+            }
+            Stage::BackingOff { until, error } => {
+                let place = if *error {
+                    &mut self.after_errors
+                } else {
+                    &mut self.backing_off
+                };
+                place.insert((*until, turn, key.clone()));
+            }
+            Stage::Unschedulable { rejected_by, since } => {
+                self.unschedulable.insert((*since, turn, key.clone()));
+                for plugin in named(rejected_by) {
+                    self.rejected.entry(plugin).or_default().insert(key.clone());
+                }
+            }
+            Stage::Gated | Stage::InFlight => {}
+        }
+        waiting.stage = stage;
+    }
+
+    fn leave(&mut self, key: &Key) {
+        let Some(waiting) = self.pods.get(key) else {
+            return;
+        };
+        let turn = waiting.turn;
+        match &waiting.stage {
+            Stage::Active { rank } => {
+                self.active.remove(&(*rank, turn, key.clone()));
+            }
+            Stage::BackingOff { until, error } => {
+                let place = if *error {
+                    &mut self.after_errors
+                } else {
+                    &mut self.backing_off
+                };
+                place.remove(&(*until, turn, key.clone()));
+            }
+            Stage::Unschedulable { rejected_by, since } => {
+                self.unschedulable.remove(&(*since, turn, key.clone()));
+                for plugin in named(rejected_by) {
+                    if let Some(keys) = self.rejected.get_mut(plugin) {
+                        keys.remove(key);
+                    }
+                }
+            }
+            Stage::Gated | Stage::InFlight => {}
+        }
+    }
+
     /// A pod is there or has changed.
-    pub fn set(&mut self, profile: &Profile, pod: PodInfo) {
+    pub fn set(&mut self, profiles: &Profiles, pod: PodInfo) {
+        let Some(profile) = profiles.of(&pod) else {
+            return;
+        };
         let gated = profile.gate(&pod).is_some();
+        let active = Stage::Active {
+            rank: profile.rank(&pod),
+        };
         let key = pod.key.clone();
         let pod = Arc::new(pod);
-        match self.pods.get_mut(&key) {
-            Some(known) if known.pod.uid() == pod.uid() => {
-                let same = only_status_differs(&known.pod, &pod);
-                known.pod = pod;
-                known.stage = match &known.stage {
-                    Stage::InFlight => {
-                        known.changed |= !same;
-                        Stage::InFlight
-                    }
-                    _ if gated => Stage::Gated,
-                    Stage::Gated => Stage::Active,
-                    Stage::Unschedulable { .. } if !same => Stage::Active,
-                    stage => stage.clone(),
-                };
+        let known = self.pods.get(&key).filter(|k| k.pod.uid() == pod.uid());
+        let Some(known) = known else {
+            self.remove(&key);
+            self.turns += 1;
+            let waiting = Waiting {
+                pod,
+                stage: Stage::Gated,
+                attempts: 0,
+                turn: self.turns,
+                tried: Timestamp::UNIX_EPOCH,
+                taken_at: 0,
+                changed: false,
+                held: false,
+            };
+            self.pods.insert(key.clone(), waiting);
+            if !gated {
+                self.enter(&key, active);
             }
-            _ => {
-                let stage = if gated { Stage::Gated } else { Stage::Active };
-                let tried = Timestamp::UNIX_EPOCH;
-                let waiting = Waiting {
-                    pod,
-                    stage,
-                    attempts: 0,
-                    tried,
-                    taken_at: 0,
-                    changed: false,
-                };
-                self.pods.insert(key, waiting);
-            }
+            return;
+        };
+        let same = only_status_differs(&known.pod, &pod);
+        let next = match &known.stage {
+            Stage::InFlight => None,
+            _ if gated || known.held => Some(Stage::Gated),
+            Stage::Gated => Some(active),
+            Stage::Unschedulable { .. } if !same => Some(active),
+            Stage::Active { .. } => Some(active),
+            _ => None,
+        };
+        if let Some(stage) = next {
+            self.enter(&key, stage);
+        }
+        if let Some(known) = self.pods.get_mut(&key) {
+            known.changed |= !same && known.stage == Stage::InFlight;
+            known.pod = pod;
         }
     }
 
     /// A pod waits no more: it is bound, gone, or somebody else's.
     pub fn remove(&mut self, key: &Key) {
+        self.leave(key);
         self.pods.remove(key);
     }
 
+    /// The pod as last seen, if it waits.
+    pub fn get(&self, key: &Key) -> Option<&Arc<PodInfo>> {
+        self.pods.get(key).map(|w| &w.pod)
+    }
+
+    /// How many pods wait.
+    pub fn len(&self) -> usize {
+        self.pods.len()
+    }
+
+    /// Whether no pod waits.
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty()
+    }
+
     /// Takes the pod that comes first; `Err`: when there may be one without anything happening.
+    /// A pod that backs off although there is nothing else to do waits in vain, so it is taken
+    /// early, unless it was the scheduler that failed.
     pub fn take(
         &mut self,
-        profile: &Profile,
+        profiles: &Profiles,
         now: Timestamp,
     ) -> Result<Arc<PodInfo>, Option<Timestamp>> {
-        self.promote(now);
-        let first = self
-            .pods
-            .values()
-            .filter(|w| w.stage == Stage::Active)
-            .min_by(|a, b| order(profile, &a.pod, &b.pod))
-            .map(|w| w.pod.key.clone());
-        let Some(waiting) = first.and_then(|key| self.pods.get_mut(&key)) else {
+        self.promote(profiles, now);
+        let first = self.active.first().map(|(_, _, key)| key.clone());
+        let first = first.or_else(|| self.backing_off.first().map(|(_, _, key)| key.clone()));
+        let Some(key) = first else {
             return Err(self.next_due());
         };
-        waiting.stage = Stage::InFlight;
+        self.enter(&key, Stage::InFlight);
+        let Some(waiting) = self.pods.get_mut(&key) else {
+            return Err(self.next_due());
+        };
         waiting.attempts += 1;
         waiting.tried = now;
         waiting.taken_at = self.count;
@@ -130,38 +267,54 @@ impl Queue {
         Ok(Arc::clone(&waiting.pod))
     }
 
-    /// No node would do for a pod that was taken.
+    /// No node would do for a pod that was taken. `held`: room is being made for it, which
+    /// [`Queue::release`] will end.
     pub fn unschedulable(
         &mut self,
-        profile: &Profile,
+        profiles: &Profiles,
         pod: &PodInfo,
         rejected_by: BTreeSet<&'static str>,
+        held: bool,
         now: Timestamp,
     ) {
         let missed = self.missed_since(pod);
+        let backoff = self.backoff;
+        self.turns += 1;
+        let turn = self.turns;
         let Some(waiting) = self.in_flight(pod) else {
             return;
         };
-        let helped = waiting.changed
-            || missed.is_none_or(|m| m.iter().any(|what| profile.may_help(&rejected_by, *what)));
-        waiting.stage = if helped {
-            Stage::BackingOff {
-                until: until(waiting),
-            }
-        } else {
-            Stage::Unschedulable {
+        waiting.turn = turn;
+        waiting.held = held;
+        let cares = |what: &Happening| {
+            let profile = profiles.of(pod);
+            rejected_by.is_empty()
+                || profile.is_some_and(|p| rejected_by.iter().any(|r| p.cares(r, *what)))
+        };
+        let helped = waiting.changed || missed.is_none_or(|m| m.iter().any(cares));
+        let gated = profiles
+            .of(&waiting.pod)
+            .is_some_and(|p| p.gate(&waiting.pod).is_some());
+        let stage = match (gated || held, helped) {
+            (true, _) => Stage::Gated,
+            (_, true) => Stage::BackingOff {
+                until: until(&backoff, waiting),
+                error: false,
+            },
+            _ => Stage::Unschedulable {
                 rejected_by,
                 since: now,
-            }
+            },
         };
+        self.enter(&pod.key, stage);
     }
 
     /// Something failed for a pod that was taken, other than that no node would do.
     pub fn failed(&mut self, pod: &PodInfo) {
+        let backoff = self.backoff;
         if let Some(waiting) = self.in_flight(pod) {
-            waiting.stage = Stage::BackingOff {
-                until: until(waiting),
-            };
+            let until = until(&backoff, waiting);
+            self.enter(&pod.key, Stage::BackingOff { until, error: true });
         }
     }
 
@@ -176,74 +329,134 @@ impl Queue {
         let taken_at = self.pods.get(&pod.key)?.taken_at;
         let missed = usize::try_from(self.count - taken_at).ok()?;
         let start = self.happened.len().checked_sub(missed)?;
-        Some(self.happened.range(start..).copied().collect())
+        let mut kinds: Vec<_> = self.happened.range(start..).copied().collect();
+        kinds.sort();
+        kinds.dedup();
+        Some(kinds)
     }
 
     /// Something happened; pods that it may help are tried again, each after its back-off.
-    pub fn happened(&mut self, profile: &Profile, what: Happening) {
-        self.count += 1;
-        self.happened.push_back(what);
-        if self.happened.len() > REMEMBERED {
-            self.happened.pop_front();
+    pub fn happened(&mut self, profiles: &Profiles, event: &Event<'_>) {
+        let kinds = event.kinds();
+        for kind in &kinds {
+            self.count += 1;
+            self.happened.push_back(*kind);
+            if self.happened.len() > REMEMBERED {
+                self.happened.pop_front();
+            }
         }
-        for waiting in self.pods.values_mut() {
-            if let Stage::Unschedulable { rejected_by, .. } = &waiting.stage
-                && profile.may_help(rejected_by, what)
-            {
-                waiting.stage = Stage::BackingOff {
-                    until: until(waiting),
-                };
+        if kinds.is_empty() || self.unschedulable.is_empty() {
+            return;
+        }
+        let asked: Vec<Key> = self
+            .rejected
+            .iter()
+            .filter(|(plugin, keys)| {
+                !keys.is_empty() && kinds.iter().any(|k| profiles.any_cares(plugin, *k))
+            })
+            .flat_map(|(_, keys)| keys.iter().cloned())
+            .collect();
+        for key in asked {
+            let Some(waiting) = self.pods.get(&key) else {
+                continue;
+            };
+            let Stage::Unschedulable { rejected_by, .. } = &waiting.stage else {
+                continue;
+            };
+            let helped = profiles
+                .of(&waiting.pod)
+                .is_some_and(|p| p.may_help(&waiting.pod, rejected_by, &kinds, event));
+            if helped {
+                self.retry(&key);
             }
         }
     }
 
-    fn promote(&mut self, now: Timestamp) {
-        for waiting in self.pods.values_mut() {
-            match waiting.stage {
-                Stage::BackingOff { until } if until <= now => waiting.stage = Stage::Active,
-                Stage::Unschedulable { since, .. }
-                    if now.duration_since(since) >= UNSCHEDULABLE_MAX =>
-                {
-                    waiting.stage = Stage::Active;
-                }
-                _ => {}
-            }
+    /// An unschedulable pod is tried again, after its back-off.
+    pub fn retry(&mut self, key: &Key) {
+        let Some(waiting) = self.pods.get(key) else {
+            return;
+        };
+        if matches!(waiting.stage, Stage::Unschedulable { .. }) {
+            let until = until(&self.backoff, waiting);
+            let error = false;
+            self.enter(key, Stage::BackingOff { until, error });
+        }
+    }
+
+    /// Room has been made for a pod, or will not be: it is tried again.
+    pub fn release(&mut self, profiles: &Profiles, key: &Key) {
+        let Some(waiting) = self.pods.get_mut(key).filter(|w| w.held) else {
+            return;
+        };
+        waiting.held = false;
+        let until = until(&self.backoff, waiting);
+        let profile = profiles.of(&waiting.pod);
+        if profile.is_some_and(|p| p.gate(&waiting.pod).is_none()) {
+            let error = false;
+            self.enter(key, Stage::BackingOff { until, error });
+        }
+    }
+
+    fn promote(&mut self, profiles: &Profiles, now: Timestamp) {
+        let mut due = Vec::new();
+        for place in [&self.backing_off, &self.after_errors] {
+            let over = place.iter().take_while(|(until, _, _)| *until <= now);
+            due.extend(over.map(|(_, _, key)| key.clone()));
+        }
+        let long = self
+            .unschedulable
+            .iter()
+            .take_while(|(since, _, _)| now.duration_since(*since) >= UNSCHEDULABLE_MAX);
+        due.extend(long.map(|(_, _, key)| key.clone()));
+        for key in due {
+            let Some(waiting) = self.pods.get(&key) else {
+                continue;
+            };
+            let rank = profiles
+                .of(&waiting.pod)
+                .map_or(0, |p| p.rank(&waiting.pod));
+            self.enter(&key, Stage::Active { rank });
         }
     }
 
     fn next_due(&self) -> Option<Timestamp> {
-        self.pods
-            .values()
-            .filter_map(|w| match w.stage {
-                Stage::BackingOff { until } => Some(until),
-                Stage::Unschedulable { since, .. } => since.checked_add(UNSCHEDULABLE_MAX).ok(),
-                _ => None,
-            })
-            .min()
+        let long = self.unschedulable.first();
+        [
+            self.backing_off.first().map(|f| f.0),
+            self.after_errors.first().map(|f| f.0),
+            long.and_then(|(since, _, _)| since.checked_add(UNSCHEDULABLE_MAX).ok()),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 }
 
-fn order(profile: &Profile, a: &PodInfo, b: &PodInfo) -> Ordering {
-    profile.order(a, b).then_with(|| a.key.cmp(&b.key))
+fn named(rejected_by: &BTreeSet<&'static str>) -> impl Iterator<Item = &'static str> {
+    let nobody = rejected_by.is_empty().then_some("");
+    rejected_by.iter().copied().chain(nobody)
 }
 
-fn until(waiting: &Waiting) -> Timestamp {
+fn until(backoff: &Backoff, waiting: &Waiting) -> Timestamp {
     let doublings = waiting.attempts.saturating_sub(1).min(16);
-    let wait = BACKOFF_FIRST
+    let wait = backoff
+        .first
         .checked_mul(1 << doublings)
-        .unwrap_or(BACKOFF_MAX)
-        .min(BACKOFF_MAX);
+        .unwrap_or(backoff.max)
+        .min(backoff.max);
     waiting.tried.checked_add(wait).unwrap_or(waiting.tried)
 }
 
 /// Whether nothing has changed that decides where the pod may go.
 fn only_status_differs(a: &PodInfo, b: &PodInfo) -> bool {
     a.footprint.requested == b.footprint.requested
+        && a.footprint.labels == b.footprint.labels
         && a.gates == b.gates
         && a.node_selector == b.node_selector
         && a.node_affinity == b.node_affinity
         && a.tolerations == b.tolerations
-        && a.claims == b.claims
+        && a.footprint.claims == b.footprint.claims
 }
 
 #[cfg(test)]
@@ -253,7 +466,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::framework::{Plugin, Status};
+    use crate::{
+        framework::{Plugin, Status},
+        node::NodeSpec,
+        pod::Footprint,
+        profile::Profile,
+    };
 
     struct Gate;
 
@@ -264,6 +482,9 @@ mod tests {
         fn happenings(&self) -> &'static [Happening] {
             &[Happening::NodeAdd]
         }
+        fn helps(&self, _: &PodInfo, event: &Event<'_>) -> bool {
+            matches!(event, Event::Node { new, .. } if new.name != "useless")
+        }
         fn pre_enqueue(&self, pod: &PodInfo) -> Status {
             if pod.gates.is_empty() {
                 Status::Success
@@ -271,20 +492,25 @@ mod tests {
                 Status::unresolvable("gated")
             }
         }
-        fn queue_sort(&self, a: &PodInfo, b: &PodInfo) -> Option<Ordering> {
-            Some(b.footprint.priority.cmp(&a.footprint.priority))
+        fn queue_sort(&self, pod: &PodInfo) -> Option<i64> {
+            Some(-i64::from(pod.footprint.priority))
         }
     }
 
-    fn profile() -> Profile {
-        Profile::new(vec![Box::new(Gate)], Jitter::none())
+    fn profiles() -> Profiles {
+        Profiles::new(vec![Profile::new(
+            "s",
+            vec![Box::new(Gate)],
+            Jitter::none(),
+        )])
     }
 
     fn pod(name: &str, priority: i32, gates: &[&str]) -> PodInfo {
         let gates: Vec<_> = gates.iter().map(|g| json!({"name": g})).collect();
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": name, "namespace": "n", "uid": name},
-            "spec": {"containers": [], "priority": priority, "schedulingGates": gates},
+            "spec": {"containers": [], "priority": priority, "schedulingGates": gates,
+                "schedulerName": "s"},
         }))
         .unwrap();
         PodInfo::of(&pod).unwrap()
@@ -298,48 +524,75 @@ mod tests {
         taken.map(|p| p.key.name.to_string()).unwrap_or_default()
     }
 
+    fn node_came(queue: &mut Queue, profiles: &Profiles, name: &str) {
+        let new = &NodeSpec {
+            name: name.into(),
+            ..NodeSpec::default()
+        };
+        queue.happened(profiles, &Event::Node { old: None, new });
+    }
+
     #[test]
     fn higher_priority_first_and_each_once() {
-        let (p, mut q) = (profile(), Queue::default());
+        let (p, mut q) = (profiles(), Queue::default());
         q.set(&p, pod("low", 0, &[]));
+        q.set(&p, pod("lower", 0, &[]));
         q.set(&p, pod("high", 9, &[]));
-        assert_eq!(name(q.take(&p, at(0))), "high");
-        assert_eq!(name(q.take(&p, at(0))), "low");
+        q.set(&p, pod("low", 0, &[]));
+        for expected in ["high", "low", "lower"] {
+            assert_eq!(name(q.take(&p, at(0))), expected);
+        }
         assert_eq!(q.take(&p, at(0)).err(), Some(None));
     }
 
     #[test]
     fn unschedulable_pods_wait_for_what_may_help_and_back_off() {
-        let (p, mut q) = (profile(), Queue::default());
+        let (p, mut q) = (profiles(), Queue::default());
         q.set(&p, pod("a", 0, &[]));
         let taken = q.take(&p, at(0)).unwrap();
-        q.unschedulable(&p, &taken, ["Gate"].into(), at(0));
-        q.happened(&p, Happening::PodDelete);
+        q.unschedulable(&p, &taken, ["Gate"].into(), false, at(0));
+        let gone = Footprint::bare("x");
+        let left = Event::Pod {
+            old: Some(&gone),
+            new: None,
+        };
+        q.happened(&p, &left);
+        node_came(&mut q, &p, "useless");
         assert_eq!(q.take(&p, at(0)).err(), Some(Some(at(300_000))));
-        q.happened(&p, Happening::NodeAdd);
-        assert_eq!(q.take(&p, at(0)).err(), Some(Some(at(1000))));
-        let taken = q.take(&p, at(1000)).unwrap();
-        q.happened(&p, Happening::NodeAdd);
-        q.unschedulable(&p, &taken, ["Gate"].into(), at(1000));
-        assert_eq!(
-            q.take(&p, at(1000)).err(),
-            Some(Some(at(3000))),
-            "it happened meanwhile"
-        );
-        let taken = q.take(&p, at(3000)).unwrap();
-        q.unschedulable(&p, &taken, ["Gate"].into(), at(3000));
+        node_came(&mut q, &p, "n");
+        q.set(&p, pod("b", 0, &[]));
+        assert_eq!(name(q.take(&p, at(0))), "b", "the other one backs off");
+        assert_eq!(name(q.take(&p, at(1))), "a", "nothing else to do");
+        node_came(&mut q, &p, "n");
+        q.unschedulable(&p, &taken, ["Gate"].into(), false, at(1));
+        assert_eq!(name(q.take(&p, at(1000))), "a", "it happened meanwhile");
+        q.unschedulable(&p, &taken, ["Gate"].into(), false, at(3000));
         assert!(q.take(&p, at(303_000)).is_ok(), "tried again after all");
     }
 
     #[test]
+    fn after_errors_the_wait_is_served_and_doubles_up_to_ten_seconds() {
+        let (p, mut q) = (profiles(), Queue::default());
+        q.set(&p, pod("a", 0, &[]));
+        let mut now = 0;
+        for wait in [1000, 2000, 4000, 8000, 10_000, 10_000] {
+            let taken = q.take(&p, at(now)).unwrap();
+            q.failed(&taken);
+            now += wait;
+            assert_eq!(q.take(&p, at(now - 1)).err(), Some(Some(at(now))));
+        }
+    }
+
+    #[test]
     fn gates_and_changes() {
-        let (p, mut q) = (profile(), Queue::default());
+        let (p, mut q) = (profiles(), Queue::default());
         q.set(&p, pod("a", 0, &["wait"]));
         assert_eq!(q.take(&p, at(0)).err(), Some(None));
         q.set(&p, pod("a", 0, &[]));
         let taken = q.take(&p, at(0)).unwrap();
         q.remove(&taken.key);
-        q.unschedulable(&p, &taken, BTreeSet::new(), at(0));
+        q.unschedulable(&p, &taken, BTreeSet::new(), false, at(0));
         assert_eq!(q.take(&p, at(0)).err(), Some(None), "it is gone");
+        assert!(q.is_empty());
     }
 }

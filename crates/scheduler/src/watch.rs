@@ -1,31 +1,39 @@
 //! From changes in the caches to the world, the queue and happenings.
+//!
+//! Handlers decode on the task of their watch and leave the result in an inbox; whoever looks at
+//! the state empties the inbox first. So a cycle never waits for a handler, nor a handler for a
+//! cycle, unless the inbox is full.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use client::{Caches, Change, Entry, Scope};
+use client::{Cache, Caches, Change, Entry, Key, Scope};
 use k8s_openapi::api::{
-    core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod},
-    storage::v1::StorageClass,
+    core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod},
+    storage::v1::{CSINode, StorageClass},
 };
 use tokio::sync::Notify;
 
 use crate::{
-    framework::Happening,
-    node::{NodeSpec, World},
-    pod::{self, PodInfo},
-    profile::Profile,
-    queue::Queue,
+    framework::Event,
+    node::NodeSpec,
+    pod::{self, Footprint, PodInfo},
+    profile::Profiles,
+    queue::{Backoff, Queue},
+    terms::Labels,
+    world::World,
 };
+
+/// News that are left for later; with more, handlers do the work themselves.
+const INBOX_MAX: usize = 10_000;
 
 /// What the scheduler knows; handlers write it, the scheduling loop reads it.
 pub struct Shared {
     /// The plugins.
-    pub profile: Profile,
-    /// The name pods must give.
-    pub name: String,
+    pub profiles: Profiles,
     /// Wakes the scheduling loop.
     pub wake: Notify,
     state: Mutex<State>,
+    inbox: Mutex<Vec<News>>,
 }
 
 /// The mutable part.
@@ -35,132 +43,171 @@ pub struct State {
     pub world: World,
     /// Pods that wait.
     pub queue: Queue,
+    /// Where the search for nodes goes on.
+    pub next: usize,
+}
+
+/// What a handler has to say.
+enum News {
+    Node(String, Option<NodeSpec>),
+    /// A pod has this node.
+    Placed(Arc<Footprint>, String),
+    /// A pod waits for this scheduler.
+    Waits(Box<PodInfo>),
+    /// Somebody else's business now.
+    Not(Key),
+    /// A pod of this uid is no more, or has ended.
+    Gone(Key, Box<str>),
+    Namespace(Arc<str>, Option<Labels>),
+    Volumes,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
     /// Nothing known yet.
-    pub fn new(profile: Profile, name: String) -> Self {
+    pub fn new(profiles: Profiles, backoff: Backoff) -> Self {
+        let state = State {
+            queue: Queue::new(backoff),
+            ..State::default()
+        };
         Self {
-            profile,
-            name,
+            profiles,
             wake: Notify::new(),
-            state: Mutex::default(),
+            state: Mutex::new(state),
+            inbox: Mutex::default(),
         }
     }
 
     /// Looks at or changes what is known.
     pub fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
-        act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut state = locked(&self.state);
+        let news = std::mem::take(&mut *locked(&self.inbox));
+        for one in news {
+            self.apply(&mut state, one);
+        }
+        act(&mut state)
     }
 
-    fn pod_changed(&self, change: &Change) {
-        let new = change.new.as_ref().and_then(|e| decode::<Pod>(e));
-        self.with(|state| match &new {
-            Some(pod) => {
-                let replaced = change
-                    .old
-                    .as_ref()
-                    .filter(|o| change.new.as_ref().is_some_and(|n| n.uid != o.uid));
-                if let Some(old) = replaced {
-                    self.left(state, old);
-                }
-                self.pod_is(state, pod);
-            }
-            None => {
-                state.queue.remove(&change.key);
-                if let Some(old) = &change.old {
-                    self.left(state, old);
-                }
-            }
-        });
+    fn tell(&self, news: impl IntoIterator<Item = News>) {
+        let waiting = {
+            let mut inbox = locked(&self.inbox);
+            inbox.extend(news);
+            inbox.len()
+        };
+        if waiting > INBOX_MAX {
+            self.with(|_| ());
+        }
         self.wake.notify_one();
     }
 
-    fn left(&self, state: &mut State, old: &Entry) {
-        if state.world.displace(&old.uid).is_some() {
-            state.queue.happened(&self.profile, Happening::PodDelete);
-        }
-    }
-
-    fn pod_is(&self, state: &mut State, pod: &Pod) {
-        let Some(spec) = &pod.spec else { return };
-        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        let phase = pod
-            .status
-            .as_ref()
-            .and_then(|s| s.phase.as_deref())
-            .unwrap_or_default();
-        let key = client::Key::of(pod);
-        if matches!(phase, "Succeeded" | "Failed") {
-            state.queue.remove(&key);
-            if state.world.displace(uid).is_some() {
-                state.queue.happened(&self.profile, Happening::PodDelete);
+    fn apply(&self, state: &mut State, news: News) {
+        match news {
+            News::Node(name, None) => state.world.remove_node(&name),
+            News::Node(_, Some(new)) => {
+                let old = state.world.set_node(new.clone());
+                let event = Event::Node {
+                    old: old.as_deref(),
+                    new: &new,
+                };
+                state.queue.happened(&self.profiles, &event);
             }
-            return;
-        }
-        match spec.node_name.as_deref().filter(|n| !n.is_empty()) {
-            Some(node) => {
-                state.queue.remove(&key);
-                state
-                    .world
-                    .place(Arc::new(pod::footprint(pod, spec)), node, false);
-            }
-            None if self.is_ours(pod) => {
-                if !state.world.is_placed(uid)
-                    && let Some(info) = PodInfo::of(pod)
-                {
-                    state.queue.set(&self.profile, info);
+            News::Placed(pod, node) => {
+                state.queue.remove(&pod.key);
+                let watched = !state.world.is_placed(&pod.uid);
+                let old = state.world.place(Arc::clone(&pod), &node, false);
+                if watched || old.is_some() {
+                    let event = Event::Pod {
+                        old: old.as_deref(),
+                        new: Some(&pod),
+                    };
+                    state.queue.happened(&self.profiles, &event);
                 }
             }
-            None => state.queue.remove(&key),
+            News::Waits(pod) => {
+                if !state.world.is_placed(pod.uid()) {
+                    self.nominations(state, &pod);
+                    state.queue.set(&self.profiles, *pod);
+                }
+            }
+            News::Not(key) => state.queue.remove(&key),
+            News::Gone(key, uid) => {
+                state.queue.remove(&key);
+                state.world.clear_nomination(&uid);
+                if let Some(old) = state.world.displace(&uid) {
+                    let event = Event::Pod {
+                        old: Some(&old),
+                        new: None,
+                    };
+                    state.queue.happened(&self.profiles, &event);
+                }
+            }
+            News::Namespace(name, labels) => state.world.set_namespace(&name, labels),
+            News::Volumes => state.queue.happened(&self.profiles, &Event::Volumes),
         }
     }
 
-    fn is_ours(&self, pod: &Pod) -> bool {
-        let wanted = pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref());
-        pod.metadata.deletion_timestamp.is_none() && wanted == Some(&self.name)
+    /// What the status says of a nomination counts once it says something new; until then, what
+    /// was decided here does.
+    fn nominations(&self, state: &mut State, pod: &PodInfo) {
+        let before = state.queue.get(&pod.key).and_then(|p| p.nominated.clone());
+        match &pod.nominated {
+            same if *same == before => {}
+            Some(node) => state.world.nominate(Arc::clone(&pod.footprint), node),
+            None => state.world.clear_nomination(pod.uid()),
+        }
+    }
+
+    fn pod_changed(&self, change: &Change) {
+        let mut news = Vec::new();
+        let replaced = match (&change.old, &change.new) {
+            (Some(old), Some(new)) => old.uid != new.uid,
+            (old, new) => old.is_some() && new.is_none(),
+        };
+        if let Some(old) = change.old.as_ref().filter(|_| replaced) {
+            news.push(News::Gone(change.key.clone(), old.uid.clone()));
+        }
+        if let Some(pod) = change.new.as_ref().and_then(|e| decode::<Pod>(e)) {
+            news.extend(self.pod_is(&pod));
+        }
+        self.tell(news);
+    }
+
+    fn pod_is(&self, pod: &Pod) -> Option<News> {
+        let spec = pod.spec.as_ref()?;
+        let key = Key::of(pod);
+        let status = pod.status.as_ref();
+        let phase = status.and_then(|s| s.phase.as_deref());
+        if matches!(phase, Some("Succeeded" | "Failed")) {
+            let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+            return Some(News::Gone(key, uid.into()));
+        }
+        if let Some(node) = spec.node_name.as_ref().filter(|n| !n.is_empty()) {
+            let footprint = pod::footprint(pod, spec);
+            return Some(News::Placed(Arc::new(footprint), node.clone()));
+        }
+        let wanted = spec.scheduler_name.as_deref().unwrap_or_default();
+        if pod.metadata.deletion_timestamp.is_some() || self.profiles.named(wanted).is_none() {
+            return Some(News::Not(key));
+        }
+        PodInfo::of(pod).map(|info| News::Waits(Box::new(info)))
     }
 
     fn node_changed(&self, change: &Change) {
         let new = change.new.as_ref().and_then(|e| decode::<Node>(e));
-        self.with(|state| match new {
-            None => state.world.remove_node(&change.key.name),
-            Some(node) => {
-                let spec = NodeSpec::of(&node);
-                let now = spec.clone();
-                let old = state.world.set_node(spec);
-                for what in happenings(old.as_deref(), &now) {
-                    state.queue.happened(&self.profile, what);
-                }
-            }
+        let spec = new.as_ref().map(NodeSpec::of);
+        self.tell([News::Node(change.key.name.to_string(), spec)]);
+    }
+
+    fn namespace_changed(&self, change: &Change) {
+        let labels = change.new.as_ref().map(|e| {
+            let pairs = e.labels.iter();
+            Arc::new(pairs.map(|(k, v)| (k.to_string(), v.to_string())).collect())
         });
-        self.wake.notify_one();
+        self.tell([News::Namespace(Arc::clone(&change.key.name), labels)]);
     }
-
-    fn volumes_changed(&self) {
-        self.with(|state| state.queue.happened(&self.profile, Happening::Volumes));
-        self.wake.notify_one();
-    }
-}
-
-fn happenings(old: Option<&NodeSpec>, new: &NodeSpec) -> Vec<Happening> {
-    let Some(old) = old else {
-        return vec![Happening::NodeAdd];
-    };
-    [
-        (
-            old.allocatable != new.allocatable,
-            Happening::NodeAllocatable,
-        ),
-        (old.labels != new.labels, Happening::NodeLabels),
-        (
-            old.taints != new.taints || old.unschedulable != new.unschedulable,
-            Happening::NodeTaints,
-        ),
-    ]
-    .into_iter()
-    .filter_map(|(changed, what)| changed.then_some(what))
-    .collect()
 }
 
 fn decode<K: serde::de::DeserializeOwned>(entry: &Entry) -> Option<K> {
@@ -174,23 +221,31 @@ fn decode<K: serde::de::DeserializeOwned>(entry: &Entry) -> Option<K> {
 pub async fn start(shared: &Arc<Shared>, caches: &Caches) {
     let nodes = caches.get::<Node>(Scope::all());
     let pods = caches.get::<Pod>(Scope::all());
-    let claims = caches.get::<PersistentVolumeClaim>(Scope::all());
-    let volumes = caches.get::<PersistentVolume>(Scope::all());
-    let classes = caches.get::<StorageClass>(Scope::all());
+    let namespaces = caches.get::<Namespace>(Scope::all());
     let to = Arc::clone(shared);
     nodes.on_change(move |change| to.node_changed(change));
     let to = Arc::clone(shared);
     pods.on_change(move |change| to.pod_changed(change));
-    let tell = || {
-        let to = Arc::clone(shared);
-        move |_: &Change| to.volumes_changed()
-    };
-    claims.on_change(tell());
-    volumes.on_change(tell());
-    classes.on_change(tell());
+    let to = Arc::clone(shared);
+    namespaces.on_change(move |change| to.namespace_changed(change));
+    let claims = caches.get::<PersistentVolumeClaim>(Scope::all());
+    let volumes = caches.get::<PersistentVolume>(Scope::all());
+    let classes = caches.get::<StorageClass>(Scope::all());
+    let drivers = caches.get::<CSINode>(Scope::all());
+    tell_of_volumes(shared, &claims);
+    tell_of_volumes(shared, &volumes);
+    tell_of_volumes(shared, &classes);
+    tell_of_volumes(shared, &drivers);
     nodes.synced().await;
     pods.synced().await;
+    namespaces.synced().await;
     claims.synced().await;
     volumes.synced().await;
     classes.synced().await;
+    drivers.synced().await;
+}
+
+fn tell_of_volumes<K>(shared: &Arc<Shared>, cache: &Cache<K>) {
+    let to = Arc::clone(shared);
+    cache.on_change(move |_| to.tell([News::Volumes]));
 }

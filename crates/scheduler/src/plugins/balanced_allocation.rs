@@ -2,7 +2,7 @@
 
 use super::Handle;
 use crate::{
-    framework::{Cycle, MAX_SCORE, Plugin},
+    framework::{Cycle, MAX_SCORE, Plugin, View},
     node::NodeInfo,
     pod::PodInfo,
 };
@@ -27,7 +27,7 @@ impl Plugin for NodeResourcesBalancedAllocation {
         pod.footprint.requested.milli_cpu > 0 || pod.footprint.requested.memory > 0
     }
 
-    fn score(&self, _: &Cycle<'_>, pod: &PodInfo, node: &NodeInfo) -> i64 {
+    fn score(&self, _: &View<'_>, pod: &PodInfo, node: &NodeInfo) -> i64 {
         let Some(spec) = &node.spec else { return 0 };
         let (wants, has, used) = (&pod.footprint.requested, &spec.allocatable, &node.requested);
         let fraction = |used: i64, has: i64| (has > 0).then(|| (used as f64 / has as f64).min(1.0));

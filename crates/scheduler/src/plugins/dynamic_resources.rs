@@ -2,7 +2,7 @@
 
 use super::Handle;
 use crate::{
-    framework::{Cycle, Diagnosis, Plugin, PostFilter, PreFilter, Status, TryFilter},
+    framework::{Cycle, Diagnosis, Plugin, PostFilter, PreFilter, Status, TryFilter, View},
     pod::PodInfo,
 };
 
@@ -26,7 +26,7 @@ impl Plugin for DynamicResources {
 
     fn post_filter(
         &self,
-        _: &Cycle<'_>,
+        _: &View<'_>,
         _: &PodInfo,
         _: &Diagnosis,
         _: &TryFilter<'_>,

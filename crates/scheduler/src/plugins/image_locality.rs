@@ -2,7 +2,7 @@
 
 use super::Handle;
 use crate::{
-    framework::{Cycle, MAX_SCORE, Plugin},
+    framework::{MAX_SCORE, Plugin, View},
     node::NodeInfo,
     pod::PodInfo,
 };
@@ -29,16 +29,16 @@ impl Plugin for ImageLocality {
 
     /// Images count in proportion to how many nodes have them, lest all pods crowd onto the
     /// first node that pulled one.
-    fn score(&self, cycle: &Cycle<'_>, pod: &PodInfo, node: &NodeInfo) -> i64 {
+    fn score(&self, view: &View<'_>, pod: &PodInfo, node: &NodeInfo) -> i64 {
         let Some(spec) = &node.spec else { return 0 };
-        let nodes = cycle.snapshot.nodes.len().max(1) as f64;
+        let nodes = view.world.node_count().max(1) as f64;
         let here: i64 = pod
             .images
             .iter()
             .map(|image| with_tag(image))
             .filter_map(|image| {
                 let size = *spec.images.get(&image)?;
-                let spread = *cycle.snapshot.image_spread.get(&image)? as f64 / nodes;
+                let spread = view.world.image_spread(&image) as f64 / nodes;
                 Some((size as f64 * spread) as i64)
             })
             .sum();

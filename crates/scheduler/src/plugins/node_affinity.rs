@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::NodeSelectorTerm;
 
 use super::{Handle, selector};
 use crate::{
-    framework::{Cycle, Happening, Plugin, PreFilter, Status, normalize_to_highest},
+    framework::{Cycle, Event, Happening, Plugin, PreFilter, Status, View, normalize_to_highest},
     node::{NodeInfo, NodeSpec},
     pod::PodInfo,
 };
@@ -31,6 +31,13 @@ impl Plugin for NodeAffinity {
 
     fn happenings(&self) -> &'static [Happening] {
         &[Happening::NodeAdd, Happening::NodeLabels]
+    }
+
+    fn helps(&self, pod: &PodInfo, event: &Event<'_>) -> bool {
+        match event {
+            Event::Node { old, new } => suits(pod, new) && !old.is_some_and(|o| suits(pod, o)),
+            _ => true,
+        }
     }
 
     fn pre_filter(&self, _: &mut Cycle<'_>, pod: &PodInfo) -> PreFilter {
@@ -62,19 +69,8 @@ impl Plugin for NodeAffinity {
         PreFilter::Only(named)
     }
 
-    fn filter(&self, _: &Cycle<'_>, pod: &PodInfo, node: &NodeInfo) -> Status {
-        let fits = node.spec.as_ref().is_some_and(|spec| {
-            let selected = pod
-                .node_selector
-                .iter()
-                .all(|(k, v)| spec.labels.get(k) == Some(v));
-            let required = pod.node_affinity.as_ref().and_then(|a| {
-                a.required_during_scheduling_ignored_during_execution
-                    .as_ref()
-            });
-            selected && required.is_none_or(|r| selector::matches(r, &spec.name, &spec.labels))
-        });
-        if fits {
+    fn filter(&self, _: &View<'_>, pod: &PodInfo, node: &NodeInfo) -> Status {
+        if node.spec.as_ref().is_some_and(|spec| suits(pod, spec)) {
             Status::Success
         } else {
             Status::unresolvable(REASON)
@@ -90,7 +86,7 @@ impl Plugin for NodeAffinity {
         })
     }
 
-    fn score(&self, _: &Cycle<'_>, pod: &PodInfo, node: &NodeInfo) -> i64 {
+    fn score(&self, _: &View<'_>, pod: &PodInfo, node: &NodeInfo) -> i64 {
         let (Some(affinity), Some(spec)) = (&pod.node_affinity, &node.spec) else {
             return 0;
         };
@@ -104,9 +100,22 @@ impl Plugin for NodeAffinity {
             .sum()
     }
 
-    fn normalize(&self, _: &Cycle<'_>, _: &PodInfo, scores: &mut [i64]) {
+    fn normalize(&self, _: &View<'_>, _: &[&NodeInfo], scores: &mut [i64]) {
         normalize_to_highest(scores, false);
     }
+}
+
+/// Whether a node has what the pod's node selector and affinity require.
+pub(super) fn suits(pod: &PodInfo, node: &NodeSpec) -> bool {
+    let selected = pod
+        .node_selector
+        .iter()
+        .all(|(k, v)| node.labels.get(k) == Some(v));
+    let required = pod.node_affinity.as_ref().and_then(|a| {
+        a.required_during_scheduling_ignored_during_execution
+            .as_ref()
+    });
+    selected && required.is_none_or(|r| selector::matches(r, &node.name, &node.labels))
 }
 
 /// Unlike a required one, an empty preferred term suits every node.

@@ -2,7 +2,7 @@
 
 use super::Handle;
 use crate::{
-    framework::{Cycle, Happening, Plugin, Status},
+    framework::{Event, Happening, Plugin, Status, View},
     node::NodeInfo,
     pod::PodInfo,
 };
@@ -22,7 +22,14 @@ impl Plugin for NodeName {
         &[Happening::NodeAdd]
     }
 
-    fn filter(&self, _: &Cycle<'_>, pod: &PodInfo, node: &NodeInfo) -> Status {
+    fn helps(&self, pod: &PodInfo, event: &Event<'_>) -> bool {
+        match event {
+            Event::Node { new, .. } => pod.node_name.as_ref().is_none_or(|n| *n == new.name),
+            _ => true,
+        }
+    }
+
+    fn filter(&self, _: &View<'_>, pod: &PodInfo, node: &NodeInfo) -> Status {
         let name = node.spec.as_ref().map(|s| &s.name);
         if pod.node_name.is_none() || pod.node_name.as_ref() == name {
             return Status::Success;

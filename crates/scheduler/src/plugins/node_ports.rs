@@ -2,15 +2,19 @@
 
 use super::Handle;
 use crate::{
-    framework::{Cycle, Happening, Plugin, PreFilter, Status},
+    framework::{Cycle, Event, Happening, Plugin, PreFilter, Status, View},
     node::NodeInfo,
-    pod::PodInfo,
+    pod::{HostPort, PodInfo},
 };
 
 struct NodePorts;
 
 pub(super) fn make(_: &Handle) -> Box<dyn Plugin> {
     Box::new(NodePorts)
+}
+
+fn conflict(wanted: &[HostPort], taken: &[HostPort]) -> bool {
+    taken.iter().any(|t| wanted.iter().any(|w| w.conflicts(t)))
 }
 
 impl Plugin for NodePorts {
@@ -22,6 +26,13 @@ impl Plugin for NodePorts {
         &[Happening::NodeAdd, Happening::PodDelete]
     }
 
+    fn helps(&self, pod: &PodInfo, event: &Event<'_>) -> bool {
+        match event {
+            Event::Pod { old: Some(old), .. } => conflict(&pod.footprint.ports, &old.ports),
+            _ => true,
+        }
+    }
+
     fn pre_filter(&self, _: &mut Cycle<'_>, pod: &PodInfo) -> PreFilter {
         if pod.footprint.ports.is_empty() {
             PreFilter::Skip
@@ -30,12 +41,8 @@ impl Plugin for NodePorts {
         }
     }
 
-    fn filter(&self, _: &Cycle<'_>, pod: &PodInfo, node: &NodeInfo) -> Status {
-        let wanted = &pod.footprint.ports;
-        if node
-            .ports()
-            .any(|taken| wanted.iter().any(|w| w.conflicts(taken)))
-        {
+    fn filter(&self, _: &View<'_>, pod: &PodInfo, node: &NodeInfo) -> Status {
+        if conflict(&pod.footprint.ports, node.ports()) {
             return Status::unschedulable(
                 "node(s) didn't have free ports for the requested pod ports",
             );

@@ -2,8 +2,8 @@
 
 use super::Handle;
 use crate::{
-    framework::{Cycle, Happening, MAX_SCORE, Plugin, Status},
-    node::NodeInfo,
+    framework::{Event, Happening, MAX_SCORE, Plugin, Status, View},
+    node::{NodeInfo, NodeSpec},
     pod::PodInfo,
 };
 
@@ -30,44 +30,22 @@ impl Plugin for NodeResourcesFit {
         ]
     }
 
-    fn filter(&self, _: &Cycle<'_>, pod: &PodInfo, node: &NodeInfo) -> Status {
-        let Some(spec) = &node.spec else {
-            return Status::Success;
-        };
-        let (wants, has, used) = (&pod.footprint.requested, &spec.allocatable, &node.requested);
-        let mut reasons = Vec::new();
-        // What the whole node does not have, no eviction can give.
-        let mut hopeless = false;
-        if node.pod_count() as i64 + 1 > has.pods {
-            reasons.push("Too many pods".to_owned());
-        }
-        let mut check = |name: &str, wants: i64, has: i64, used: i64| {
-            if wants > 0 && wants > has - used {
-                reasons.push(format!("Insufficient {name}"));
-                hopeless |= wants > has;
+    fn helps(&self, pod: &PodInfo, event: &Event<'_>) -> bool {
+        match event {
+            Event::Node { new, .. } => {
+                let empty = NodeInfo::new(NodeSpec::clone(new));
+                shortages(pod, &empty).is_success()
             }
-        };
-        check("cpu", wants.milli_cpu, has.milli_cpu, used.milli_cpu);
-        check("memory", wants.memory, has.memory, used.memory);
-        check(
-            "ephemeral-storage",
-            wants.ephemeral_storage,
-            has.ephemeral_storage,
-            used.ephemeral_storage,
-        );
-        for (name, amount) in &wants.scalar {
-            let of = |all: &crate::resources::Resources| all.scalar.get(name).copied().unwrap_or(0);
-            check(name, *amount, of(has), of(used));
-        }
-        match (reasons.is_empty(), hopeless) {
-            (true, _) => Status::Success,
-            (false, true) => Status::Unresolvable(reasons),
-            (false, false) => Status::Unschedulable(reasons),
+            _ => true,
         }
     }
 
+    fn filter(&self, _: &View<'_>, pod: &PodInfo, node: &NodeInfo) -> Status {
+        shortages(pod, node)
+    }
+
     /// The mean of what is left of CPU and memory.
-    fn score(&self, _: &Cycle<'_>, pod: &PodInfo, node: &NodeInfo) -> i64 {
+    fn score(&self, _: &View<'_>, pod: &PodInfo, node: &NodeInfo) -> i64 {
         let Some(spec) = &node.spec else { return 0 };
         let (wants, has, used) = (&pod.footprint.scored, &spec.allocatable, &node.scored);
         let left = [
@@ -90,5 +68,42 @@ impl Plugin for NodeResourcesFit {
         } else {
             shares.iter().sum::<i64>() / shares.len() as i64
         }
+    }
+}
+
+/// What the node lacks for the pod.
+fn shortages(pod: &PodInfo, node: &NodeInfo) -> Status {
+    let Some(spec) = &node.spec else {
+        return Status::Success;
+    };
+    let (wants, has, used) = (&pod.footprint.requested, &spec.allocatable, &node.requested);
+    let mut reasons = Vec::new();
+    // What the whole node does not have, no eviction can give.
+    let mut hopeless = false;
+    if node.pods().len() as i64 + 1 > has.pods {
+        reasons.push("Too many pods".to_owned());
+    }
+    let mut check = |name: &str, wants: i64, has: i64, used: i64| {
+        if wants > 0 && wants > has - used {
+            reasons.push(format!("Insufficient {name}"));
+            hopeless |= wants > has;
+        }
+    };
+    check("cpu", wants.milli_cpu, has.milli_cpu, used.milli_cpu);
+    check("memory", wants.memory, has.memory, used.memory);
+    check(
+        "ephemeral-storage",
+        wants.ephemeral_storage,
+        has.ephemeral_storage,
+        used.ephemeral_storage,
+    );
+    for (name, amount) in &wants.scalar {
+        let of = |all: &crate::resources::Resources| all.scalar.get(name).copied().unwrap_or(0);
+        check(name, *amount, of(has), of(used));
+    }
+    match (reasons.is_empty(), hopeless) {
+        (true, _) => Status::Success,
+        (false, true) => Status::Unresolvable(reasons),
+        (false, false) => Status::Unschedulable(reasons),
     }
 }

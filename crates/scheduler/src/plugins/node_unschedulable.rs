@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Taint;
 
 use super::{Handle, taint_toleration::tolerates};
 use crate::{
-    framework::{Cycle, Happening, Plugin, Status},
+    framework::{Event, Happening, Plugin, Status, View},
     node::NodeInfo,
     pod::PodInfo,
 };
@@ -24,7 +24,14 @@ impl Plugin for NodeUnschedulable {
         &[Happening::NodeAdd, Happening::NodeTaints]
     }
 
-    fn filter(&self, _: &Cycle<'_>, pod: &PodInfo, node: &NodeInfo) -> Status {
+    fn helps(&self, _: &PodInfo, event: &Event<'_>) -> bool {
+        match event {
+            Event::Node { old, new } => !new.unschedulable || old.is_none(),
+            _ => true,
+        }
+    }
+
+    fn filter(&self, _: &View<'_>, pod: &PodInfo, node: &NodeInfo) -> Status {
         if !node.spec.as_ref().is_some_and(|s| s.unschedulable) {
             return Status::Success;
         }

@@ -1,7 +1,5 @@
 //! Pods of higher priority first, then those that wait longer.
 
-use std::cmp::Ordering;
-
 use super::Handle;
 use crate::{framework::Plugin, pod::PodInfo};
 
@@ -16,8 +14,7 @@ impl Plugin for PrioritySort {
         "PrioritySort"
     }
 
-    fn queue_sort(&self, a: &PodInfo, b: &PodInfo) -> Option<Ordering> {
-        let by_priority = b.footprint.priority.cmp(&a.footprint.priority);
-        Some(by_priority.then(a.created.cmp(&b.created)))
+    fn queue_sort(&self, pod: &PodInfo) -> Option<i64> {
+        Some(-i64::from(pod.footprint.priority))
     }
 }

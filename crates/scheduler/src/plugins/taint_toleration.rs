@@ -5,8 +5,8 @@ use k8s_openapi::api::core::v1::{Taint, Toleration};
 
 use super::Handle;
 use crate::{
-    framework::{Cycle, Happening, Plugin, Status, normalize_to_highest},
-    node::NodeInfo,
+    framework::{Event, Happening, Plugin, Status, View, normalize_to_highest},
+    node::{NodeInfo, NodeSpec},
     pod::PodInfo,
 };
 
@@ -19,6 +19,11 @@ pub(super) fn make(_: &Handle) -> Box<dyn Plugin> {
 /// Whether any of the tolerations covers the taint.
 pub(super) fn tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
     tolerations.iter().any(|t| covers(t, taint))
+}
+
+/// Whether the pod tolerates every taint of the node that keeps pods away.
+pub(super) fn welcomes(pod: &PodInfo, node: &NodeSpec) -> bool {
+    node.hard_taints().all(|t| tolerates(&pod.tolerations, t))
 }
 
 fn covers(toleration: &Toleration, taint: &Taint) -> bool {
@@ -55,22 +60,29 @@ impl Plugin for TaintToleration {
         &[Happening::NodeAdd, Happening::NodeTaints]
     }
 
-    fn filter(&self, _: &Cycle<'_>, pod: &PodInfo, node: &NodeInfo) -> Status {
-        let hard = |t: &&Taint| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute");
-        let mut taints = node.spec.iter().flat_map(|s| &s.taints).filter(hard);
-        if taints.all(|t| tolerates(&pod.tolerations, t)) {
+    fn helps(&self, pod: &PodInfo, event: &Event<'_>) -> bool {
+        match event {
+            Event::Node { old, new } => {
+                welcomes(pod, new) && !old.is_some_and(|o| welcomes(pod, o))
+            }
+            _ => true,
+        }
+    }
+
+    fn filter(&self, _: &View<'_>, pod: &PodInfo, node: &NodeInfo) -> Status {
+        if node.spec.as_ref().is_none_or(|s| welcomes(pod, s)) {
             return Status::Success;
         }
         Status::unresolvable("node(s) had untolerated taint(s)")
     }
 
-    fn score(&self, _: &Cycle<'_>, pod: &PodInfo, node: &NodeInfo) -> i64 {
+    fn score(&self, _: &View<'_>, pod: &PodInfo, node: &NodeInfo) -> i64 {
         let mild = |t: &&Taint| t.effect == "PreferNoSchedule";
         let taints = node.spec.iter().flat_map(|s| &s.taints).filter(mild);
         taints.filter(|t| !tolerates(&pod.tolerations, t)).count() as i64
     }
 
-    fn normalize(&self, _: &Cycle<'_>, _: &PodInfo, scores: &mut [i64]) {
+    fn normalize(&self, _: &View<'_>, _: &[&NodeInfo], scores: &mut [i64]) {
         normalize_to_highest(scores, true);
     }
 }

@@ -1,26 +1,33 @@
-//! A pod's claims must be bound, or be such that they are bound once the pod has a node.
+//! A pod's claims must be bound, or be such that they are bound once the pod has a node: to a
+//! volume that the node reaches, or to one made for it there.
+//!
+//! Volumes chosen for a pod are held until its claims are bound, so that no other pod counts on
+//! them meanwhile.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use client::{Cache, Client, Error, Key, Scope, write};
 use futures::{FutureExt, future::BoxFuture};
-use k8s_openapi::api::{
-    core::v1::{PersistentVolume, PersistentVolumeClaim},
-    storage::v1::StorageClass,
-};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use serde_json::json;
 
 use super::{Handle, selector};
 use crate::{
-    framework::{Cycle, Happening, Plugin, PreFilter, Status},
-    node::NodeInfo,
+    framework::{Cycle, Happening, Plugin, PreFilter, Status, View},
+    node::{NodeInfo, NodeSpec},
     pod::PodInfo,
+    storage::{ClaimSpec, ClassSpec, Storage, VolumeSpec},
 };
 
 const NAME: &str = "VolumeBinding";
 /// The node a claim is to be bound for.
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
-const BOUND: &str = "pv.kubernetes.io/bind-completed";
+/// On a volume whose claim was written here.
+const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 /// Longest wait for the claims of a pod that has a node.
 const BIND_LIMIT: Duration = Duration::from_secs(600);
 
@@ -31,31 +38,34 @@ const NO_VOLUME: &str = "node(s) didn't find available persistent volumes to bin
 
 struct VolumeBinding {
     client: Client,
+    storage: Arc<Storage>,
     claims: Cache<PersistentVolumeClaim>,
-    volumes: Cache<PersistentVolume>,
-    classes: Cache<StorageClass>,
+    /// Volumes held for claims.
+    held: Mutex<HashMap<String, Key>>,
 }
 
 pub(super) fn make(handle: &Handle) -> Box<dyn Plugin> {
     Box::new(VolumeBinding {
         client: handle.client.clone(),
+        storage: Arc::clone(&handle.storage),
         claims: handle.caches.get(Scope::all()),
-        volumes: handle.caches.get(Scope::all()),
-        classes: handle.caches.get(Scope::all()),
+        held: Mutex::default(),
     })
 }
 
 /// A pod's claims, looked up once per cycle.
 struct Claims {
     /// Bound: the volume, where it exists.
-    bound: Vec<Option<PersistentVolume>>,
+    bound: Vec<Option<Arc<VolumeSpec>>>,
     /// To be bound when the pod has a node.
     delayed: Vec<Delayed>,
 }
 
 struct Delayed {
-    claim: PersistentVolumeClaim,
-    can_provision: bool,
+    key: Key,
+    class: Option<Arc<ClassSpec>>,
+    /// Volumes that would do, wherever they are; smallest first.
+    volumes: Vec<Arc<VolumeSpec>>,
 }
 
 impl VolumeBinding {
@@ -64,125 +74,198 @@ impl VolumeBinding {
             bound: Vec::new(),
             delayed: Vec::new(),
         };
-        for wanted in &pod.claims {
-            let name = &wanted.name;
-            let key = Key::new(pod.key.namespace.clone(), name.as_str());
-            let claim = self
-                .claims
-                .get(&key)
-                .map_err(|e| Status::Error(e.to_string()))?;
-            let Some(claim) = claim else {
-                return Err(Status::unresolvable(if wanted.ephemeral {
-                    format!(
-                        "waiting for ephemeral volume controller to create the persistentvolumeclaim \"{name}\""
-                    )
-                } else {
-                    format!("persistentvolumeclaim \"{name}\" not found")
-                }));
-            };
-            if claim.metadata.deletion_timestamp.is_some() {
-                return Err(Status::unresolvable(format!(
-                    "persistentvolumeclaim \"{name}\" is being deleted"
-                )));
-            }
-            if let Some(volume) = volume_of(&claim) {
-                let volume = self.volumes.get(&Key::cluster(volume));
-                found
-                    .bound
-                    .push(volume.map_err(|e| Status::Error(e.to_string()))?);
+        for wanted in &pod.footprint.claims {
+            let key = Key::new(Arc::clone(&pod.key.namespace), wanted.name.as_str());
+            let claim = self.usable(wanted.ephemeral, &key)?;
+            if let Some(volume) = &claim.volume {
+                let volume = self.storage.volumes.get(&Key::cluster(volume.as_str()));
+                found.bound.push(volume);
                 continue;
             }
-            let class = self.class(&claim)?;
-            let late = class
-                .as_ref()
-                .and_then(|c| c.volume_binding_mode.as_deref());
-            if late != Some("WaitForFirstConsumer") {
+            let class = self.storage.class_of(&claim);
+            if !class.as_ref().is_some_and(|c| c.late) || claim.names_volume {
                 return Err(Status::unresolvable(UNBOUND));
             }
-            let can_provision =
-                class.is_some_and(|c| c.provisioner != "kubernetes.io/no-provisioner");
+            let volumes = self.candidates(&key, &claim);
             found.delayed.push(Delayed {
-                claim,
-                can_provision,
+                key,
+                class,
+                volumes,
             });
         }
         Ok(found)
     }
 
-    fn class(&self, claim: &PersistentVolumeClaim) -> Result<Option<StorageClass>, Status> {
-        let name = claim
-            .spec
-            .as_ref()
-            .and_then(|s| s.storage_class_name.as_deref());
-        let Some(name) = name.filter(|n| !n.is_empty()) else {
-            return Ok(None);
+    fn usable(&self, ephemeral: bool, key: &Key) -> Result<Arc<ClaimSpec>, Status> {
+        let name = &key.name;
+        let Some(claim) = self.storage.claims.get(key) else {
+            return Err(Status::unresolvable(if ephemeral {
+                format!(
+                    "waiting for ephemeral volume controller to create the persistentvolumeclaim \"{name}\""
+                )
+            } else {
+                format!("persistentvolumeclaim \"{name}\" not found")
+            }));
         };
-        self.classes
-            .get(&Key::cluster(name))
-            .map_err(|e| Status::Error(e.to_string()))
+        if claim.lost {
+            let volume = claim.volume.as_deref().unwrap_or_default();
+            return Err(Status::unresolvable(format!(
+                "persistentvolumeclaim \"{name}\" bound to non-existent persistentvolume \"{volume}\""
+            )));
+        }
+        if claim.deleting {
+            return Err(Status::unresolvable(format!(
+                "persistentvolumeclaim \"{name}\" is being deleted"
+            )));
+        }
+        Ok(claim)
     }
 
-    /// Whether a volume is free for the claim on this node.
-    fn has_volume(&self, claim: &PersistentVolumeClaim, node: &NodeInfo) -> bool {
-        let class = |n: Option<&String>| n.cloned().unwrap_or_default();
-        let wanted = class(
-            claim
-                .spec
-                .as_ref()
-                .and_then(|s| s.storage_class_name.as_ref()),
-        );
-        self.volumes.list().iter().any(|volume| {
-            let spec = volume.spec.as_ref();
-            let free = spec.is_some_and(|s| match &s.claim_ref {
-                None => true,
-                Some(c) => c.name == claim.metadata.name && c.namespace == claim.metadata.namespace,
-            });
-            free && class(spec.and_then(|s| s.storage_class_name.as_ref())) == wanted
-                && reaches(volume, node)
-        })
+    /// The volumes that would do for a claim; one reserved for it goes before all others.
+    fn candidates(&self, key: &Key, claim: &ClaimSpec) -> Vec<Arc<VolumeSpec>> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.storage.volumes.filter(|v| {
+            v.class == claim.class
+                && v.available
+                && v.mode == claim.mode
+                && v.capacity >= claim.request
+                && claim.modes.iter().all(|m| v.modes.contains(m))
+                && v.claim.as_ref().is_none_or(|c| c == key)
+                && held.get(&v.name).is_none_or(|c| c == key)
+                && (v.claim.is_some()
+                    || claim
+                        .selector
+                        .as_ref()
+                        .is_none_or(|s| s.matches(Some(&v.labels))))
+        });
+        all.sort_by(|a, b| {
+            let order = |v: &VolumeSpec| (v.claim.is_none(), v.capacity);
+            order(a).cmp(&order(b)).then_with(|| a.name.cmp(&b.name))
+        });
+        all
     }
 
     async fn bind_claims(&self, pod: &PodInfo, node: &str) -> Result<(), Error> {
-        for wanted in &pod.claims {
-            let key = Key::new(pod.key.namespace.clone(), wanted.name.as_str());
-            let Some(claim) = self.claims.get(&key)? else {
+        for wanted in &pod.footprint.claims {
+            let key = Key::new(Arc::clone(&pod.key.namespace), wanted.name.as_str());
+            let Some(claim) = self.storage.claims.get(&key) else {
                 return Err(Error::Other(format!(
                     "persistentvolumeclaim \"{}\" not found",
                     wanted.name
                 )));
             };
-            if volume_of(&claim).is_some() {
+            if claim.volume.is_some() {
                 continue;
             }
-            let api = write::namespaced::<PersistentVolumeClaim>(&self.client, &key.namespace);
-            let patch = json!({"metadata": {"annotations": {SELECTED_NODE: node}}});
-            write::patch(&api, &key.name, &patch).await?;
+            match self.volume_held_for(&key) {
+                Some(volume) => self.reserve_volume(&volume, &key, &claim).await?,
+                None => self.select_node(&key, node).await?,
+            }
         }
-        let all_bound = |claims: &Cache<PersistentVolumeClaim>| {
-            pod.claims.iter().all(|wanted| {
-                let key = Key::new(pod.key.namespace.clone(), wanted.name.as_str());
-                matches!(claims.get(&key), Ok(Some(claim)) if volume_of(&claim).is_some())
+        let all_bound = |_: &Cache<PersistentVolumeClaim>| {
+            pod.footprint.claims.iter().all(|wanted| {
+                let key = Key::new(Arc::clone(&pod.key.namespace), wanted.name.as_str());
+                self.storage
+                    .claims
+                    .get(&key)
+                    .is_some_and(|c| c.volume.is_some())
             })
         };
         let waited = tokio::time::timeout(BIND_LIMIT, self.claims.wait_for(all_bound)).await;
-        waited.map_err(|_| Error::Other("timed out waiting for the condition".into()))
+        waited.map_err(|_| Error::Other("timed out waiting for the condition".into()))?;
+        self.release(pod);
+        Ok(())
+    }
+
+    /// The binder binds the claim to a volume that is for it and no other.
+    async fn reserve_volume(
+        &self,
+        volume: &str,
+        key: &Key,
+        claim: &ClaimSpec,
+    ) -> Result<(), Error> {
+        let known = self.storage.volumes.get(&Key::cluster(volume));
+        if known.is_some_and(|v| v.claim.is_some()) {
+            return Ok(());
+        }
+        let reference = json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "namespace": &*key.namespace, "name": &*key.name, "uid": claim.uid,
+        });
+        let patch = json!({
+            "metadata": {"annotations": {BOUND_BY_CONTROLLER: "yes"}},
+            "spec": {"claimRef": reference},
+        });
+        let api = write::cluster::<PersistentVolume>(&self.client);
+        write::patch(&api, volume, &patch).await?;
+        Ok(())
+    }
+
+    async fn select_node(&self, key: &Key, node: &str) -> Result<(), Error> {
+        let api = write::namespaced::<PersistentVolumeClaim>(&self.client, &key.namespace);
+        let patch = json!({"metadata": {"annotations": {SELECTED_NODE: node}}});
+        write::patch(&api, &key.name, &patch).await?;
+        Ok(())
+    }
+
+    fn volume_held_for(&self, key: &Key) -> Option<String> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = held.iter().find(|(_, claim)| *claim == key);
+        found.map(|(volume, _)| volume.clone())
+    }
+
+    fn release(&self, pod: &PodInfo) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|_, key| {
+            let claims = &pod.footprint.claims;
+            key.namespace != pod.key.namespace || !claims.iter().any(|c| *c.name == *key.name)
+        });
     }
 }
 
-/// The volume a claim is bound to, once that is settled.
-fn volume_of(claim: &PersistentVolumeClaim) -> Option<&str> {
-    let annotations = claim.metadata.annotations.as_ref()?;
-    let volume = claim.spec.as_ref()?.volume_name.as_deref()?;
-    (annotations.contains_key(BOUND) && !volume.is_empty()).then_some(volume)
+fn reaches(volume: &VolumeSpec, node: &NodeSpec) -> bool {
+    let required = volume.nodes.as_ref();
+    required.is_none_or(|r| selector::matches(r, &node.name, &node.labels))
 }
 
-fn reaches(volume: &PersistentVolume, node: &NodeInfo) -> bool {
-    let affinity = volume.spec.as_ref().and_then(|s| s.node_affinity.as_ref());
-    let (Some(required), Some(spec)) = (affinity.and_then(|a| a.required.as_ref()), &node.spec)
-    else {
-        return true;
-    };
-    selector::matches(required, &spec.name, &spec.labels)
+/// Whether the class makes volumes that this node reaches.
+fn provisions(class: Option<&ClassSpec>, node: &NodeSpec) -> bool {
+    class.is_some_and(|c| {
+        c.provisions()
+            && (c.topologies.is_empty()
+                || c.topologies.iter().any(|term| {
+                    let mut all = term.match_label_expressions.iter().flatten();
+                    all.all(|e| {
+                        node.labels
+                            .get(&e.key)
+                            .is_some_and(|v| e.values.contains(v))
+                    })
+                }))
+    })
+}
+
+/// A volume on this node for each claim, as far as there is one; `None`: some claim gets nothing.
+fn assign<'a>(
+    delayed: &'a [Delayed],
+    node: &NodeSpec,
+) -> Option<Vec<(&'a Delayed, Option<&'a str>)>> {
+    let mut taken: Vec<&str> = Vec::new();
+    let mut all = Vec::new();
+    for one in delayed {
+        let volume = one
+            .volumes
+            .iter()
+            .find(|v| !taken.contains(&v.name.as_str()) && reaches(v, node));
+        match volume {
+            Some(volume) => {
+                taken.push(&volume.name);
+                all.push((one, Some(volume.name.as_str())));
+            }
+            None if provisions(one.class.as_deref(), node) => all.push((one, None)),
+            None => return None,
+        }
+    }
+    Some(all)
 }
 
 impl Plugin for VolumeBinding {
@@ -199,39 +282,72 @@ impl Plugin for VolumeBinding {
     }
 
     fn pre_filter(&self, cycle: &mut Cycle<'_>, pod: &PodInfo) -> PreFilter {
-        if pod.claims.is_empty() {
+        if pod.footprint.claims.is_empty() {
             return PreFilter::Skip;
         }
         match self.look(pod) {
             Ok(claims) => {
-                cycle.state.write(NAME, Arc::new(claims));
+                cycle.state.write(NAME, claims);
                 PreFilter::Continue
             }
             Err(status) => PreFilter::Reject(status),
         }
     }
 
-    fn filter(&self, cycle: &Cycle<'_>, _: &PodInfo, node: &NodeInfo) -> Status {
-        let Some(claims) = cycle.state.read::<Arc<Claims>>(NAME) else {
+    fn filter(&self, view: &View<'_>, _: &PodInfo, node: &NodeInfo) -> Status {
+        let (Some(claims), Some(spec)) = (view.state.read::<Claims>(NAME), &node.spec) else {
             return Status::Success;
         };
         for volume in &claims.bound {
             match volume {
                 None => return Status::unresolvable(LOST),
-                Some(volume) if !reaches(volume, node) => return Status::unresolvable(WRONG_NODE),
+                Some(volume) if !reaches(volume, spec) => {
+                    return Status::unresolvable(WRONG_NODE);
+                }
                 Some(_) => {}
             }
         }
-        for delayed in &claims.delayed {
-            if !self.has_volume(&delayed.claim, node) && !delayed.can_provision {
-                return Status::unresolvable(NO_VOLUME);
+        match assign(&claims.delayed, spec) {
+            Some(_) => Status::Success,
+            None => Status::unresolvable(NO_VOLUME),
+        }
+    }
+
+    fn reserve(&self, cycle: &mut Cycle<'_>, pod: &PodInfo, node: &str) -> Status {
+        if pod.footprint.claims.is_empty() {
+            return Status::Success;
+        }
+        let claims = match self.look(pod) {
+            Ok(claims) => claims,
+            Err(status) => return status,
+        };
+        let spec = cycle.world.node_named(node).and_then(|n| n.spec.clone());
+        let Some(all) = spec.and_then(|spec| {
+            let all = assign(&claims.delayed, &spec)?;
+            let owned = all
+                .iter()
+                .map(|(d, v)| (d.key.clone(), v.map(str::to_owned)));
+            Some(owned.collect::<Vec<_>>())
+        }) else {
+            return Status::unresolvable(NO_VOLUME);
+        };
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key, volume) in all {
+            if let Some(volume) = volume {
+                held.insert(volume, key);
             }
         }
         Status::Success
     }
 
+    fn unreserve(&self, pod: &PodInfo, _: &str) {
+        if !pod.footprint.claims.is_empty() {
+            self.release(pod);
+        }
+    }
+
     fn pre_bind<'a>(&'a self, pod: &'a PodInfo, node: &'a str) -> BoxFuture<'a, Result<(), Error>> {
-        if pod.claims.is_empty() {
+        if pod.footprint.claims.is_empty() {
             return std::future::ready(Ok(())).boxed();
         }
         self.bind_claims(pod, node).boxed()

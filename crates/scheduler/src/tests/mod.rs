@@ -1,5 +1,7 @@
 //! All plugins together over small worlds: where a pod goes, or why nowhere.
 
+mod affinity;
+
 use std::{convert::Infallible, sync::Arc};
 
 use client::{Caches, Jitter};
@@ -9,10 +11,11 @@ use serde_json::{Value, json};
 
 use crate::{
     diagnosis,
-    node::{NodeSpec, World},
+    node::NodeSpec,
     plugins::{self, Handle},
     pod::{self, PodInfo},
-    profile::{Outcome, Profile},
+    profile::Profile,
+    world::World,
 };
 
 /// Every plugin, over a server that never answers.
@@ -22,11 +25,9 @@ fn profile() -> Profile {
         Ok::<_, Infallible>(Response::new(kube::client::Body::empty()))
     });
     let client = client::in_process(silent);
-    let handle = Handle {
-        caches: Caches::new(client.clone()),
-        client,
-    };
+    let handle = Handle::new(client.clone(), Caches::new(client));
     Profile::new(
+        "default-scheduler",
         plugins::ALL.iter().map(|make| make(&handle)).collect(),
         Jitter::none(),
     )
@@ -63,21 +64,21 @@ fn place(world: &mut World, pod: &Pod, node: &str) {
 }
 
 /// The node, or the message; with `+` and the victims where room is made.
-fn outcome(profile: &Profile, world: &World, pod: &Pod) -> String {
-    match profile.schedule(&world.snapshot(), &PodInfo::of(pod).unwrap(), 0) {
-        Outcome::Node(node) => node,
-        Outcome::Unschedulable {
-            nominate: Some((node, victims)),
-            ..
-        } => {
-            let names: Vec<_> = victims
-                .iter()
-                .map(|v| v.key.as_ref().unwrap().name.to_string())
-                .collect();
+fn outcome(profile: &Profile, world: &mut World, pod: &Pod) -> String {
+    let pod = PodInfo::of(pod).unwrap();
+    let mut search = match profile.search(world, &pod, &mut 0) {
+        Ok(search) => search,
+        Err(error) => return error,
+    };
+    if let Some(node) = profile.choose(world, &pod, &mut search) {
+        return node;
+    }
+    match profile.ask_for_help(world, &pod, &mut search) {
+        Some((node, victims)) => {
+            let names: Vec<_> = victims.iter().map(|v| v.key.name.to_string()).collect();
             format!("{node} + {}", names.join(" "))
         }
-        Outcome::Unschedulable { diagnosis, .. } => diagnosis::message(&diagnosis),
-        Outcome::Error(error) => error,
+        None => diagnosis::message(&search.diagnosis),
     }
 }
 
@@ -131,7 +132,7 @@ async fn filters_and_their_words() {
             format!("0/3 nodes are available: persistentvolumeclaim \"x\" not found.{}", tail(3)),
         ),
     ] {
-        assert_eq!(outcome(&profile, &world, &pod), expected, "{:?}", pod.metadata.name);
+        assert_eq!(outcome(&profile, &mut world, &pod), expected, "{:?}", pod.metadata.name);
     }
 }
 
@@ -143,20 +144,32 @@ async fn scores() {
     world.set_node(node("busy", json!({})));
     world.set_node(node("idle", json!({})));
     place(&mut world, &pod("load", "2", json!({})), "busy");
-    assert_eq!(outcome(&profile, &world, &pod("p", "1", json!({}))), "idle");
+    assert_eq!(
+        outcome(&profile, &mut world, &pod("p", "1", json!({}))),
+        "idle"
+    );
     let prefers = json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
         {"weight": 1, "preference": {"matchExpressions": [{"key": "name", "operator": "In", "values": ["busy"]}]}}]}}});
-    assert_eq!(outcome(&profile, &world, &pod("p", "1", prefers)), "busy");
+    assert_eq!(
+        outcome(&profile, &mut world, &pod("p", "1", prefers)),
+        "busy"
+    );
     world.set_node(node(
         "idle",
         json!({"/spec/taints": [{"key": "k", "effect": "PreferNoSchedule"}]}),
     ));
-    assert_eq!(outcome(&profile, &world, &pod("p", "1", json!({}))), "busy");
+    assert_eq!(
+        outcome(&profile, &mut world, &pod("p", "1", json!({}))),
+        "busy"
+    );
 
     let mut world = World::default();
     world.set_node(node("without", json!({})));
     world.set_node(node("has", image(2 << 30)));
-    assert_eq!(outcome(&profile, &world, &pod("p", "1", json!({}))), "has");
+    assert_eq!(
+        outcome(&profile, &mut world, &pod("p", "1", json!({}))),
+        "has"
+    );
 }
 
 #[tokio::test]
@@ -170,12 +183,15 @@ async fn room_is_made_at_the_least_cost() {
     place(&mut world, &of("dear", "3", 50), "a");
     place(&mut world, &of("cheap", "2", 10), "b");
     place(&mut world, &of("cheaper", "2", 5), "b");
-    assert_eq!(outcome(&profile, &world, &of("p", "2", 100)), "b + cheaper");
     assert_eq!(
-        outcome(&profile, &world, &of("p", "4", 100)),
+        outcome(&profile, &mut world, &of("p", "2", 100)),
+        "b + cheaper"
+    );
+    assert_eq!(
+        outcome(&profile, &mut world, &of("p", "4", 100)),
         "b + cheap cheaper"
     );
-    let refused = outcome(&profile, &world, &of("p", "2", 1));
+    let refused = outcome(&profile, &mut world, &of("p", "2", 1));
     assert!(
         refused.ends_with(
             "preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod."
@@ -187,7 +203,7 @@ async fn room_is_made_at_the_least_cost() {
         "2",
         json!({"priority": 100, "preemptionPolicy": "Never"}),
     );
-    let refused = outcome(&profile, &world, &never);
+    let refused = outcome(&profile, &mut world, &never);
     assert!(
         refused.ends_with("preemption: not eligible due to preemptionPolicy=Never."),
         "{refused}"
