@@ -23,11 +23,13 @@ use crate::committer::{self, Message, Request, Shared, State};
 use crate::durable::{Durable, Loaded, Nowhere};
 use crate::history::{History, HistoryLimits};
 use crate::log::Log;
+use crate::scan::Scan;
 use crate::tree::Tree;
 use crate::types::{
     Commit, CommitError, KeyValue, Mutation, OpenError, RangeRequest, RangeResult, ReadError,
     Revision, Store, Watch,
 };
+use crate::view::View;
 use crate::watch;
 
 /// Longest key, in bytes.
@@ -167,41 +169,26 @@ impl Embedded {
         Ok((kv, revision))
     }
 
-    fn read_range(&self, request: &RangeRequest) -> Result<RangeResult, ReadError> {
-        let (tree, undone, revision) = {
-            let state = self.shared.read();
-            let (start, end) = (&request.start, &request.end);
-            let revision = check_revision(&state, start, end, request.at)?;
-            let undone = if revision < state.revision {
-                state.history.undo(start, end, revision)
-            } else {
-                HashMap::new()
-            };
-            (state.tree.clone(), undone, revision)
-        };
-        let mut page = Page::new(request.limit);
-        if undone.is_empty() {
-            for kv in tree.range(&request.start, &request.end) {
-                page.push(kv);
-            }
+    fn view(&self, start: &Bytes, end: &Bytes, at: Option<Revision>) -> Result<View, ReadError> {
+        let state = self.shared.read();
+        let revision = check_revision(&state, start, end, at)?;
+        let undone = if revision < state.revision {
+            state.history.undo(start, end, revision)
         } else {
-            // The tree as it was: today's keys that have not changed since, and those that have
-            // as they were, merged in order.
-            let mut then: Vec<KeyValue> = undone.values().flatten().cloned().collect();
-            then.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-            let now = tree.range(&request.start, &request.end);
-            let mut now = now.filter(|kv| !undone.contains_key(&kv.key)).peekable();
-            for old in &then {
-                while let Some(kv) = now.next_if(|kv| kv.key < old.key) {
-                    page.push(kv);
-                }
-                page.push(old);
-            }
-            for kv in now {
-                page.push(kv);
-            }
+            HashMap::new()
+        };
+        let tree = state.tree.clone();
+        drop(state);
+        Ok(View::new(revision, tree, undone))
+    }
+
+    fn read_range(&self, request: &RangeRequest) -> Result<RangeResult, ReadError> {
+        let view = self.view(&request.start, &request.end, request.at)?;
+        let mut page = Page::new(request.limit);
+        for kv in view.range(&request.start, &request.end) {
+            page.push(kv);
         }
-        Ok(page.finish(revision))
+        Ok(page.finish(view.revision))
     }
 }
 
@@ -253,6 +240,19 @@ impl Store for Embedded {
 
     fn range(&self, request: RangeRequest) -> BoxFuture<'_, Result<RangeResult, ReadError>> {
         async move { self.read_range(&request) }.boxed()
+    }
+
+    fn scan(
+        &self,
+        start: Bytes,
+        end: Bytes,
+        at: Option<Revision>,
+    ) -> BoxFuture<'_, Result<Scan, ReadError>> {
+        async move {
+            let view = self.view(&start, &end, at)?;
+            Ok(Scan::of(view, start, end))
+        }
+        .boxed()
     }
 
     fn watch(&self, prefix: Bytes, after: Revision) -> Result<Watch, ReadError> {

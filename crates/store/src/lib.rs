@@ -14,13 +14,16 @@ mod embedded;
 mod history;
 mod log;
 mod record;
+mod scan;
 mod snapshot;
 mod tree;
 mod types;
+mod view;
 mod watch;
 
 pub use embedded::{Embedded, MAX_COMMIT_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES, Options};
 pub use history::HistoryLimits;
+pub use scan::Scan;
 pub use types::{
     Batch, Commit, CommitError, Event, EventKind, Expect, KeyValue, Mutation, OpenError, Progress,
     RangeRequest, RangeResult, ReadError, Revision, Store, Watch, prefix_end,

@@ -11,6 +11,8 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use thiserror::Error;
 
+use crate::scan::Scan;
+
 /// Counts the commits of the whole store. An empty store is at revision 1.
 pub type Revision = u64;
 
@@ -276,6 +278,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// Keys of a range, all at one revision.
     fn range(&self, request: RangeRequest) -> BoxFuture<'_, Result<RangeResult, ReadError>>;
+
+    /// All keys of `start..end` (an empty `end` means no end), all at one revision (`None`: now), in
+    /// pieces. However long it takes, nothing of it expires.
+    fn scan(
+        &self,
+        start: Bytes,
+        end: Bytes,
+        at: Option<Revision>,
+    ) -> BoxFuture<'_, Result<Scan, ReadError>>;
 
     /// Events of the keys that start with `prefix`, with a revision over `after`. Must be called
     /// within the async runtime that polls the watch. A watch that falls behind the history kept

@@ -95,6 +95,37 @@ async fn pages_of_one_revision_do_not_move() {
 }
 
 #[tokio::test]
+async fn a_scan_goes_on_at_its_revision_whatever_is_written_meanwhile() {
+    const KEYS: usize = 1_000;
+    let store = Embedded::in_memory();
+    let key = |n: usize| format!("/r/a/{n:04}");
+    for n in 0..KEYS {
+        store
+            .commit(commit(vec![put(&key(n), "old")]))
+            .await
+            .unwrap();
+    }
+    let scan = store.scan("/r/a/".into(), prefix_end(b"/r/a/"), None);
+    let mut scan = scan.await.unwrap();
+    let mut all = scan.next().await.unwrap().unwrap();
+    assert!(all.len() < KEYS, "a piece is not the whole");
+    for n in 0..KEYS {
+        let change = match n % 2 {
+            0 => put(&key(n), "new"),
+            _ => delete(&key(n)),
+        };
+        store.commit(commit(vec![change])).await.unwrap();
+    }
+    while let Some(piece) = scan.next().await {
+        all.extend(piece.unwrap());
+    }
+    assert_eq!(all.len(), KEYS);
+    assert!(all.iter().all(|kv| kv.value == "old"));
+    let future = store.scan("/r/a/".into(), Bytes::new(), Some(9_999)).await;
+    assert!(matches!(future, Err(ReadError::Future { .. })));
+}
+
+#[tokio::test]
 async fn watches_replay_follow_and_tell_progress() {
     let store = Embedded::in_memory();
     let write = |key: &'static str| store.commit(commit(vec![put(key, key)]));

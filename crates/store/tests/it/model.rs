@@ -91,6 +91,14 @@ async fn list(store: &Embedded, prefix: &str, at: Revision, limit: usize) -> Vec
     }
 }
 
+/// The same in one scan.
+async fn scan(store: &Embedded, prefix: &str, at: Revision) -> Vec<KeyValue> {
+    let (start, end) = (prefix.to_owned().into(), prefix_end(prefix.as_bytes()));
+    let scan = store.scan(start, end, Some(at)).await.unwrap();
+    assert_eq!(scan.revision(), at);
+    scan.map(Result::unwrap).concat().await
+}
+
 fn with_prefix(keys: &Keys, prefix: &str) -> Vec<KeyValue> {
     let hits = keys
         .values()
@@ -124,6 +132,8 @@ async fn check(commits: Vec<Commit>, limit: usize) {
         for prefix in PREFIXES {
             let listed = list(&store, prefix, revision as u64, limit).await;
             assert_eq!(listed, with_prefix(keys, prefix), "{prefix} at {revision}");
+            let scanned = scan(&store, prefix, revision as u64).await;
+            assert_eq!(scanned, listed, "{prefix} at {revision}");
             replay(&store, prefix, revision as u64, &states).await;
         }
         for (key, kv) in keys {
