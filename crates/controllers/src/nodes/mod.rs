@@ -5,10 +5,11 @@
 //! own, so neither skewed clocks nor a long pause of the control plane make a live node look dead.
 
 mod plan;
+mod zones;
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use client::{
@@ -27,7 +28,8 @@ use kube::{
 use serde_json::json;
 
 use crate::{Context, Controller, pods};
-use plan::{Leave, Plan};
+use plan::{Evict, Leave, Plan};
+use zones::{Turn, Zones};
 
 /// Taints nodes and reports silent ones.
 pub const LIFECYCLE: Controller = Controller {
@@ -40,6 +42,8 @@ pub const EVICTION: Controller = Controller {
     run: run_eviction,
 };
 
+/// A node whose zone is too unwell is looked at again after this time.
+const LOOK_AGAIN: SignedDuration = SignedDuration::from_secs(10);
 const LEASES: &str = "kube-node-lease";
 
 /// What was heard of a node last, and when.
@@ -57,7 +61,13 @@ struct Lifecycle {
     leases: Cache<Lease>,
     pods: Cache<Pod>,
     /// By node name; forgotten with the node.
-    heard: Mutex<HashMap<Key, Heard>>,
+    heard: Arc<Mutex<HashMap<Key, Heard>>>,
+    zones: Arc<Mutex<Zones>>,
+    queue: Queue<Key>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn run_lifecycle(context: Context) -> BoxFuture<'static, ()> {
@@ -66,8 +76,23 @@ fn run_lifecycle(context: Context) -> BoxFuture<'static, ()> {
         let nodes = context.caches.get::<Node>(Scope::all());
         let pods = context.caches.get::<Pod>(Scope::all());
         let queue = Queue::default();
-        let to = queue.clone();
-        nodes.on_change(move |change| to.add(change.key.clone()));
+        let (heard, zones) = <(Arc<Mutex<HashMap<Key, Heard>>>, Arc<Mutex<Zones>>)>::default();
+        let (known, all, to) = (Arc::clone(&heard), Arc::clone(&zones), queue.clone());
+        let (of, clock) = (nodes.clone(), context.config.clock.clone());
+        nodes.on_change(move |change| {
+            to.add(change.key.clone());
+            let now: Option<Node> = change.new.as_ref().and_then(|e| e.decode().ok());
+            let fares = now.map(|n| (zones::zone_of(&n), is_ready(&n)));
+            let mut zones = lock(&all);
+            if zones.note(&change.key, fares) {
+                // Whoever was not heard while nobody was is given time anew.
+                if !zones.all_disrupted() {
+                    let now = clock.now();
+                    lock(&known).values_mut().for_each(|h| h.at = now);
+                }
+                of.entries().iter().for_each(|e| to.add(e.key.clone()));
+            }
+        });
         leases.synced().await;
         nodes.synced().await;
         pods.synced().await;
@@ -77,7 +102,9 @@ fn run_lifecycle(context: Context) -> BoxFuture<'static, ()> {
             nodes,
             leases,
             pods,
-            heard: Mutex::default(),
+            heard,
+            zones,
+            queue: queue.clone(),
         };
         context.work(reconciler, queue).await;
     })
@@ -92,19 +119,28 @@ impl Reconcile for Lifecycle {
 
     async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
         let Some(node) = self.nodes.get(key)? else {
-            self.heard
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(key);
+            lock(&self.heard).remove(key);
             return Ok(Requeue::OnChange);
         };
         let now = self.context.now();
+        let heard = self.last_heard(key, &node, now);
+        let mut planned = plan::plan(&node, heard, Evict::NotYet, now);
+        let mut turn = Turn::Wait;
+        if planned.waits || planned.silent || !is_ready(&node) {
+            turn = self.turn(key, &node, &planned, now);
+            planned = match turn {
+                Turn::Now => plan::plan(&node, heard, Evict::Yes, now),
+                Turn::Never => plan::plan(&node, heard, Evict::No, now),
+                Turn::At(_) | Turn::Wait => planned,
+            };
+        }
         let Plan {
             conditions,
             taints,
             again,
             silent,
-        } = plan::plan(&node, self.last_heard(key, &node, now), now);
+            waits,
+        } = planned;
         let api: Api<Node> = write::cluster(&self.context.client);
         let mut revision = 0;
         if let Some(conditions) = conditions {
@@ -134,7 +170,14 @@ impl Reconcile for Lifecycle {
         if silent || !is_ready(&node) {
             self.mark_pods(key).await?;
         }
-        Ok(again
+        let its_turn = match turn {
+            Turn::At(at) => Some(at.duration_since(now)),
+            // Other nodes of the zone decide, and nothing tells of each of them.
+            Turn::Wait if waits => Some(LOOK_AGAIN),
+            _ => None,
+        };
+        let wait = [again, its_turn].into_iter().flatten().min();
+        Ok(wait
             .and_then(|a| a.try_into().ok())
             .map_or(Requeue::OnChange, Requeue::After))
     }
@@ -153,6 +196,25 @@ fn about(node: &Node) -> k8s_openapi::api::core::v1::ObjectReference {
 }
 
 impl Lifecycle {
+    /// Whether the pods of a node that is unwell may be told to leave.
+    fn turn(&self, key: &Key, node: &Node, planned: &Plan, now: Timestamp) -> Turn {
+        let mut zones = lock(&self.zones);
+        let zone = zones::zone_of(node);
+        // The watch has yet to tell of what this look has found.
+        if zones.note(key, Some((zone.clone(), is_ready(node) && !planned.silent))) {
+            let all = self.nodes.entries();
+            all.iter().for_each(|e| self.queue.add(e.key.clone()));
+        }
+        if zones.all_disrupted() {
+            return Turn::Never;
+        }
+        if planned.waits {
+            zones.turn(&zone, now)
+        } else {
+            Turn::Wait
+        }
+    }
+
     fn last_heard(&self, key: &Key, node: &Node, now: Timestamp) -> Timestamp {
         let lease = self
             .leases
@@ -163,7 +225,7 @@ impl Lifecycle {
             .and_then(|all| all.iter().find(|c| c.type_ == "Ready"))
             .and_then(|c| c.last_heartbeat_time.as_ref())
             .map(|t| t.0);
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut heard = lock(&self.heard);
         let known = heard.entry(key.clone()).or_insert(Heard {
             lease,
             heartbeat,

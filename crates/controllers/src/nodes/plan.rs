@@ -36,10 +36,23 @@ pub struct Plan {
     pub again: Option<SignedDuration>,
     /// Whether it is silent for too long.
     pub silent: bool,
+    /// Whether its pods are to leave as soon as it is its turn.
+    pub waits: bool,
+}
+
+/// Whether pods of a node that is unwell are told to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evict {
+    /// They are.
+    Yes,
+    /// Not yet; those that were told stay told.
+    NotYet,
+    /// No, not even those that were told.
+    No,
 }
 
 /// Decides about a node that was last heard of at `heard`.
-pub fn plan(node: &Node, heard: Timestamp, now: Timestamp) -> Plan {
+pub fn plan(node: &Node, heard: Timestamp, evict: Evict, now: Timestamp) -> Plan {
     let left = GRACE - now.duration_since(heard);
     let silent = !left.is_positive();
     let current = node
@@ -52,7 +65,7 @@ pub fn plan(node: &Node, heard: Timestamp, now: Timestamp) -> Plan {
     } else {
         current.clone()
     };
-    let taints = taints(node, &conditions, now);
+    let (taints, waits) = taints(node, &conditions, evict, now);
     let old = node
         .spec
         .as_ref()
@@ -63,6 +76,7 @@ pub fn plan(node: &Node, heard: Timestamp, now: Timestamp) -> Plan {
         taints: (taints != old).then_some(taints),
         again: (!silent).then_some(left),
         silent,
+        waits,
     }
 }
 
@@ -90,7 +104,24 @@ fn unknown(current: &[NodeCondition], now: Timestamp) -> Vec<NodeCondition> {
     all
 }
 
-fn taints(node: &Node, conditions: &[NodeCondition], now: Timestamp) -> Vec<Taint> {
+/// The taints, and whether one is missing because it is not the node's turn.
+fn taints(
+    node: &Node,
+    conditions: &[NodeCondition],
+    evict: Evict,
+    now: Timestamp,
+) -> (Vec<Taint>, bool) {
+    let old = node
+        .spec
+        .as_ref()
+        .and_then(|s| s.taints.clone())
+        .unwrap_or_default();
+    let told = |t: &Taint| t.effect == "NoExecute" && [NOT_READY, UNREACHABLE].contains(&&*t.key);
+    let leave = match evict {
+        Evict::Yes => true,
+        Evict::NotYet => old.iter().any(told),
+        Evict::No => false,
+    };
     let status = |kind: &str| {
         conditions
             .iter()
@@ -103,11 +134,8 @@ fn taints(node: &Node, conditions: &[NodeCondition], now: Timestamp) -> Vec<Tain
         _ => Some(NOT_READY),
     };
     let mut wanted: Vec<(&str, &str)> = Vec::new();
-    wanted.extend(
-        unwell
-            .iter()
-            .flat_map(|key| [(*key, "NoSchedule"), (*key, "NoExecute")]),
-    );
+    wanted.extend(unwell.map(|key| (key, "NoSchedule")));
+    wanted.extend(unwell.filter(|_| leave).map(|key| (key, "NoExecute")));
     let pressed = PRESSURES
         .iter()
         .filter(|(kind, _)| status(kind) == Some("True"));
@@ -120,11 +148,6 @@ fn taints(node: &Node, conditions: &[NodeCondition], now: Timestamp) -> Vec<Tain
     {
         wanted.push((UNSCHEDULABLE, "NoSchedule"));
     }
-    let old = node
-        .spec
-        .as_ref()
-        .and_then(|s| s.taints.clone())
-        .unwrap_or_default();
     let is_wanted = |t: &Taint| wanted.contains(&(t.key.as_str(), t.effect.as_str()));
     let mut all: Vec<Taint> = old
         .iter()
@@ -141,7 +164,7 @@ fn taints(node: &Node, conditions: &[NodeCondition], now: Timestamp) -> Vec<Tain
             });
         }
     }
-    all
+    (all, unwell.is_some() && !leave)
 }
 
 /// Whether a taint comes and goes with a condition.
@@ -238,7 +261,7 @@ mod tests {
     #[test]
     fn a_ready_node_loses_the_taint_it_was_born_with_and_keeps_others() {
         let born = json!([{"key": NOT_READY, "effect": "NoSchedule"}, {"key": "mine", "effect": "NoSchedule"}]);
-        let plan = plan(&node(Some("True"), born), at(0), at(10));
+        let plan = plan(&node(Some("True"), born), at(0), Evict::Yes, at(10));
         assert_eq!(keys(&plan.taints.unwrap()), ["mine:NoSchedule"]);
         assert_eq!(
             (plan.conditions, plan.again),
@@ -248,7 +271,7 @@ mod tests {
 
     #[test]
     fn silence_makes_everything_unknown_and_taints() {
-        let plan = plan(&node(Some("True"), json!([])), at(0), at(40));
+        let plan = plan(&node(Some("True"), json!([])), at(0), Evict::Yes, at(40));
         let conditions = plan.conditions.unwrap();
         assert_eq!(conditions.len(), 4);
         assert!(conditions.iter().all(|c| c.status == "Unknown"));
@@ -266,13 +289,18 @@ mod tests {
 
     #[test]
     fn a_node_that_is_not_ready_is_tainted_once() {
-        let first = plan(&node(Some("False"), json!([])), at(0), at(1));
+        let first = plan(&node(Some("False"), json!([])), at(0), Evict::Yes, at(1));
         assert_eq!(
             keys(first.taints.as_ref().unwrap()),
             ["not-ready:NoSchedule", "not-ready:NoExecute"]
         );
         let again = node(Some("False"), json!(first.taints.unwrap()));
-        assert_eq!(plan(&again, at(0), at(2)).taints, None);
+        assert_eq!(plan(&again, at(0), Evict::NotYet, at(2)).taints, None);
+        let never = plan(&again, at(0), Evict::No, at(2)).taints.unwrap();
+        assert_eq!(keys(&never), ["not-ready:NoSchedule"]);
+        let later = plan(&node(Some("False"), json!([])), at(0), Evict::NotYet, at(1));
+        assert_eq!(keys(&later.taints.unwrap()), ["not-ready:NoSchedule"]);
+        assert!(later.waits && !first.waits);
     }
 
     #[test]

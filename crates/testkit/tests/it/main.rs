@@ -6,6 +6,7 @@ mod autoscaling;
 mod daemons;
 mod deletion;
 mod jobs;
+mod nodes;
 mod statefulsets;
 mod upkeep;
 mod volumes;

@@ -1,16 +1,9 @@
 //! CronJobs, by a clock that the test moves.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
-};
-
-use client::Clock;
-use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use testkit::{Cluster, Parts};
 
-use super::rig::{Rig, name, text};
+use super::rig::{Hands, Rig, name, text};
 
 const CRONS: &str = "batch/v1/cronjobs";
 const JOBS: &str = "batch/v1/jobs";
@@ -18,33 +11,25 @@ const JOBS: &str = "batch/v1/jobs";
 /// A cluster at a full minute, and its time.
 struct Timed {
     rig: Rig,
-    /// Milliseconds between the time and the machine's.
-    offset: Arc<AtomicI64>,
+    hands: Hands,
 }
 
 impl Timed {
     async fn start() -> anyhow::Result<Self> {
-        let start: Timestamp = "2030-01-01T10:00:30Z".parse()?;
-        let ahead = start.duration_since(Clock::system().now()).as_millis();
-        let offset = Arc::new(AtomicI64::new(i64::try_from(ahead)?));
-        let by = Arc::clone(&offset);
-        let machine = Clock::system();
-        let clock = Clock::from_fn(move || {
-            machine.now() + SignedDuration::from_millis(by.load(Ordering::Relaxed))
-        });
+        let hands = Hands::at("2030-01-01T10:00:30Z")?;
         let parts = Parts {
             controllers: true,
             scheduler: false,
         };
-        let cluster = Cluster::at(parts, clock).await?;
+        let cluster = Cluster::at(parts, hands.clock()).await?;
         let rig = Rig::on(cluster, &[]).await?;
-        Ok(Self { rig, offset })
+        Ok(Self { rig, hands })
     }
 
     /// A minute goes by, and the CronJob is looked at.
     async fn minute(&self) -> anyhow::Result<()> {
-        self.offset.fetch_add(60_000, Ordering::Relaxed);
-        let now = self.offset.load(Ordering::Relaxed).to_string();
+        self.hands.advance(60);
+        let now = self.hands.clock().now().to_string();
         let patch = json!({"metadata": {"annotations": {"looked-at": now}}});
         self.rig.merge(CRONS, "cron", patch).await?;
         Ok(())

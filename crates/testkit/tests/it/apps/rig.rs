@@ -1,9 +1,15 @@
 //! A cluster whose objects are JSON, written and looked at by the paths of their resources, such
 //! as `apps/v1/deployments`: a test reads like the manifest it is about.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
+
 use anyhow::Context;
-use client::Client;
+use client::{Client, Clock};
 use http::{Method, Request};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use testkit::{Cluster, FakeNode, eventually};
 
@@ -31,6 +37,30 @@ fn collection(resource: &str) -> String {
         format!("{root}/{version}/{plural}")
     } else {
         format!("{root}/{version}/namespaces/{NAMESPACE}/{plural}")
+    }
+}
+
+/// A clock that starts at a time and that the test moves.
+#[derive(Clone)]
+pub struct Hands(Arc<AtomicI64>);
+
+impl Hands {
+    pub fn at(start: &str) -> anyhow::Result<Self> {
+        let start: Timestamp = start.parse()?;
+        let ahead = start.duration_since(Clock::system().now()).as_millis();
+        Ok(Self(Arc::new(AtomicI64::new(i64::try_from(ahead)?))))
+    }
+
+    /// What the cluster goes by.
+    pub fn clock(&self) -> Clock {
+        let (by, machine) = (Arc::clone(&self.0), Clock::system());
+        Clock::from_fn(move || {
+            machine.now() + SignedDuration::from_millis(by.load(Ordering::Relaxed))
+        })
+    }
+
+    pub fn advance(&self, seconds: i64) {
+        self.0.fetch_add(seconds * 1000, Ordering::Relaxed);
     }
 }
 

@@ -1,0 +1,132 @@
+//! Nodes that fall silent, and what becomes of their pods.
+
+use serde_json::{Value, json};
+use testkit::{Cluster, Parts};
+
+use crate::apps::rig::{Hands, Rig, leaving, text};
+
+const BOTH: Parts = Parts {
+    controllers: true,
+    scheduler: true,
+};
+
+fn taints(node: &Value) -> Vec<String> {
+    let all = node["spec"]["taints"].as_array();
+    let show = |t: &Value| {
+        let key = text(t, "/key").rsplit('/').next().unwrap_or_default();
+        format!("{key}:{}", text(t, "/effect"))
+    };
+    let mut all: Vec<_> = all.into_iter().flatten().map(show).collect();
+    all.sort();
+    all
+}
+
+/// A pod that is told to leave at once.
+fn pod(node: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+        "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}],
+            "tolerations": [{"key": "node.kubernetes.io/unreachable", "operator": "Exists",
+                "effect": "NoExecute", "tolerationSeconds": 0}]}})
+}
+
+/// Has a node looked at.
+async fn poke(rig: &Rig, node: &str, time: &str) -> anyhow::Result<()> {
+    let patch = json!({"metadata": {"annotations": {"looked-at": time}}});
+    rig.merge("v1/nodes", node, patch).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_leave_a_silent_node_while_others_are_well() -> anyhow::Result<()> {
+    let hands = Hands::at("2030-01-01T10:00:00Z")?;
+    let cluster = Cluster::at(BOTH, hands.clock()).await?;
+    let well = cluster.add_node("n1").await?;
+    let silent = cluster.add_node("n2").await?;
+    let rig = Rig::on(cluster, &[]).await?;
+    rig.create("v1/pods", pod("n2")).await?;
+    rig.until("v1/pods", "p", "to run", |p| {
+        p["status"]["phase"] == "Running"
+    })
+    .await?;
+    silent.silence();
+    // The first moment at which both were heard of is the start.
+    for node in ["n1", "n2"] {
+        rig.until("v1/nodes", node, "to be free", |n| taints(n).is_empty())
+            .await?;
+    }
+    hands.advance(45);
+    well.renew().await?;
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    for node in ["n1", "n2"] {
+        poke(&rig, node, "first").await?;
+    }
+    let lost = rig
+        .until("v1/nodes", "n2", "to be unreachable", |n| {
+            taints(n) == ["unreachable:NoExecute", "unreachable:NoSchedule"]
+        })
+        .await?;
+    let ready = lost["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    let ready = ready
+        .clone()
+        .find(|c| c["type"] == "Ready")
+        .unwrap_or(&Value::Null);
+    assert_eq!(
+        (text(ready, "/status"), text(ready, "/reason")),
+        ("Unknown", "NodeStatusUnknown")
+    );
+    let evicted = rig
+        .until("v1/pods", "p", "to be told to leave", leaving)
+        .await?;
+    let conditions = evicted["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    assert!(
+        conditions.clone().any(|c| {
+            c["type"] == "DisruptionTarget" && c["reason"] == "DeletionByTaintManager"
+        })
+    );
+    assert!(taints(&rig.get("v1/nodes", "n1").await?).is_empty());
+
+    // The administrator declares it out of service: the pod is gone without its node's word.
+    let taint = json!({"spec": {"taints": [
+        {"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"}]}});
+    rig.strategic("v1/nodes", "n2", taint).await?;
+    rig.until_gone("v1/pods", "p").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_leaves_when_no_node_is_well() -> anyhow::Result<()> {
+    let hands = Hands::at("2030-01-01T10:00:00Z")?;
+    let cluster = Cluster::at(BOTH, hands.clock()).await?;
+    let only = cluster.add_node("n1").await?;
+    let rig = Rig::on(cluster, &[]).await?;
+    rig.create("v1/pods", pod("n1")).await?;
+    rig.until("v1/pods", "p", "to run", |p| {
+        p["status"]["phase"] == "Running"
+    })
+    .await?;
+    rig.until("v1/nodes", "n1", "to be free", |n| taints(n).is_empty())
+        .await?;
+    hands.advance(45);
+    poke(&rig, "n1", "first").await?;
+    rig.until("v1/nodes", "n1", "to be unreachable", |n| {
+        taints(n) == ["unreachable:NoSchedule"]
+    })
+    .await?;
+    let pod = rig
+        .until("v1/pods", "p", "to be marked", |p| {
+            let all = p["status"]["conditions"].as_array();
+            all.is_some_and(|all| {
+                all.iter()
+                    .any(|c| c["type"] == "Ready" && c["status"] == "False")
+            })
+        })
+        .await?;
+    assert!(!leaving(&pod));
+    drop(only);
+    Ok(())
+}
