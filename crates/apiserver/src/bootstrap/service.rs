@@ -1,4 +1,4 @@
-//! The `kubernetes` service and its endpoints: how pods reach this server.
+//! The range of cluster IPs, the `kubernetes` service and its endpoints: how pods reach this server.
 
 use std::sync::Arc;
 
@@ -32,7 +32,8 @@ pub(super) async fn run(registry: &Arc<Registry>) -> Result<(), Fail> {
             "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": config.advertise_port}],
         },
     });
-    reconcile(registry, service, &["spec", "ports"]).await?;
+    range(registry, &config.service_cidr.to_string()).await?;
+    reconcile(registry, service, &["spec", "ports"], Part::Main).await?;
     if config.advertise_address.is_loopback() {
         return Ok(());
     }
@@ -44,7 +45,7 @@ pub(super) async fn run(registry: &Arc<Registry>) -> Result<(), Fail> {
         "metadata": {"name": NAME, "namespace": NAMESPACE, "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
         "subsets": [{"addresses": [{"ip": address}], "ports": [port]}],
     });
-    reconcile(registry, endpoints, &["subsets"]).await?;
+    reconcile(registry, endpoints, &["subsets"], Part::Main).await?;
     let family = if config.advertise_address.is_ipv4() {
         "IPv4"
     } else {
@@ -58,20 +59,56 @@ pub(super) async fn run(registry: &Arc<Registry>) -> Result<(), Fail> {
         "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
         "ports": [port],
     });
-    reconcile(registry, slice.clone(), &["endpoints"]).await?;
-    reconcile(registry, slice, &["ports"]).await
+    reconcile(registry, slice.clone(), &["endpoints"], Part::Main).await?;
+    reconcile(registry, slice, &["ports"], Part::Main).await
+}
+
+/// The range of cluster IPs as an object, which is ready from the start.
+async fn range(registry: &Arc<Registry>, cidr: &str) -> Result<(), Fail> {
+    let object = json!({
+        "kind": "ServiceCIDR",
+        "apiVersion": "networking.k8s.io/v1",
+        "metadata": {"name": NAME},
+        "spec": {"cidrs": [cidr]},
+    });
+    ensure(registry, object.clone()).await?;
+    let resource = resource_of(registry, &object)?;
+    let made = registry.find(&resource, "", NAME).await?;
+    let ready = match made {
+        Some(made) => !meta::list_at(&made.value()?, &["status", "conditions"]).is_empty(),
+        None => false,
+    };
+    if ready {
+        return Ok(());
+    }
+    let mut object = object;
+    let condition = json!({
+        "type": "Ready",
+        "status": "True",
+        "lastTransitionTime": api::time::format(registry.now()),
+        "reason": "",
+        "message": "Kubernetes default Service CIDR is ready",
+    });
+    meta::set(&mut object, &["status", "conditions"], json!([condition]));
+    reconcile(registry, object, &["status"], Part::Status).await
 }
 
 /// Creates the object, or makes one field of it what it should be.
-async fn reconcile(registry: &Arc<Registry>, object: Value, field: &[&str]) -> Result<(), Fail> {
+async fn reconcile(
+    registry: &Arc<Registry>,
+    object: Value,
+    field: &[&str],
+    part: Part,
+) -> Result<(), Fail> {
     ensure(registry, object.clone()).await?;
     let resource = resource_of(registry, &object)?;
+    let namespace = meta::namespace(&object).to_owned();
     let mut wanted = object;
     complete(&resource, &mut wanted);
     let (user, warnings, owner) = (myself(), Warnings::default(), Owner::server());
     let write = Write {
         resource: &resource,
-        namespace: NAMESPACE,
+        namespace: &namespace,
         name: NAME,
         subresource: "",
         user: &user,
@@ -80,7 +117,7 @@ async fn reconcile(registry: &Arc<Registry>, object: Value, field: &[&str]) -> R
         warnings: &warnings,
         owner: Some(&owner),
     };
-    let update = registry.update(&write, Part::Main, |current| {
+    let update = registry.update(&write, part, |current| {
         let mut next = current.clone();
         if let Some(value) = meta::get(&wanted, field) {
             meta::set(&mut next, field, value.clone());

@@ -58,6 +58,7 @@ impl Strategy for Event {
         ])
     }
 
+    /// Both groups' names; what is stored is the core form.
     fn field_labels(&self) -> FieldLabels {
         &[
             ("involvedObject.kind", &["involvedObject", "kind"]),
@@ -73,19 +74,19 @@ impl Strategy for Event {
                 &["involvedObject", "resourceVersion"],
             ),
             ("involvedObject.fieldPath", &["involvedObject", "fieldPath"]),
-            ("regarding.kind", &["regarding", "kind"]),
-            ("regarding.namespace", &["regarding", "namespace"]),
-            ("regarding.name", &["regarding", "name"]),
-            ("regarding.uid", &["regarding", "uid"]),
-            ("regarding.apiVersion", &["regarding", "apiVersion"]),
+            ("regarding.kind", &["involvedObject", "kind"]),
+            ("regarding.namespace", &["involvedObject", "namespace"]),
+            ("regarding.name", &["involvedObject", "name"]),
+            ("regarding.uid", &["involvedObject", "uid"]),
+            ("regarding.apiVersion", &["involvedObject", "apiVersion"]),
             (
                 "regarding.resourceVersion",
-                &["regarding", "resourceVersion"],
+                &["involvedObject", "resourceVersion"],
             ),
-            ("regarding.fieldPath", &["regarding", "fieldPath"]),
+            ("regarding.fieldPath", &["involvedObject", "fieldPath"]),
             ("reason", &["reason"]),
             ("reportingComponent", &["reportingComponent"]),
-            ("reportingController", &["reportingController"]),
+            ("reportingController", &["reportingComponent"]),
             ("source", &["source", "component"]),
             ("type", &["type"]),
         ]

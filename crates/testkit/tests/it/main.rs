@@ -3,6 +3,7 @@
 mod apps;
 mod auth;
 mod autoscaling;
+mod conformance;
 mod daemons;
 mod deletion;
 mod jobs;
