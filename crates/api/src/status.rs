@@ -259,6 +259,9 @@ pub struct Status {
     pub details: Option<Box<StatusDetails>>,
     /// HTTP status code.
     pub code: u16,
+    /// Token to go on with, where a list's own has expired; goes into the metadata.
+    #[serde(skip)]
+    pub next: String,
 }
 
 impl std::fmt::Display for Status {
@@ -295,6 +298,7 @@ impl Status {
             reason: reason.into(),
             details: None,
             code,
+            next: String::new(),
         }
     }
 
@@ -320,6 +324,9 @@ impl Status {
     /// The JSON object sent to clients.
     pub fn to_value(&self) -> Value {
         let mut out = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}});
+        if !self.next.is_empty() {
+            out["metadata"]["continue"] = self.next.as_str().into();
+        }
         if let (Value::Object(out), Ok(Value::Object(body))) =
             (&mut out, serde_json::to_value(self))
         {

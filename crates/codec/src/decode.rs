@@ -1,5 +1,7 @@
 //! Decoding a body into an object of an expected kind, with upstream's messages.
 
+use std::collections::HashMap;
+
 use api::{Kind, Status};
 use serde_json::Value;
 
@@ -86,6 +88,7 @@ pub fn check(
         );
         Status::bad_request(message)
     };
+    let order = places(obj, &duplicates);
     let unknown = match (&kind.custom, kind.schema.get()) {
         (Some(custom), _) => crate::custom::check(obj, custom).map_err(refuse)?,
         (None, Some(schema)) => walk::check(obj, schema).map_err(refuse)?,
@@ -94,15 +97,18 @@ pub fn check(
     if validation == FieldValidation::Ignore {
         return Ok(Vec::new());
     }
-    let found: Vec<String> = duplicates
-        .into_iter()
-        .map(|path| format!("duplicate field {path:?}"))
+    let place = |path: &str| order.get(path).copied().unwrap_or(usize::MAX);
+    let mut found: Vec<(usize, String)> = duplicates
+        .iter()
+        .map(|path| (place(path), format!("duplicate field {path:?}")))
         .chain(
             unknown
-                .into_iter()
-                .map(|path| format!("unknown field {path:?}")),
+                .iter()
+                .map(|path| (place(path), format!("unknown field {path:?}"))),
         )
         .collect();
+    found.sort_by_key(|(place, _)| *place);
+    let found: Vec<String> = found.into_iter().map(|(_, what)| what).collect();
     if validation == FieldValidation::Strict && !found.is_empty() {
         return Err(refuse(format!(
             "strict decoding error: {}",
@@ -110,6 +116,34 @@ pub fn check(
         )));
     }
     Ok(found)
+}
+
+/// Where each field stands in the body, in case there are fields to be told in that order beside
+/// the unknown ones, which come in it already.
+fn places(obj: &Value, duplicates: &[String]) -> HashMap<String, usize> {
+    fn walk(value: &Value, path: &str, places: &mut HashMap<String, usize>) {
+        let place = places.len();
+        places.entry(path.to_owned()).or_insert(place);
+        match value {
+            Value::Object(map) => {
+                for (key, value) in map {
+                    let dot = if path.is_empty() { "" } else { "." };
+                    walk(value, &format!("{path}{dot}{key}"), places);
+                }
+            }
+            Value::Array(items) => {
+                for (index, value) in items.iter().enumerate() {
+                    walk(value, &format!("{path}[{index}]"), places);
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut places = HashMap::new();
+    if !duplicates.is_empty() {
+        walk(obj, "", &mut places);
+    }
+    places
 }
 
 /// Fills in `kind` and `apiVersion`, or refuses those of another kind.

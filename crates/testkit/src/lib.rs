@@ -87,12 +87,19 @@ impl Cluster {
     /// # Errors
     /// When the API server does not start.
     pub async fn at(parts: Parts, clock: Clock) -> anyhow::Result<Self> {
+        Self::over(Embedded::in_memory(), parts, clock).await
+    }
+
+    /// As [`Cluster::at`], over this store.
+    ///
+    /// # Errors
+    /// When the API server does not start.
+    pub async fn over(store: Arc<Embedded>, parts: Parts, clock: Clock) -> anyhow::Result<Self> {
         log();
         let key = rcgen::KeyPair::generate()
             .context("a signing key")?
             .serialize_pem();
         let tokens = TokenIssuer::new("https://kubernetes.default.svc.cluster.local", &key)?;
-        let store = Embedded::in_memory();
         let time = clock.clone();
         let config = apiserver::Config {
             clock: Arc::new(move || time.now()),

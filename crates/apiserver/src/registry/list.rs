@@ -374,7 +374,11 @@ const EXPIRED_CONTINUE: &str = "The provided continue parameter is too old to di
 /// A failure of a list, and for an expired continue token the token to go on with.
 fn list_failure(error: ReadError, from: Option<&Continue>) -> Fail {
     match (error, from) {
-        (ReadError::Compacted { .. }, Some(_)) => Box::new(Status::expired(EXPIRED_CONTINUE)),
+        (ReadError::Compacted { .. }, Some(from)) => {
+            let mut status = Status::expired(EXPIRED_CONTINUE);
+            status.next = Continue::encode(-1, &from.start);
+            Box::new(status)
+        }
         (ReadError::Future { current }, _) => {
             Box::new(Status::too_large_resource_version(0, current))
         }

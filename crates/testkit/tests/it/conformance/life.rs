@@ -26,6 +26,7 @@ pub struct Life {
     object: Value,
     names: [&'static str; 3],
     status: Option<Value>,
+    patch: &'static str,
 }
 
 impl Life {
@@ -44,6 +45,7 @@ impl Life {
             object,
             names: ["life-a", "life-b", "life-c"],
             status: None,
+            patch: STRATEGIC,
         }
     }
 
@@ -57,6 +59,14 @@ impl Life {
         Self {
             namespaced: true,
             ..Self::cluster(group_version, kind, plural, object)
+        }
+    }
+
+    /// Of a custom kind, which has no strategic merge patch.
+    pub fn custom(self) -> Self {
+        Self {
+            patch: MERGE,
+            ..self
         }
     }
 
@@ -180,7 +190,7 @@ impl Life {
         assert_eq!(patched["metadata"]["annotations"]["patched"], "true");
         assert_ne!(version(&old), version(&patched));
         let labels = json!({"metadata": {"labels": {"patched": "too"}}});
-        let twice = world.patch(first, STRATEGIC, &labels).await.ok(200);
+        let twice = world.patch(first, self.patch, &labels).await.ok(200);
         assert_eq!(twice["metadata"]["labels"]["patched"], "too");
         let stale = world.put(first, &old).await;
         assert_eq!(stale.body["reason"], "Conflict", "{:#}", stale.body);

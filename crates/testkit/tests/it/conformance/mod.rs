@@ -6,4 +6,8 @@ mod world;
 
 mod admission;
 mod coordination;
+mod definitions;
+mod machinery;
 mod storage;
+mod validation;
+mod watching;

@@ -41,7 +41,7 @@ impl World {
             controllers: false,
             scheduler: false,
         };
-        let world = Self::over(Cluster::with(parts).await.unwrap());
+        let world = Self::of(Cluster::with(parts).await.unwrap());
         let account = json!({"metadata": {"name": "default"}});
         world
             .create("/api/v1/namespaces/default/serviceaccounts", account)
@@ -51,7 +51,7 @@ impl World {
 
     /// With controllers, scheduler and these nodes.
     pub async fn whole(nodes: &[&str]) -> Self {
-        let mut world = Self::over(Cluster::start().await.unwrap());
+        let mut world = Self::of(Cluster::start().await.unwrap());
         for name in nodes {
             world
                 .nodes
@@ -60,7 +60,8 @@ impl World {
         world
     }
 
-    fn over(cluster: Cluster) -> Self {
+    /// Around this cluster.
+    pub fn of(cluster: Cluster) -> Self {
         let user = cluster
             .api
             .in_process(UserInfo::new("conformance", &[MASTERS]));
@@ -94,7 +95,7 @@ impl World {
         self.answer(request.body(Vec::new()).unwrap()).await
     }
 
-    async fn answer(&self, request: Request<Vec<u8>>) -> Answer {
+    pub async fn answer(&self, request: Request<Vec<u8>>) -> Answer {
         let (parts, body) = self.raw(request).await.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         let body = serde_json::from_slice(&bytes)
@@ -302,11 +303,4 @@ pub fn root(group_version: &str) -> String {
 pub fn template(labels: &Value) -> Value {
     json!({"metadata": {"labels": labels},
         "spec": {"containers": [{"name": "c", "image": "registry.k8s.io/pause:3.10"}]}})
-}
-
-/// A pod of one container.
-pub fn pod(name: &str, labels: &Value) -> Value {
-    let mut pod = template(labels);
-    pod["metadata"]["name"] = name.into();
-    pod
 }
