@@ -37,6 +37,7 @@ pub mod nodes;
 pub mod podgc;
 pub mod replicaset;
 pub mod replicationcontroller;
+pub mod resourceclaims;
 pub mod root_ca;
 pub mod serviceaccount;
 pub mod statefulset;
@@ -88,6 +89,7 @@ pub const ALL: &[Controller] = &[
     podgc::CONTROLLER,
     replicaset::CONTROLLER,
     replicationcontroller::CONTROLLER,
+    resourceclaims::CONTROLLER,
     root_ca::CONTROLLER,
     serviceaccount::CONTROLLER,
     statefulset::CONTROLLER,

@@ -6,6 +6,7 @@ mod autoscaling;
 mod conformance;
 mod daemons;
 mod deletion;
+mod devices;
 mod jobs;
 mod nodes;
 mod statefulsets;
