@@ -390,10 +390,18 @@ impl ApiServer {
     ) -> Result<Response, Fail> {
         let form = call.form(headers, &[Transform::Table, Transform::PartialList])?;
         let options = ListOptions::parse(resource, &call.query, false)?;
-        let page = self
-            .registry
-            .list(resource, &call.info.namespace, &options)
-            .await?;
+        let namespace = &call.info.namespace;
+        let plain = form.transform == Transform::None && form.encoding == Encoding::Json;
+        if plain
+            && !call.style.pretty
+            && let Some(pieces) = self
+                .registry
+                .list_pieces(resource, namespace, &options)
+                .await?
+        {
+            return Ok(respond::json_pieces(pieces, call.style).await);
+        }
+        let page = self.registry.list(resource, namespace, &options).await?;
         call.list(&self.registry, resource, &page, form)
     }
 

@@ -3,15 +3,17 @@
 use std::io::Write as _;
 
 use api::Status;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use futures::StreamExt;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::Value;
 
 use super::body::{self, Response};
 use super::negotiate::Encoding;
 use super::request_info::Query;
+use crate::registry::streamed::{self, Pieces};
 
 /// Answers of at least so many bytes are compressed when the client allows it (upstream: 128 KiB).
 const GZIP_FROM: usize = 128 * 1024;
@@ -97,6 +99,42 @@ pub fn json_bytes(code: StatusCode, bytes: Bytes, encoding: Encoding, style: Sty
         return response;
     }
     raw(code, content_type, bytes)
+}
+
+/// A JSON document that is still being written. A short one is answered like any other.
+pub async fn json_pieces(mut pieces: Pieces, style: Style) -> Response {
+    let mut first = BytesMut::new();
+    let whole = loop {
+        match pieces.next().await {
+            Some(Ok(piece)) => first.extend_from_slice(&piece),
+            Some(Err(error)) => {
+                return status(&Status::internal(error.to_string()), style);
+            }
+            None => break true,
+        }
+        if first.len() >= GZIP_FROM {
+            break false;
+        }
+    };
+    let first = first.freeze();
+    if whole {
+        return json_bytes(StatusCode::OK, first, Encoding::Json, style);
+    }
+    let first = futures::stream::once(async { Ok(first) });
+    let mut pieces = first.chain(pieces).boxed();
+    let mut response = Response::new(body::empty());
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    if style.gzip {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        pieces = streamed::packed(pieces);
+    }
+    *response.body_mut() = body::stream(pieces);
+    response
 }
 
 /// Packs bytes, fast rather than small.

@@ -99,6 +99,11 @@ impl Selection {
         self.labels.is_everything() && self.fields.is_everything()
     }
 
+    /// Whether at most one object of a namespace matches, which needs no walk.
+    pub fn names_one(&self) -> bool {
+        self.fields.exact("metadata.name").is_some()
+    }
+
     /// Whether a stored object matches. Bytes that are no object match nothing.
     pub fn matches(&self, resource: &Resource, bytes: &[u8]) -> bool {
         self.labels_match(bytes) && self.fields_match(resource, bytes)
@@ -135,7 +140,7 @@ impl Selection {
 
 /// Where a list goes on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Continue {
+pub(super) struct Continue {
     v: String,
     /// Revision of the first page; -1 asks for the current one.
     rv: i64,
@@ -173,7 +178,7 @@ pub struct ListOptions {
     pub selection: Selection,
     /// At most so many; 0 is all.
     pub limit: usize,
-    from: Option<Continue>,
+    pub(super) from: Option<Continue>,
     /// Revision asked for; `None` if unset, `Some(0)` for any.
     pub resource_version: Option<u64>,
     /// How the revision is meant.
@@ -336,16 +341,9 @@ pub struct Page {
 impl Page {
     /// The page as a typed list; `convert` gives an object in the served version.
     pub fn to_json(&self, resource: &Resource) -> Bytes {
-        let kind = &resource.kind;
         let size: usize = self.items.iter().map(|i| i.bytes.len() + 40).sum();
         let mut out = BytesMut::with_capacity(size + 256);
-        out.put_slice(b"{\"kind\":\"");
-        out.put_slice(kind.list_kind.as_bytes());
-        out.put_slice(b"\",\"apiVersion\":\"");
-        out.put_slice(kind.api_version().as_bytes());
-        out.put_slice(b"\",\"metadata\":");
-        out.put_slice(self.metadata().to_string().as_bytes());
-        out.put_slice(b",\"items\":[");
+        out.put_slice(&self.head(resource));
         for (i, item) in self.items.iter().enumerate() {
             if i > 0 {
                 out.put_u8(b',');
@@ -354,6 +352,18 @@ impl Page {
         }
         out.put_slice(b"]}");
         out.freeze()
+    }
+
+    /// What comes before the items of a typed list.
+    pub fn head(&self, resource: &Resource) -> Bytes {
+        let kind = &resource.kind;
+        let head = format!(
+            "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
+            kind.list_kind,
+            kind.api_version(),
+            self.metadata()
+        );
+        head.into()
     }
 
     /// `metadata` of the list.
@@ -372,7 +382,7 @@ impl Page {
 const EXPIRED_CONTINUE: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";
 
 /// A failure of a list, and for an expired continue token the token to go on with.
-fn list_failure(error: ReadError, from: Option<&Continue>) -> Fail {
+pub(super) fn list_failure(error: ReadError, from: Option<&Continue>) -> Fail {
     match (error, from) {
         (ReadError::Compacted { .. }, Some(from)) => {
             let mut status = Status::expired(EXPIRED_CONTINUE);
@@ -488,7 +498,7 @@ impl Registry {
     }
 
     /// The revision to read at; `None` is now.
-    fn snapshot(&self, options: &ListOptions) -> Result<Option<u64>, Fail> {
+    pub(super) fn snapshot(&self, options: &ListOptions) -> Result<Option<u64>, Fail> {
         if let Some(from) = &options.from {
             if options.resource_version.is_some_and(|rv| rv != 0) {
                 let why = "specifying resource version is not allowed when using continue";

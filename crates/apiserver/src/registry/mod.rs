@@ -16,6 +16,7 @@ pub mod resource;
 pub mod scale;
 mod services;
 pub mod splice;
+pub mod streamed;
 pub mod table;
 mod transform;
 mod update;

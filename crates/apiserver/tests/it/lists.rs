@@ -195,3 +195,32 @@ async fn events_do_not_stay() {
     assert_eq!(events.step().await.0, "DELETED");
     assert_eq!(names(&c.get(uri).await.body), Vec::<&str>::new());
 }
+
+#[tokio::test]
+async fn long_lists_are_whole_selected_and_of_one_revision() {
+    const MANY: usize = 700;
+    let c = cluster().await;
+    for n in 0..MANY {
+        let mut map = config_map(&format!("m{n:04}"));
+        map["metadata"]["labels"] = json!({"half": if n % 2 == 0 { "even" } else { "odd" }});
+        map["data"] = json!({"filler": "x".repeat(400)});
+        c.create(MAPS, &map).await;
+    }
+    let list = c.get(MAPS).await;
+    assert_eq!(list.headers["content-type"], "application/json");
+    let all = list.body;
+    assert_eq!(all["kind"], "ConfigMapList");
+    assert_eq!(names(&all).len(), MANY);
+    assert!(names(&all).is_sorted());
+    assert!(all["items"][0].get("kind").is_none());
+    let revision = all["metadata"]["resourceVersion"].as_str().unwrap();
+    let odd = c
+        .get(&format!("{MAPS}?labelSelector=half%3Dodd"))
+        .await
+        .body;
+    assert_eq!(names(&odd).len(), MANY / 2);
+    c.delete(&format!("{MAPS}/m0000")).await;
+    let then = format!("{MAPS}?resourceVersion={revision}&resourceVersionMatch=Exact");
+    assert_eq!(c.get(&then).await.body, all);
+    assert_eq!(names(&c.get(MAPS).await.body).len(), MANY - 1);
+}

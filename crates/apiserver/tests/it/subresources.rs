@@ -215,7 +215,7 @@ async fn eviction_respects_budgets() {
     c.create(PODS, &p).await;
     c.merge(
         &format!("{PODS}/p/status"),
-        &json!({"status": {"phase": "Running"}}),
+        &json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}),
     )
     .await;
     let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
