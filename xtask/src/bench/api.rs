@@ -28,6 +28,11 @@ const PEER_CREATES: f64 = 2_926.0;
 const PEER_GETS: f64 = 13_241.0;
 /// Pods of a list.
 const PODS: usize = 10_000;
+/// Lists at once, and of how many pods.
+const LISTS: usize = 10;
+const MANY_PODS: usize = 150_000;
+/// How long memory settles before it is measured.
+const SETTLE: Duration = Duration::from_secs(15);
 /// Requests under way at once while objects are made.
 const FILLERS: usize = 64;
 /// Watchers of one resource.
@@ -147,13 +152,8 @@ pub fn list(runs: usize) -> anyhow::Result<Vec<Figure>> {
         made.buffer_unordered(FILLERS).try_collect::<()>().await?;
         let mut values = Vec::new();
         for _ in 0..runs {
-            let request = http::Request::get("/api/v1/pods").body(kube::client::Body::empty())?;
             let began = Instant::now();
-            let mut body = client.send(request).await?.into_body();
-            let mut bytes = 0;
-            while let Some(frame) = body.frame().await {
-                bytes += frame?.data_ref().map_or(0, |data| data.len());
-            }
+            let bytes = read_list(client).await?;
             values.push(began.elapsed());
             ensure!(bytes > PODS * 500, "the list has {bytes} bytes only");
         }
@@ -182,6 +182,46 @@ async fn create_pod(client: &kube::Client, n: usize) -> anyhow::Result<()> {
         "pod {n} was refused"
     );
     Ok(())
+}
+
+/// Memory that ten lists of 150,000 pods at once take from the server.
+pub fn lists(_runs: usize) -> anyhow::Result<Vec<Figure>> {
+    let server = Server::start()?;
+    server.runtime.block_on(async {
+        let client = &server.client;
+        let made = futures::stream::iter(0..MANY_PODS).map(|n| create_pod(client, n));
+        made.buffer_unordered(FILLERS).try_collect::<()>().await?;
+        anyhow::Ok(())
+    })?;
+    // Both what is freed later and what only now settles down would blur the difference.
+    std::thread::sleep(SETTLE);
+    server.forget_peak()?;
+    let before = server.memory();
+    let began = Instant::now();
+    server.runtime.block_on(async {
+        let lists = (0..LISTS).map(|_| read_list(&server.client));
+        let sizes = futures::future::try_join_all(lists).await?;
+        let small = sizes.iter().any(|bytes| *bytes < MANY_PODS * 500);
+        ensure!(!small, "a list was too short: {sizes:?}");
+        anyhow::Ok(())
+    })?;
+    let took = began.elapsed();
+    let extra = server.peak() - before;
+    Ok(vec![
+        Figure::new("lists_10x150k_memory", "MB", vec![extra / 1e6]),
+        Figure::millis("lists_10x150k", &[took]),
+    ])
+}
+
+/// Reads the list of all pods; gives its size in bytes.
+async fn read_list(client: &kube::Client) -> anyhow::Result<usize> {
+    let request = http::Request::get("/api/v1/pods").body(kube::client::Body::empty())?;
+    let mut body = client.send(request).await?.into_body();
+    let mut bytes = 0;
+    while let Some(frame) = body.frame().await {
+        bytes += frame?.data_ref().map_or(0, |data| data.len());
+    }
+    Ok(bytes)
 }
 
 /// A thousand watchers: from before the write is sent until each has its event.
@@ -359,6 +399,19 @@ impl Server {
     fn memory(&self) -> f64 {
         let processes = self.cluster.processes();
         processes.into_iter().map(figures::resident_bytes).sum()
+    }
+
+    /// The most memory since [`Self::forget_peak`].
+    fn peak(&self) -> f64 {
+        let processes = self.cluster.processes();
+        processes.into_iter().map(figures::peak_bytes).sum()
+    }
+
+    fn forget_peak(&self) -> anyhow::Result<()> {
+        for process in self.cluster.processes() {
+            std::fs::write(format!("/proc/{process}/clear_refs"), "5")?;
+        }
+        Ok(())
     }
 
     fn cpu(&self) -> f64 {

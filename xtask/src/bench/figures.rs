@@ -78,8 +78,17 @@ pub fn cpu_seconds(pid: u32) -> f64 {
 
 /// Resident memory of a process.
 pub fn resident_bytes(pid: u32) -> f64 {
+    memory(pid, "VmRSS:")
+}
+
+/// The most resident memory a process has had since its peak was forgotten.
+pub fn peak_bytes(pid: u32) -> f64 {
+    memory(pid, "VmHWM:")
+}
+
+fn memory(pid: u32, name: &str) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find(|l| l.starts_with("VmRSS:"));
+    let line = status.lines().find(|l| l.starts_with(name));
     let kilobytes = line.and_then(|l| l.split_whitespace().nth(1)?.parse::<f64>().ok());
     kilobytes.unwrap_or(0.0) * 1024.0
 }

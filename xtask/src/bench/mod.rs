@@ -71,6 +71,10 @@ const ALL: &[Benchmark] = &[
         run: api::list,
     },
     Benchmark {
+        name: "lists",
+        run: api::lists,
+    },
+    Benchmark {
         name: "watch",
         run: api::watch,
     },
