@@ -38,6 +38,7 @@ pub mod podgc;
 pub mod replicaset;
 pub mod replicationcontroller;
 pub mod resourceclaims;
+pub mod resourcequota;
 pub mod root_ca;
 pub mod serviceaccount;
 pub mod statefulset;
@@ -75,6 +76,7 @@ pub const ALL: &[Controller] = &[
     daemonset::CONTROLLER,
     deployment::CONTROLLER,
     disruption::CONTROLLER,
+    disruption::STALE,
     endpoints::LEGACY,
     endpoints::MIRRORING,
     endpoints::SLICES,
@@ -90,6 +92,7 @@ pub const ALL: &[Controller] = &[
     replicaset::CONTROLLER,
     replicationcontroller::CONTROLLER,
     resourceclaims::CONTROLLER,
+    resourcequota::CONTROLLER,
     root_ca::CONTROLLER,
     serviceaccount::CONTROLLER,
     statefulset::CONTROLLER,

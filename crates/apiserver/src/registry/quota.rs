@@ -336,11 +336,16 @@ impl Registry {
             return Ok(());
         }
         let resource = write.resource;
-        if resource.is("", "resourcequotas") {
-            if let Some(quota) = new {
-                self.count_anew(quota, write.namespace).await?;
+        let quota_itself = resource.is("", "resourcequotas");
+        let mut new = new;
+        if quota_itself && let Some(quota) = new.as_deref_mut() {
+            let given = meta::get(quota, &["status", "hard"]).cloned();
+            self.count_anew(quota, old.is_none(), write.namespace)
+                .await?;
+            // Whoever writes the status may say what he likes about the limits, not about the usage.
+            if let Some(given) = given.filter(|_| write.subresource == "status") {
+                meta::set(quota, &["status", "hard"], given);
             }
-            return Ok(());
         }
         let quotas = self.resource(QUOTAS.0, QUOTAS.1, QUOTAS.2)?;
         let start = quotas.prefix(write.namespace);
@@ -351,8 +356,12 @@ impl Registry {
             at: None,
         };
         let new = new.map(|v| &*v);
+        let own = new.or(old).map(meta::name).unwrap_or_default();
         for kv in self.store.range(range).await.map_err(read_failure)?.kvs {
             let quota = self.open(&kv)?.value()?;
+            if quota_itself && meta::name(&quota) == own {
+                continue;
+            }
             let charged = charge(&quota, resource.stored(), old, new).map_err(|why| {
                 let kind = &resource.kind;
                 let name = new.or(old).map(meta::name).unwrap_or_default();
@@ -371,8 +380,9 @@ impl Registry {
         Ok(())
     }
 
-    /// Counts what the namespace uses of everything the quota limits.
-    async fn count_anew(&self, quota: &mut Value, namespace: &str) -> Result<(), Fail> {
+    /// Counts what the namespace uses of everything the quota limits; a quota that is `born` just
+    /// now counts itself.
+    async fn count_anew(&self, quota: &mut Value, born: bool, namespace: &str) -> Result<(), Fail> {
         let hard = amounts(meta::get(quota, &["spec", "hard"]));
         let mut used: Amounts = hard
             .keys()
@@ -393,6 +403,11 @@ impl Registry {
                         used.entry(key).and_modify(|sum| *sum += amount);
                     }
                 }
+            }
+        }
+        if born {
+            for key in ["resourcequotas", "count/resourcequotas"] {
+                used.entry(key.to_owned()).and_modify(|sum| *sum += one());
             }
         }
         set_used(quota, &used);

@@ -6,7 +6,7 @@ mod behavior;
 mod judge;
 mod metrics;
 mod replicas;
-mod scale;
+pub(crate) mod scale;
 
 use std::{
     collections::HashMap,

@@ -4,6 +4,7 @@
 //! written only if it is still as it was read, so that no eviction is forgotten.
 
 mod plan;
+mod stale;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -11,7 +12,8 @@ use std::{
 };
 
 use client::{
-    Cache, Change, Error, Key, Owner, Queue, Reconcile, Recorder, Requeue, Scope, Selector, write,
+    Cache, Change, Client, Error, Key, Owner, Queue, Reconcile, Recorder, Requeue, Scope, Selector,
+    write,
 };
 use futures::future::BoxFuture;
 use k8s_openapi::api::{
@@ -21,9 +23,11 @@ use k8s_openapi::api::{
 };
 use serde_json::json;
 
-use crate::{Context, Controller};
+use crate::{Context, Controller, autoscaler::scale};
 
-/// The entry of [`crate::ALL`].
+pub use stale::CONTROLLER as STALE;
+
+/// Keeps the budgets' statuses.
 pub const CONTROLLER: Controller = Controller {
     name: "disruption-controller",
     run,
@@ -109,11 +113,20 @@ impl Managers {
     }
 
     /// The pods that all managers of these want; in words if one cannot tell.
-    fn scale(&self, namespace: &str, owners: &HashMap<String, Owner>) -> Result<i32, Error> {
+    async fn scale(
+        &self,
+        client: &Client,
+        namespace: &str,
+        owners: &HashMap<String, Owner>,
+    ) -> Result<i32, Error> {
         let mut counted = BTreeSet::new();
         let mut sum = 0_i32;
         for owner in owners.values() {
-            if let Some((uid, replicas)) = self.scale_of(namespace, owner)?
+            let found = match self.scale_of(namespace, owner)? {
+                Managed::Known(found) => found,
+                Managed::Elsewhere => served_scale(client, namespace, owner).await?,
+            };
+            if let Some((uid, replicas)) = found
                 && counted.insert(uid)
             {
                 sum = sum.saturating_add(replicas);
@@ -123,7 +136,7 @@ impl Managers {
     }
 
     /// The uid and scale of a manager; `None`: it is gone.
-    fn scale_of(&self, namespace: &str, owner: &Owner) -> Result<Option<(String, i32)>, Error> {
+    fn scale_of(&self, namespace: &str, owner: &Owner) -> Result<Managed, Error> {
         let key = Key::new(namespace, owner.name.as_str());
         let group = owner.api_version.split('/').next().unwrap_or_default();
         let found = match (group, owner.kind.as_str()) {
@@ -135,7 +148,8 @@ impl Managers {
                 if let Some(deployment) = above.filter(|o| o.kind == "Deployment") {
                     let key = Key::new(namespace, deployment.name.as_str());
                     let found = self.deployments.get(&key)?;
-                    return Ok(found.map(|d| scale(d.metadata.uid, d.spec.replicas)));
+                    let found = found.map(|d| scale(d.metadata.uid, d.spec.replicas));
+                    return Ok(Managed::Known(found));
                 }
                 set.map(|s| scale(s.metadata.uid, s.spec.replicas))
             }
@@ -147,15 +161,38 @@ impl Managers {
                 let owner = self.replication_controllers.get(&key)?;
                 owner.map(|r| scale(r.metadata.uid, r.spec.and_then(|s| s.replicas)))
             }
-            _ => {
-                let (version, kind) = (&owner.api_version, &owner.kind);
-                let message =
-                    format!("{version}, Kind={kind} does not implement the scale subresource");
-                return Err(Error::Other(message));
-            }
+            _ => return Ok(Managed::Elsewhere),
         };
-        Ok(found)
+        Ok(Managed::Known(found))
     }
+}
+
+/// Who tells how many pods a manager wants.
+enum Managed {
+    /// Its uid and that number; `None`: it is gone.
+    Known(Option<(String, i32)>),
+    /// The server, if it has a scale.
+    Elsewhere,
+}
+
+/// The scale of a manager of any kind that has one.
+async fn served_scale(
+    client: &Client,
+    namespace: &str,
+    owner: &Owner,
+) -> Result<Option<(String, i32)>, Error> {
+    let (version, kind) = (&owner.api_version, &owner.kind);
+    let lacks = |_| {
+        Error::Other(format!(
+            "{version}, Kind={kind} does not implement the scale subresource"
+        ))
+    };
+    let resource = scale::resource_of(client, version, kind)
+        .await
+        .map_err(lacks)?;
+    let found = scale::get(client, &resource, namespace, &owner.name).await;
+    let found = found.map_err(lacks)?;
+    Ok(Some((owner.uid.clone(), found.wanted)))
 }
 
 fn scale(uid: Option<String>, replicas: Option<i32>) -> (String, i32) {
@@ -185,7 +222,11 @@ impl Reconcile for Budgets {
         let owners: HashMap<String, Owner> = managed.map(|o| (o.uid.clone(), o.clone())).collect();
         let now = self.context.now();
         let scale = if plan::needs_scale(&budget) {
-            self.managers.scale(&key.namespace, &owners)
+            if chosen.iter().any(|e| e.controller().is_none()) {
+                self.tell_unmanaged(&budget);
+            }
+            let client = &self.context.client;
+            self.managers.scale(client, &key.namespace, &owners).await
         } else {
             Ok(0)
         };
@@ -217,6 +258,17 @@ impl Reconcile for Budgets {
 }
 
 impl Budgets {
+    fn tell_unmanaged(&self, budget: &PodDisruptionBudget) {
+        let chosen = budget.spec.as_ref().and_then(|s| s.selector.as_ref());
+        let value = chosen.and_then(|s| serde_json::to_value(s).ok());
+        let parsed = value.and_then(|v| api::selector::LabelSelector::from_value(&v).ok());
+        let chosen = parsed.map(|s| s.to_string()).unwrap_or_default();
+        let message = format!(
+            "Pods selected by this PodDisruptionBudget (selector: {chosen}) were found to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value."
+        );
+        self.recorder.warning(budget, "UnmanagedPods", message);
+    }
+
     async fn write_status(
         &self,
         budget: &PodDisruptionBudget,

@@ -211,6 +211,10 @@ impl Reconcile for Collector {
         let blocking = self.world.blocking(&entry.uid);
         match plan::plan(&entry, &fates, !blocking.is_empty(), !dependents.is_empty()) {
             Act::Nothing => {}
+            Act::Delete(Policy::Foreground) if self.is_in_a_circle(&dependents) => {
+                // Or each would wait for the other for ever.
+                self.unblock(object, &entry).await?;
+            }
             Act::Delete(policy) => self.delete(object, &entry, policy).await?,
             Act::Disown(uids) => self.disown(object, &entry, &uids).await?,
             Act::Finish(finalizer) => self.finish(object, &entry, finalizer).await?,
@@ -295,6 +299,28 @@ impl Collector {
         let deleted = self.context.client.request::<Value>(request).await;
         write::tolerate_missing(deleted)?;
         Ok(())
+    }
+
+    /// Whether something that is owned waits for what it owns.
+    fn is_in_a_circle(&self, dependents: &[Object]) -> bool {
+        let entries = dependents.iter().filter_map(|d| self.world.entry(d));
+        entries.into_iter().any(|e| plan::waits(&e))
+    }
+
+    /// Keeps no owner from going any more, and goes itself after what it owns.
+    async fn unblock(&self, object: &Object, entry: &Entry) -> Result<(), Error> {
+        let free = |o: &Owner| Owner {
+            block_owner_deletion: false,
+            ..o.clone()
+        };
+        if entry.owners.iter().any(|o| o.block_owner_deletion) {
+            let owners: Vec<Owner> = entry.owners.iter().map(free).collect();
+            // The change of its owners brings it here again.
+            return self
+                .patch(object, entry, json!({"ownerReferences": owners}))
+                .await;
+        }
+        self.delete(object, entry, Policy::Foreground).await
     }
 
     async fn disown(&self, object: &Object, entry: &Entry, uids: &[String]) -> Result<(), Error> {
