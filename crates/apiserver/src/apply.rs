@@ -189,7 +189,11 @@ impl ApiServer {
         resource: &Arc<Resource>,
         part: Part,
     ) -> Result<Response, Fail> {
-        let form = call.form(request.headers(), &[Transform::Table, Transform::Partial])?;
+        let form = call.form(
+            request.headers(),
+            &resource.kind,
+            &[Transform::Table, Transform::Partial],
+        )?;
         let write = call.write(&self.registry, resource)?;
         let apply = call.apply(request).await?;
         for _ in 0..ATTEMPTS {

@@ -13,6 +13,17 @@ use crate::auth::TokenIssuer;
 /// Where the time comes from.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
+/// The front-proxy certificate, all in PEM.
+#[derive(Clone)]
+pub struct FrontProxy {
+    /// The authority that other servers trust.
+    pub authority: String,
+    /// A certificate of it.
+    pub certificate: String,
+    /// The certificate's key.
+    pub key: String,
+}
+
 /// Configuration of an [`ApiServer`](crate::ApiServer).
 #[derive(Clone)]
 pub struct Config {
@@ -30,6 +41,10 @@ pub struct Config {
     pub tokens: TokenIssuer,
     /// TLS towards kubelets, with the client certificate they trust; without it node streams answer 503.
     pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
+    /// Who this server is to other API servers that it passes requests on to; made afresh at start if none is given.
+    pub front_proxy: Option<FrontProxy>,
+    /// Authority of client certificates in PEM, published for other API servers.
+    pub client_authority: Option<String>,
     /// How long events are kept.
     pub event_ttl: Duration,
     /// The clock of all time stamps.
@@ -47,6 +62,8 @@ impl Config {
             encryption_key: None,
             tokens,
             kubelet_tls: None,
+            front_proxy: None,
+            client_authority: None,
             event_ttl: Duration::from_secs(3600),
             clock: Arc::new(Timestamp::now),
         }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::ApiServer;
 use crate::http::body::{self, ReadBodyError, Request, RequestBody, Response};
 use crate::http::handler::Call;
-use crate::http::negotiate::{self, Encoding, Form, Transform};
+use crate::http::negotiate::{self, Encoding, Form, Offer, Transform};
 use crate::http::respond;
 use crate::registry::list::{ListOptions, Page, Selection, served};
 use crate::registry::table::{self, IncludeObject};
@@ -25,7 +25,12 @@ const BODY_TYPES: [&str; 3] = [
     "application/vnd.kubernetes.protobuf",
 ];
 /// Media types of answers, as refusals name them.
-const ANSWER_TYPES: [&str; 2] = ["application/json", "application/yaml"];
+const ANSWER_TYPES: [&str; 3] = ["application/json", "application/yaml", negotiate::PROTOBUF];
+/// Media types of watches, as refusals name them.
+const STREAM_TYPES: [&str; 2] = [
+    "application/json;stream=watch",
+    "application/vnd.kubernetes.protobuf;stream=watch",
+];
 /// Media types of patches, as refusals name them.
 const PATCH_TYPES: [&str; 4] = [
     "application/json-patch+json",
@@ -181,9 +186,21 @@ impl Call {
     }
 
     /// The form of the answer; 406 if none fits.
-    pub fn form(&self, headers: &HeaderMap, transforms: &[Transform]) -> Result<Form, Fail> {
+    ///
+    /// # Errors
+    /// 406 in upstream's words.
+    pub fn form(
+        &self,
+        headers: &HeaderMap,
+        kind: &api::Kind,
+        transforms: &[Transform],
+    ) -> Result<Form, Fail> {
         let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
-        negotiate::choose(accept, transforms)
+        let offer = Offer {
+            transforms,
+            protobuf: kind.custom.is_none(),
+        };
+        negotiate::choose(accept, offer)
             .ok_or_else(|| Box::new(Status::not_acceptable(&ANSWER_TYPES)))
     }
 
@@ -259,6 +276,11 @@ impl Call {
         form: Form,
     ) -> Result<Response, Fail> {
         let bytes = match form.transform {
+            Transform::None if form.encoding == Encoding::Protobuf => {
+                let bytes = page.to_protobuf(resource)?;
+                let kind = negotiate::PROTOBUF;
+                return Ok(respond::encoded(StatusCode::OK, kind, bytes, self.style));
+            }
             Transform::None => page.to_json(resource),
             Transform::Table => {
                 table::table(resource, page, self.include()?, form, registry.now(), true)?
@@ -354,7 +376,11 @@ impl ApiServer {
         }
         match info.verb.as_str() {
             "get" => {
-                let form = call.form(request.headers(), &[Transform::Table, Transform::Partial])?;
+                let form = call.form(
+                    request.headers(),
+                    &resource.kind,
+                    &[Transform::Table, Transform::Partial],
+                )?;
                 let write = call.write(&self.registry, &resource)?;
                 let stored = self
                     .registry
@@ -388,7 +414,11 @@ impl ApiServer {
         call: &Call,
         resource: &Arc<Resource>,
     ) -> Result<Response, Fail> {
-        let form = call.form(headers, &[Transform::Table, Transform::PartialList])?;
+        let form = call.form(
+            headers,
+            &resource.kind,
+            &[Transform::Table, Transform::PartialList],
+        )?;
         let options = ListOptions::parse(resource, &call.query, false)?;
         let namespace = &call.info.namespace;
         let plain = form.transform == Transform::None && form.encoding == Encoding::Json;
@@ -411,10 +441,12 @@ impl ApiServer {
         call: &Call,
         resource: &Arc<Resource>,
     ) -> Result<Response, Fail> {
-        let form = call.form(
-            headers,
-            &[Transform::Table, Transform::Partial, Transform::PartialList],
-        )?;
+        let transforms = [Transform::Table, Transform::Partial, Transform::PartialList];
+        let form = call
+            .form(headers, &resource.kind, &transforms)
+            .ok()
+            .filter(|form| form.encoding != Encoding::Yaml)
+            .ok_or_else(|| Box::new(Status::not_acceptable(&STREAM_TYPES)))?;
         let mut options = ListOptions::parse(resource, &call.query, true)?;
         if call.info.name_in_path {
             // `.../name?watch=true` watches one object.
@@ -426,10 +458,7 @@ impl ApiServer {
             ""
         };
         let shape = Shape {
-            form: Form {
-                encoding: Encoding::Json,
-                ..form
-            },
+            form,
             include: call.include()?,
         };
         let body = self
@@ -440,7 +469,10 @@ impl ApiServer {
         let mut response = Response::new(body::guarded(body, guard));
         response.headers_mut().insert(
             header::CONTENT_TYPE,
-            header::HeaderValue::from_static("application/json"),
+            header::HeaderValue::from_static(match form.encoding {
+                Encoding::Protobuf => STREAM_TYPES[1],
+                _ => "application/json",
+            }),
         );
         Ok(response)
     }
@@ -454,7 +486,11 @@ impl ApiServer {
         if call.info.name_in_path {
             return Err(not_allowed(call));
         }
-        let form = call.form(request.headers(), &[Transform::Table, Transform::Partial])?;
+        let form = call.form(
+            request.headers(),
+            &resource.kind,
+            &[Transform::Table, Transform::Partial],
+        )?;
         let owner = call.owner(request.headers(), "CreateOptions")?;
         let write = Write {
             owner: Some(&owner),
@@ -481,7 +517,11 @@ impl ApiServer {
         resource: &Arc<Resource>,
         part: Part,
     ) -> Result<Response, Fail> {
-        let form = call.form(request.headers(), &[Transform::Table, Transform::Partial])?;
+        let form = call.form(
+            request.headers(),
+            &resource.kind,
+            &[Transform::Table, Transform::Partial],
+        )?;
         let owner = call.owner(request.headers(), "UpdateOptions")?;
         let write = Write {
             owner: Some(&owner),
@@ -509,7 +549,11 @@ impl ApiServer {
         if crate::apply::is_apply(&request) {
             return self.serve_apply(request, call, resource, part).await;
         }
-        let form = call.form(request.headers(), &[Transform::Table, Transform::Partial])?;
+        let form = call.form(
+            request.headers(),
+            &resource.kind,
+            &[Transform::Table, Transform::Partial],
+        )?;
         let owner = call.owner(request.headers(), "PatchOptions")?;
         let write = Write {
             owner: Some(&owner),
@@ -541,7 +585,11 @@ impl ApiServer {
         call: &Call,
         resource: &Arc<Resource>,
     ) -> Result<Response, Fail> {
-        let form = call.form(request.headers(), &[Transform::Table, Transform::Partial])?;
+        let form = call.form(
+            request.headers(),
+            &resource.kind,
+            &[Transform::Table, Transform::Partial],
+        )?;
         let write = call.write(&self.registry, resource)?;
         let options = self.delete_options(request, call).await?;
         let deleted = self.registry.delete(&write, &options).await?;
@@ -583,6 +631,7 @@ impl ApiServer {
     ) -> Result<Response, Fail> {
         let form = call.form(
             request.headers(),
+            &resource.kind,
             &[Transform::Table, Transform::PartialList],
         )?;
         let write = call.write(&self.registry, resource)?;

@@ -10,6 +10,7 @@
 //! - Clients in the same process call the very same handler through [`http::in_process::InProcess`].
 
 pub mod admission;
+mod aggregation;
 mod apply;
 pub mod auth;
 mod bootstrap;
@@ -26,8 +27,9 @@ pub mod registry;
 mod reviews;
 mod server;
 mod subresources;
+mod webhook;
 
-pub use config::{Clock, Config};
+pub use config::{Clock, Config, FrontProxy};
 pub use http::in_process::InProcess;
 pub use paths::GIT_VERSION;
 pub use server::{ApiServer, StartError};

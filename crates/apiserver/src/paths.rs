@@ -7,9 +7,10 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::ApiServer;
+use crate::aggregation::discovery;
 use crate::http::body::Response;
 use crate::http::handler::{Call, reads};
-use crate::http::negotiate;
+use crate::http::negotiate::{self, Encoding};
 use crate::http::respond;
 use crate::registry::Fail;
 
@@ -70,8 +71,9 @@ impl ApiServer {
             ["api", version] => self.resources_of(call, "", version),
             ["apis", group] => {
                 let resources = self.registry.resources();
-                let found =
-                    api::discovery::group(resources.kinds(), group).ok_or_else(no_such_path)?;
+                let own = api::discovery::group(resources.kinds(), group);
+                let found = discovery::merge_group(own, group, &self.aggregation.routes())
+                    .ok_or_else(no_such_path)?;
                 Ok(self.document(call, &found))
             }
             ["apis", group, version] => self.resources_of(call, group, version),
@@ -116,6 +118,10 @@ impl ApiServer {
             paths.push(format!("/apis/{}", kind.group));
             paths.push(format!("/apis/{}/{}", kind.group, kind.version));
         }
+        for remote in self.aggregation.routes().all() {
+            paths.push(format!("/apis/{}", remote.group));
+            paths.push(format!("/apis/{}/{}", remote.group, remote.version));
+        }
         paths.sort();
         paths.dedup();
         paths
@@ -129,27 +135,47 @@ impl ApiServer {
             .and_then(|v| v.to_str().ok())
             .unwrap_or_default();
         let aggregated = negotiate::parse(accept).into_iter().find_map(|range| {
-            let asked = range.kind == "application/json"
-                && range.param("as") == Some("APIGroupDiscoveryList")
+            let encoding = match range.kind.as_str() {
+                "application/json" => Encoding::Json,
+                negotiate::PROTOBUF => Encoding::Protobuf,
+                _ => return None,
+            };
+            let asked = range.param("as") == Some("APIGroupDiscoveryList")
                 && range.param("g").is_none_or(|g| g == "apidiscovery.k8s.io");
             match range.param("v").filter(|_| asked)? {
                 "v2" => Some((
                     api::discovery::aggregated_v2(resources.kinds(), core),
-                    "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+                    encoding,
+                    "v2",
                 )),
-                "v2beta1" => Some((
+                "v2beta1" if encoding == Encoding::Json => Some((
                     api::discovery::aggregated_v2beta1(resources.kinds(), core),
-                    "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+                    encoding,
+                    "v2beta1",
                 )),
                 _ => None,
             }
         });
         let mut response = match aggregated {
-            Some((document, content_type)) => {
-                let mut response = self.document(call, &document);
-                response
-                    .headers_mut()
-                    .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+            Some((mut document, encoding, version)) => {
+                if !core {
+                    discovery::merge_aggregated(&mut document, &self.aggregation.routes());
+                }
+                let style = respond::Style {
+                    encoding,
+                    ..call.style
+                };
+                let mut response = respond::json(StatusCode::OK, &document, style);
+                let headers = response.headers_mut();
+                let media = headers
+                    .get(header::CONTENT_TYPE)
+                    .and_then(|v| v.to_str().ok())
+                    .unwrap_or_default();
+                let full =
+                    format!("{media};g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+                if let Ok(value) = HeaderValue::from_str(&full) {
+                    headers.insert(header::CONTENT_TYPE, value);
+                }
                 response
             }
             None if core => {
@@ -157,7 +183,11 @@ impl ApiServer {
                 let server = format!("{}:{}", config.advertise_address, config.advertise_port);
                 self.document(call, &api::discovery::api_versions(&server))
             }
-            None => self.document(call, &api::discovery::group_list(resources.kinds())),
+            None => {
+                let mut list = api::discovery::group_list(resources.kinds());
+                discovery::merge_list(&mut list, &self.aggregation.routes());
+                self.document(call, &list)
+            }
         };
         response
             .headers_mut()
@@ -235,6 +265,12 @@ impl ApiServer {
             rest => rest.join("/"),
         };
         let resources = self.registry.resources();
+        let routes = self.aggregation.routes();
+        if path == "v3" && routes.all().next().is_some() {
+            let mut index = codec::openapi::v3_index(resources.kinds());
+            discovery::merge_openapi(&mut index, &routes);
+            return Ok(self.document(call, &index));
+        }
         let found = self
             .openapi
             .serve(resources, &path, headers, call.style)

@@ -34,7 +34,7 @@ impl ApiServer {
             "ComponentStatus" => return self.component_statuses(call),
             _ => {}
         }
-        call.form(request.headers(), &[])?;
+        call.form(request.headers(), &resource.kind, &[])?;
         let input = call.input(request).await?;
         let mut review = call.decode(resource, &input)?;
         let status = match kind.kind.as_str() {

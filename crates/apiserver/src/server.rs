@@ -6,8 +6,9 @@ use store::{ReadError, Store};
 use tokio::sync::Semaphore;
 
 use crate::admission::Chain;
+use crate::aggregation::Aggregation;
 use crate::auth::{Authenticator, Authorizer};
-use crate::config::Config;
+use crate::config::{Config, FrontProxy};
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
 use crate::registry::{Fail, Registry};
@@ -26,6 +27,9 @@ pub enum StartError {
     /// An object every cluster has could not be made.
     #[error("cannot create the cluster's own objects: {0}")]
     Bootstrap(Fail),
+    /// No front-proxy certificate could be made.
+    #[error("cannot make the front-proxy certificate: {0}")]
+    FrontProxy(#[from] rcgen::Error),
 }
 
 /// An API server over one store.
@@ -35,6 +39,7 @@ pub struct ApiServer {
     pub(crate) authorizer: Authorizer,
     pub(crate) metrics: Metrics,
     pub(crate) openapi: OpenApi,
+    pub(crate) aggregation: Arc<Aggregation>,
     pub(crate) reads: Arc<Semaphore>,
     pub(crate) writes: Arc<Semaphore>,
 }
@@ -45,7 +50,10 @@ impl ApiServer {
     ///
     /// # Errors
     /// When the store cannot be read or written.
-    pub async fn new(config: Config, store: Arc<dyn Store>) -> Result<Arc<Self>, StartError> {
+    pub async fn new(mut config: Config, store: Arc<dyn Store>) -> Result<Arc<Self>, StartError> {
+        if config.front_proxy.is_none() {
+            config.front_proxy = Some(FrontProxy::generate()?);
+        }
         let tokens = config.tokens.clone();
         let authorizer = Arc::new(OnceLock::new());
         let chain = Chain::standard(authorizer.clone());
@@ -58,7 +66,11 @@ impl ApiServer {
             .map_err(StartError::Bootstrap)?;
         let decides = Authorizer::start(store.clone()).await?;
         let decides = authorizer.get_or_init(|| decides).clone();
+        let aggregation = crate::aggregation::start(&registry)
+            .await
+            .map_err(StartError::Bootstrap)?;
         let server = Arc::new(Self {
+            aggregation,
             authenticator: Authenticator::new(store.clone(), tokens),
             authorizer: decides,
             metrics: Metrics::new(),

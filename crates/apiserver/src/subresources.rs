@@ -38,7 +38,7 @@ impl ApiServer {
             ("eviction", "create") => self.serve_eviction(request, call, resource).await,
             ("token", "create") => self.serve_token(request, call, resource).await,
             (_, "get") => {
-                let form = call.form(request.headers(), &[])?;
+                let form = call.form(request.headers(), &resource.kind, &[])?;
                 let write = call.write(&self.registry, resource)?;
                 let stored = self
                     .registry

@@ -6,6 +6,7 @@
 //! Order on create: `codec::default` → [`default`] → [`prepare_create`] → admission → [`validate_create`].
 //! On update: `codec::default` → [`default`] → [`prepare_update`] → admission → [`validate_update`].
 
+mod api_service;
 mod apps;
 mod autoscaling;
 mod batch;
@@ -32,6 +33,6 @@ pub use generic::{
     prepare_status_update, prepare_update, row, validate_create, validate_status_update,
     validate_update, warnings,
 };
-pub use metadata::{validate_metadata, validate_metadata_update};
+pub use metadata::{validate_labels_and_annotations, validate_metadata, validate_metadata_update};
 pub use registry::{ALL, strategy};
 pub use strategy::{Ctx, Custom, Entry, Generic, Strategy};

@@ -31,11 +31,7 @@ pub fn validate_metadata(kind: &Kind, strategy: &dyn Strategy, obj: &Value) -> V
         }
     }
     let metadata = obj.get("metadata").unwrap_or(&Value::Null);
-    errors.extend(validate_labels(metadata.get("labels"), "metadata.labels"));
-    errors.extend(validate_annotations(
-        metadata.get("annotations"),
-        "metadata.annotations",
-    ));
+    errors.extend(validate_labels_and_annotations(metadata));
     errors.extend(validate_owners(meta::list_at(
         metadata,
         &["ownerReferences"],
@@ -44,6 +40,14 @@ pub fn validate_metadata(kind: &Kind, strategy: &dyn Strategy, obj: &Value) -> V
         metadata,
         &["finalizers"],
     )));
+    errors
+}
+
+/// Every broken rule of the labels and annotations of an object's metadata.
+pub fn validate_labels_and_annotations(metadata: &Value) -> Vec<FieldError> {
+    let mut errors = validate_labels(metadata.get("labels"), "metadata.labels");
+    let annotations = metadata.get("annotations");
+    errors.extend(validate_annotations(annotations, "metadata.annotations"));
     errors
 }
 

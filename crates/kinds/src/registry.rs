@@ -2,6 +2,7 @@
 
 use api::Kind;
 
+use crate::api_service::ApiService;
 use crate::apps::{daemonset, deployment, replicaset, statefulset};
 use crate::core::{config, endpoints, event, namespace, node, pod, quota, service, volume};
 use crate::strategy::{Custom, Entry, Generic, Strategy};
@@ -112,7 +113,7 @@ pub static ALL: &[Entry] = &[
         "CustomResourceDefinition",
         &crate::definition::Definition,
     ),
-    entry("apiregistration.k8s.io", "APIService", &small::API_SERVICES),
+    entry("apiregistration.k8s.io", "APIService", &ApiService),
     entry(
         CERTIFICATES,
         "CertificateSigningRequest",

@@ -109,18 +109,6 @@ pub(crate) static RUNTIME_CLASSES: Simple = Simple {
     ..Simple::BASE
 };
 
-/// apiregistration: APIServices.
-pub(crate) static API_SERVICES: Simple = Simple {
-    cells: &[
-        Cell::Name,
-        Cell::With(api_service_target),
-        Cell::With(api_service_available),
-        Cell::Age,
-    ],
-    name: names::path_segment,
-    ..Simple::BASE
-};
-
 /// admissionregistration: both webhook configurations.
 pub(crate) static WEBHOOKS: Simple = Simple {
     cells: &[Cell::Name, Cell::Len(&["webhooks"]), Cell::Age],
@@ -393,31 +381,6 @@ fn validate_priority(obj: &Value) -> Vec<FieldError> {
         &["Never", "PreemptLowerPriority"],
     ));
     errors
-}
-
-fn api_service_target(obj: &Value, _now: Timestamp) -> Value {
-    match meta::get(obj, &["spec", "service"]) {
-        Some(service) => format!(
-            "{}/{}",
-            text(service, &["namespace"]),
-            text(service, &["name"])
-        )
-        .into(),
-        None => "Local".into(),
-    }
-}
-
-fn api_service_available(obj: &Value, _now: Timestamp) -> Value {
-    let Some(condition) = condition(obj, "Available") else {
-        return "Unknown".into();
-    };
-    let status = text(condition, &["status"]);
-    if status == "True" {
-        status
-    } else {
-        format!("{status} ({})", text(condition, &["reason"]))
-    }
-    .into()
 }
 
 fn param_kind(obj: &Value, _now: Timestamp) -> Value {

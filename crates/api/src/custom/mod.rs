@@ -48,8 +48,8 @@ pub struct Custom {
     pub scale: Option<ScalePaths>,
     /// Field selectors: label and path of keys.
     pub selectable: Vec<(String, Vec<String>)>,
-    /// Whether versions differ by more than their name, so that only a webhook can convert them.
-    pub converts_by_webhook: bool,
+    /// `spec.conversion.webhook`, if versions differ by more than their name, so that only a webhook can convert them.
+    pub webhook: Option<Value>,
     /// What users of a deprecated version are told.
     pub warning: Option<String>,
     /// Whether the definition is being deleted: nothing is created any more.
@@ -138,7 +138,9 @@ fn kind_of(definition: &Value, version: &Value, hash: &dyn Fn(&str) -> String) -
         cells,
         scale: scale_of(version),
         selectable: selectable_of(version),
-        converts_by_webhook: text(&["spec", "conversion", "strategy"]) == "Webhook",
+        webhook: (text(&["spec", "conversion", "strategy"]) == "Webhook")
+            .then(|| meta::get(definition, &["spec", "conversion", "webhook"]).cloned())
+            .flatten(),
         warning: deprecation(definition, version, &group, &kind),
         terminating,
         compiled: OnceLock::new(),

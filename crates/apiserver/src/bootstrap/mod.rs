@@ -69,7 +69,7 @@ fn resource_of(registry: &Registry, object: &Value) -> Result<Arc<Resource>, Fai
 }
 
 /// Creates an object unless it exists; existing roles and bindings get the rules and subjects they lack.
-pub(super) async fn ensure(registry: &Arc<Registry>, mut object: Value) -> Result<(), Fail> {
+pub(crate) async fn ensure(registry: &Arc<Registry>, mut object: Value) -> Result<(), Fail> {
     let resource = resource_of(registry, &object)?;
     complete(&resource, &mut object);
     let (user, warnings, owner) = (myself(), Warnings::default(), Owner::server());

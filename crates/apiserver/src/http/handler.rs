@@ -57,7 +57,7 @@ impl ApiServer {
         let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
         let style = match &peer {
             Peer::Socket { .. } => Style::of(request.headers(), &query),
-            Peer::Internal(_) => Style::default(),
+            Peer::Internal(_) => Style::plain(request.headers()),
         };
         let started = tokio::time::Instant::now();
         let watched = self.metrics.begin(&info);
@@ -196,7 +196,9 @@ impl ApiServer {
     }
 
     async fn dispatch(self: &Arc<Self>, request: Request, call: &Call) -> Result<Response, Fail> {
-        if call.info.is_resource {
+        if let Some(remote) = self.aggregation.route(&call.info) {
+            self.serve_remote(request, call, &remote).await
+        } else if call.info.is_resource {
             self.serve_resource(request, call).await
         } else {
             let (parts, _) = request.into_parts();

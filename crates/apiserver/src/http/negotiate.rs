@@ -22,6 +22,20 @@ pub enum Encoding {
     Json,
     /// `application/yaml`.
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`.
+    Protobuf,
+}
+
+/// Media type of protobuf bodies.
+pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
+/// What the addressed resource can be written as.
+#[derive(Debug, Clone, Copy)]
+pub struct Offer<'a> {
+    /// Other forms of the object.
+    pub transforms: &'a [Transform],
+    /// Whether the object itself has a protobuf form; its metadata always has one.
+    pub protobuf: bool,
 }
 
 /// A chosen form.
@@ -93,9 +107,7 @@ pub fn parse(accept: &str) -> Vec<MediaRange<'_>> {
 }
 
 /// The first acceptable form; `None` means 406.
-///
-/// `transforms` lists what the addressed resource can be turned into.
-pub fn choose(accept: Option<&str>, transforms: &[Transform]) -> Option<Form> {
+pub fn choose(accept: Option<&str>, offer: Offer<'_>) -> Option<Form> {
     let Some(accept) = accept.filter(|a| !a.trim().is_empty()) else {
         return Some(Form::default());
     };
@@ -103,8 +115,15 @@ pub fn choose(accept: Option<&str>, transforms: &[Transform]) -> Option<Form> {
         let encoding = match range.kind.as_str() {
             "*/*" | "application/*" | "application/json" => Encoding::Json,
             "application/yaml" => Encoding::Yaml,
+            PROTOBUF => Encoding::Protobuf,
             _ => return None,
         };
+        if range
+            .param("stream")
+            .is_some_and(|s| !matches!(s, "" | "watch"))
+        {
+            return None;
+        }
         let transform = match range.param("as") {
             None => Transform::None,
             Some("Table") => Transform::Table,
@@ -115,7 +134,15 @@ pub fn choose(accept: Option<&str>, transforms: &[Transform]) -> Option<Form> {
         let version = range.param("v").unwrap_or("v1");
         let known = range.param("g").is_none_or(|g| g == "meta.k8s.io")
             && matches!(version, "v1" | "v1beta1");
-        if transform != Transform::None && (!known || !transforms.contains(&transform)) {
+        if transform != Transform::None && (!known || !offer.transforms.contains(&transform)) {
+            return None;
+        }
+        let packed = match transform {
+            Transform::None => offer.protobuf,
+            Transform::Table => false,
+            Transform::Partial | Transform::PartialList => true,
+        };
+        if encoding == Encoding::Protobuf && !packed {
             return None;
         }
         Some(Form {
@@ -134,22 +161,38 @@ mod tests {
     fn kubectl_asks_for_tables() {
         let accept = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         let all = [Transform::Table, Transform::PartialList];
+        let offer = |transforms, protobuf| Offer {
+            transforms,
+            protobuf,
+        };
+        let custom = offer(&all, false);
         assert_eq!(
-            choose(Some(accept), &all).unwrap().transform,
+            choose(Some(accept), custom).unwrap().transform,
             Transform::Table
         );
-        assert_eq!(choose(Some(accept), &[]).unwrap(), Form::default());
-        assert_eq!(choose(None, &all), Some(Form::default()));
-        assert_eq!(choose(Some("text/html"), &all), None);
         assert_eq!(
-            choose(
-                Some("application/vnd.kubernetes.protobuf, application/json"),
-                &all
-            ),
-            Some(Form::default())
+            choose(Some(accept), offer(&[], true)).unwrap(),
+            Form::default()
         );
+        assert_eq!(choose(None, custom), Some(Form::default()));
+        assert_eq!(choose(Some("text/html"), custom), None);
+        let packed = "application/vnd.kubernetes.protobuf, application/json";
+        assert_eq!(choose(Some(packed), custom), Some(Form::default()));
         assert_eq!(
-            choose(Some("application/json;q=0.1, application/yaml"), &all)
+            choose(Some(packed), offer(&all, true)).unwrap().encoding,
+            Encoding::Protobuf
+        );
+        let table = "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io";
+        assert_eq!(choose(Some(table), offer(&all, true)), None);
+        let metadata =
+            "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
+        assert_eq!(
+            choose(Some(metadata), custom).unwrap().encoding,
+            Encoding::Protobuf
+        );
+        assert_eq!(choose(Some("application/json;stream=x"), custom), None);
+        assert_eq!(
+            choose(Some("application/json;q=0.1, application/yaml"), custom)
                 .unwrap()
                 .encoding,
             Encoding::Yaml

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::Value;
 
 use super::body::{self, Response};
-use super::negotiate::Encoding;
+use super::negotiate::{self, Encoding, Offer, Transform};
 use super::request_info::Query;
 use crate::registry::streamed::{self, Pieces};
 
@@ -27,9 +27,26 @@ pub struct Style {
     pub pretty: bool,
     /// The client takes gzip.
     pub gzip: bool,
+    /// How documents are written that no resource's own negotiation decides on: failures, reviews, discovery.
+    pub encoding: Encoding,
 }
 
 impl Style {
+    /// Of a component of this process: only the encoding is asked for.
+    pub fn plain(headers: &HeaderMap) -> Self {
+        let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
+        let everything = Offer {
+            transforms: &[Transform::Table, Transform::Partial, Transform::PartialList],
+            protobuf: true,
+        };
+        Self {
+            encoding: negotiate::choose(accept, everything)
+                .unwrap_or_default()
+                .encoding,
+            ..Self::default()
+        }
+    }
+
     /// From the request: browsers and curl get indented JSON unless they decline.
     pub fn of(headers: &HeaderMap, query: &Query) -> Self {
         let text = |name| {
@@ -49,7 +66,11 @@ impl Style {
             let mut parts = e.trim().split(';');
             parts.next().is_some_and(|n| n.trim() == "gzip") && parts.all(|q| q.trim() != "q=0")
         });
-        Self { pretty, gzip }
+        Self {
+            pretty,
+            gzip,
+            ..Self::plain(headers)
+        }
     }
 }
 
@@ -63,10 +84,24 @@ pub fn raw(code: StatusCode, content_type: &'static str, bytes: impl Into<Bytes>
     response
 }
 
+/// A document as protobuf; JSON if its kind has no such form.
+fn packed(bytes: &Bytes) -> Result<(&'static str, Bytes), codec::protobuf::NotEncodable> {
+    let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    match codec::protobuf::encode(&value) {
+        Ok(packed) => Ok((negotiate::PROTOBUF, packed.into())),
+        Err(codec::protobuf::NotEncodable::Kind(..)) => Ok(("application/json", bytes.clone())),
+        Err(error) => Err(error),
+    }
+}
+
 /// A JSON document in the style of the request.
 pub fn json_bytes(code: StatusCode, bytes: Bytes, encoding: Encoding, style: Style) -> Response {
     let reparsed = || serde_json::from_slice::<Value>(&bytes).ok();
     let (content_type, bytes) = match encoding {
+        Encoding::Protobuf => match packed(&bytes) {
+            Ok(found) => found,
+            Err(error) => return status(&Status::internal(error), Style::default()),
+        },
         Encoding::Yaml => {
             let text = reparsed()
                 .and_then(|v| serde_saphyr::to_string(&v).ok())
@@ -85,6 +120,16 @@ pub fn json_bytes(code: StatusCode, bytes: Bytes, encoding: Encoding, style: Sty
         }
         Encoding::Json => ("application/json", bytes),
     };
+    encoded(code, content_type, bytes, style)
+}
+
+/// Bytes of a type, packed if that pays and the client allows it.
+pub fn encoded(
+    code: StatusCode,
+    content_type: &'static str,
+    bytes: Bytes,
+    style: Style,
+) -> Response {
     if style.gzip
         && bytes.len() >= GZIP_FROM
         && let Some(packed) = gzip(&bytes)
@@ -144,15 +189,24 @@ pub fn gzip(bytes: &[u8]) -> Option<Vec<u8>> {
     encoder.finish().ok()
 }
 
-/// A JSON tree.
+/// A tree; documents without a kind are JSON whatever the client prefers.
 pub fn json(code: StatusCode, value: &Value, style: Style) -> Response {
-    json_bytes(code, value.to_string().into(), Encoding::Json, style)
+    let encoding = match value.get("kind") {
+        Some(_) => style.encoding,
+        None => Encoding::Json,
+    };
+    json_bytes(code, value.to_string().into(), encoding, style)
 }
 
 /// A Status with its code.
 pub fn status(status: &Status, style: Style) -> Response {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = json(code, &status.to_value(), style);
+    // Whoever accepts nothing that is offered is told so in JSON.
+    let encoding = match code {
+        StatusCode::NOT_ACCEPTABLE => Encoding::Json,
+        _ => style.encoding,
+    };
+    let mut response = json(code, &status.to_value(), Style { encoding, ..style });
     if let Some(seconds) = status
         .details
         .as_ref()

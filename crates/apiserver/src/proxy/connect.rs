@@ -28,6 +28,8 @@ pub struct Target {
     pub port: u16,
     /// TLS, if it is spoken there.
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// What its certificate is for, if that is not the host.
+    pub server_name: Option<String>,
 }
 
 impl Target {
@@ -58,7 +60,12 @@ impl Target {
             let Some(tls) = &self.tls else {
                 return Ok::<Box<dyn Io>, std::io::Error>(Box::new(socket));
             };
-            let name = ServerName::try_from(self.host.clone()).map_err(std::io::Error::other)?;
+            let name = ServerName::try_from(
+                self.server_name
+                    .clone()
+                    .unwrap_or_else(|| self.host.clone()),
+            )
+            .map_err(std::io::Error::other)?;
             Ok(Box::new(
                 TlsConnector::from(tls.clone())
                     .connect(name, socket)

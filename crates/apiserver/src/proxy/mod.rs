@@ -4,6 +4,7 @@
 
 mod connect;
 mod target;
+pub(crate) mod tls;
 
 use std::sync::Arc;
 
@@ -19,7 +20,8 @@ use crate::http::handler::{Call, attributes};
 use crate::http::request_info::Query;
 use crate::http::respond;
 use crate::registry::Fail;
-use connect::{Target, encode};
+pub(crate) use connect::{Target, encode};
+pub(crate) use target::service_host;
 use target::{container_of, kubelet_of, pod_target, service_target};
 
 /// Longest error text read from a node agent in bytes.
@@ -201,6 +203,15 @@ impl ApiServer {
         *request.uri_mut() = uri
             .parse()
             .map_err(|_| Box::new(Status::bad_request("invalid path")))?;
+        self.pass_on(request, target).await
+    }
+
+    /// Sends a request whose path is the other server's own, upgraded or not.
+    pub(crate) async fn pass_on(
+        &self,
+        mut request: Request,
+        target: Target,
+    ) -> Result<Response, Fail> {
         strip_credentials(&mut request);
         if let Ok(host) = HeaderValue::from_str(&target.authority()) {
             request.headers_mut().insert(header::HOST, host);

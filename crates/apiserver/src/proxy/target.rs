@@ -7,6 +7,7 @@ use rand::Rng;
 use serde_json::Value;
 
 use super::connect::Target;
+use super::tls::{self, Trust};
 use crate::registry::{Fail, Registry};
 
 /// Port of a node agent that does not publish one.
@@ -43,6 +44,7 @@ pub fn kubelet_of(node: &Value, tls: Arc<rustls::ClientConfig>) -> Result<Target
         host: meta::str_at(address, &["address"]).to_owned(),
         port,
         tls: Some(tls),
+        server_name: None,
     })
 }
 
@@ -123,16 +125,19 @@ pub fn pod_target(pod: &Value, scheme: &str, port: &str) -> Result<Target, Fail>
 }
 
 fn plain(host: &str, port: u16, scheme: &str) -> Result<Target, Fail> {
-    match scheme {
-        "" | "http" => Ok(Target {
-            host: host.to_owned(),
-            port,
-            tls: None,
-        }),
-        _ => Err(Box::new(Status::service_unavailable(
-            "proxying to https backends is not supported",
-        ))),
-    }
+    let tls = match scheme {
+        // Backends have certificates of their own making: upstream does not check them either.
+        "https" => {
+            Some(tls::client(Trust::Anyone, None).map_err(|e| Box::new(Status::internal(e)))?)
+        }
+        _ => None,
+    };
+    Ok(Target {
+        host: host.to_owned(),
+        port,
+        tls,
+        server_name: None,
+    })
 }
 
 /// A ready endpoint of a service.
@@ -143,6 +148,39 @@ pub async fn service_target(
     scheme: &str,
     port: &str,
 ) -> Result<Target, Fail> {
+    let (host, port) = service_address(registry, namespace, name, port).await?;
+    plain(&host, port, scheme)
+}
+
+/// Where a service is: the name it stands for, or a ready endpoint.
+///
+/// # Errors
+/// 404 or 503 when there is none.
+pub async fn service_host(
+    registry: &Registry,
+    namespace: &str,
+    name: &str,
+    port: u16,
+) -> Result<(String, u16), Fail> {
+    let service = registry
+        .read(("", "v1", "services"), namespace, name)
+        .await?;
+    let external = service
+        .filter(|s| meta::str_at(s, &["spec", "type"]) == "ExternalName")
+        .map(|s| meta::str_at(&s, &["spec", "externalName"]).to_owned());
+    match external {
+        Some(host) => Ok((host, port)),
+        None => service_address(registry, namespace, name, &port.to_string()).await,
+    }
+}
+
+/// Address and port of a ready endpoint of a service.
+pub async fn service_address(
+    registry: &Registry,
+    namespace: &str,
+    name: &str,
+    port: &str,
+) -> Result<(String, u16), Fail> {
     let service = registry
         .read(("", "v1", "services"), namespace, name)
         .await?;
@@ -198,8 +236,7 @@ pub async fn service_target(
             "no endpoints available for service {name:?}"
         ))));
     }
-    let (host, port) = ready.swap_remove(rand::rng().random_range(0..ready.len()));
-    plain(&host, port, scheme)
+    Ok(ready.swap_remove(rand::rng().random_range(0..ready.len())))
 }
 
 #[cfg(test)]

@@ -130,12 +130,12 @@ impl Registry {
             self.claim_namespace(write, name, &mut claims).await?;
             self.claim(write, None, Some(&mut object), &mut claims)
                 .await?;
-            let bytes = resource.encode(&object)?;
+            let (value, bytes) = self.storable(resource, &object).await?;
             let mut commit = Commit {
                 expect: vec![(key.clone(), Expect::Absent)],
                 mutations: vec![Mutation::Put {
                     key: key.clone(),
-                    value: self.seal(resource, &key, bytes.clone()),
+                    value: self.seal(resource, &key, value),
                 }],
             };
             commit.expect.append(&mut claims.expect);

@@ -7,8 +7,9 @@ use std::time::Duration;
 use api::selector::{FieldSelector, LabelSelector};
 use api::{FieldError, Status};
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{BufMut, Bytes, BytesMut};
+use codec::protobuf::ListMessage;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use store::{RangeRequest, ReadError, prefix_end};
@@ -139,7 +140,8 @@ impl Selection {
 }
 
 /// Where a list goes on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Continue {
     v: String,
     /// Revision of the first page; -1 asks for the current one.
@@ -160,14 +162,38 @@ impl Continue {
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
     }
 
-    fn decode(text: &str) -> Option<Self> {
-        let bytes = URL_SAFE_NO_PAD
-            .decode(text)
-            .or_else(|_| STANDARD.decode(text))
-            .ok()?;
-        serde_json::from_slice::<Self>(&bytes)
-            .ok()
-            .filter(|c| c.v == CONTINUE_VERSION && c.rv != 0)
+    /// Reads a token.
+    ///
+    /// # Errors
+    /// What is wrong with it, in upstream's words.
+    fn decode(text: &str) -> Result<Self, String> {
+        let invalid = |why: &dyn std::fmt::Display| format!("continue key is not valid: {why}");
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|e| invalid(&e))?;
+        let token: Self = serde_json::from_slice(&bytes).map_err(|e| invalid(&e))?;
+        if token.v != CONTINUE_VERSION {
+            let unknown =
+                "continue key is not valid: server does not recognize this encoded version";
+            return Err(format!("{unknown} {}", token.v));
+        }
+        let version = format!("(version {CONTINUE_VERSION})");
+        if token.rv == 0 {
+            return Err(invalid(&format!(
+                "incorrect encoded start resourceVersion {version}"
+            )));
+        }
+        if token.start.is_empty() {
+            return Err(invalid(&format!("encoded start key empty {version}")));
+        }
+        // The key stays below its prefix whatever a client writes into it.
+        let mut parts = token
+            .start
+            .strip_prefix('/')
+            .unwrap_or(&token.start)
+            .split('/');
+        if parts.any(|p| matches!(p, "" | "." | "..")) {
+            return Err(invalid(&token.start));
+        }
+        Ok(token)
     }
 }
 
@@ -223,24 +249,16 @@ impl ListOptions {
         };
         let from = match query.non_empty("continue") {
             None => None,
-            Some(text) => Some(Continue::decode(text).ok_or_else(|| {
-                Box::new(Status::bad_request(
-                    "continue key is not valid: the encoded continue token is not valid",
-                ))
+            Some(text) => Some(Continue::decode(text).map_err(|why| {
+                Box::new(Status::bad_request(format!(
+                    "invalid continue token: {why}"
+                )))
             })?),
         };
         let version_match = match query.non_empty("resourceVersionMatch") {
-            None => None,
             Some("NotOlderThan") => Some(Match::NotOlderThan),
             Some("Exact") => Some(Match::Exact),
-            Some(other) => {
-                let allowed = ["Exact", "NotOlderThan"];
-                return Err(invalid(&[FieldError::not_supported(
-                    "resourceVersionMatch",
-                    other,
-                    &allowed,
-                )]));
-            }
+            _ => None,
         };
         let options = Self {
             selection: Selection::parse(resource, query)?,
@@ -259,7 +277,7 @@ impl ListOptions {
                 .map(Duration::from_secs),
         };
         let errors = if watch {
-            options.watch_errors()
+            options.watch_errors(query)
         } else {
             options.list_errors(query)
         };
@@ -273,53 +291,61 @@ impl ListOptions {
     fn list_errors(&self, query: &Query) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let forbid = |text: &str| FieldError::forbidden("resourceVersionMatch", text);
+        if let Some(text) = query.non_empty("resourceVersionMatch") {
+            if query.non_empty("resourceVersion").is_none() {
+                errors.push(forbid(
+                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                ));
+            }
+            if self.from.is_some() {
+                errors.push(forbid(
+                    "resourceVersionMatch is forbidden when continue is provided",
+                ));
+            }
+            if self.version_match.is_none() {
+                let allowed = ["Exact", "NotOlderThan", ""];
+                let path = "resourceVersionMatch";
+                errors.push(FieldError::not_supported(path, text, &allowed));
+            }
+            if self.version_match == Some(Match::Exact) && self.resource_version == Some(0) {
+                errors.push(forbid(
+                    "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                ));
+            }
+        }
         if self.send_initial_events.is_some() {
             errors.push(FieldError::forbidden(
                 "sendInitialEvents",
                 "sendInitialEvents is forbidden for list",
             ));
         }
-        if self.version_match.is_some() && query.non_empty("resourceVersion").is_none() {
-            errors.push(forbid(
-                "resourceVersionMatch is forbidden unless resourceVersion is provided",
-            ));
-        }
-        if self.version_match.is_some() && self.from.is_some() {
-            errors.push(forbid(
-                "resourceVersionMatch is forbidden when continue is provided",
-            ));
-        }
-        if self.version_match == Some(Match::Exact) && self.resource_version == Some(0) {
-            errors.push(forbid(
-                "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-            ));
-        }
         errors
     }
 
-    fn watch_errors(&self) -> Vec<FieldError> {
+    fn watch_errors(&self, query: &Query) -> Vec<FieldError> {
         let mut errors = Vec::new();
-        match (self.send_initial_events, self.version_match) {
-            (Some(true), None) => errors.push(FieldError::forbidden(
-                "resourceVersionMatch",
+        let forbid = |text: &str| FieldError::forbidden("resourceVersionMatch", text);
+        let newer = self.version_match == Some(Match::NotOlderThan);
+        if self.send_initial_events.is_some() && !newer {
+            errors.push(forbid(
                 "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-            )),
-            (Some(_), Some(Match::Exact)) => errors.push(FieldError::not_supported(
-                "resourceVersionMatch",
-                "Exact",
-                &["NotOlderThan"],
-            )),
-            (None, Some(_)) => errors.push(FieldError::forbidden(
-                "resourceVersionMatch",
-                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-            )),
-            _ => {}
-        }
-        if self.send_initial_events == Some(true) && !self.bookmarks {
-            errors.push(FieldError::forbidden(
-                "allowWatchBookmarks",
-                "sendInitialEvents requires allowWatchBookmarks to be set to true",
             ));
+        }
+        if let Some(text) = query.non_empty("resourceVersionMatch") {
+            if self.send_initial_events.is_none() {
+                errors.push(forbid(
+                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                ));
+            }
+            if !newer {
+                let path = "resourceVersionMatch";
+                errors.push(FieldError::not_supported(path, text, &["NotOlderThan"]));
+            }
+            if self.from.is_some() {
+                errors.push(forbid(
+                    "resourceVersionMatch is forbidden when continue is provided",
+                ));
+            }
         }
         errors
     }
@@ -364,6 +390,25 @@ impl Page {
             self.metadata()
         );
         head.into()
+    }
+
+    /// The page as a typed list in protobuf, item by item.
+    ///
+    /// # Errors
+    /// 500 when an item cannot be read or written.
+    pub fn to_protobuf(&self, resource: &Resource) -> Result<Bytes, Fail> {
+        let kind = &resource.kind;
+        let version = kind.api_version();
+        let failed = |e: codec::protobuf::NotEncodable| Box::new(Status::internal(e));
+        let mut list =
+            ListMessage::new(&version, &kind.list_kind, &self.metadata()).map_err(failed)?;
+        for item in &self.items {
+            let object = item.with_revision()?;
+            list.push(
+                &codec::protobuf::encode_item(&version, &kind.kind, &object).map_err(failed)?,
+            );
+        }
+        Ok(list.finish().into())
     }
 
     /// `metadata` of the list.
@@ -440,10 +485,12 @@ impl Registry {
             page.revision = found.revision;
             at = Some(found.revision);
             let total = found.kvs.len();
-            for (i, kv) in found.kvs.iter().enumerate() {
+            let opened: Result<Vec<Stored>, Fail> =
+                found.kvs.iter().map(|kv| self.open(kv)).collect();
+            let opened = self.converted(resource, opened?).await?;
+            for (i, (kv, stored)) in found.kvs.iter().zip(opened).enumerate() {
                 // The key just behind this one.
                 start = Bytes::from([&kv.key[..], b"\0"].concat());
-                let stored = self.open(kv)?;
                 if !everything && !options.selection.matches(resource, &stored.bytes) {
                     continue;
                 }
@@ -489,10 +536,11 @@ impl Registry {
             revision,
             ..Page::default()
         };
-        if let Some(stored) = kv.map(|kv| self.open(&kv)).transpose()?
-            && options.selection.matches(resource, &stored.bytes)
-        {
-            page.items.push(served(resource, stored)?);
+        if let Some(stored) = kv.map(|kv| self.open(&kv)).transpose()? {
+            let stored = self.converted_one(resource, stored).await?;
+            if options.selection.matches(resource, &stored.bytes) {
+                page.items.push(served(resource, stored)?);
+            }
         }
         Ok(Some(page))
     }

@@ -6,6 +6,7 @@
 
 pub mod apply;
 mod claims;
+mod conversion;
 mod create;
 mod delete;
 pub mod list;
@@ -65,6 +66,17 @@ impl Stored {
     pub fn value(&self) -> Result<Value, Fail> {
         serde_json::from_slice(&self.bytes).map_err(|e| Box::new(Status::internal(e)))
     }
+
+    /// The object as clients see it: with its resourceVersion.
+    ///
+    /// # Errors
+    /// As [`Self::value`].
+    pub fn with_revision(&self) -> Result<Value, Fail> {
+        let mut object = self.value()?;
+        let revision = self.revision.to_string();
+        metadata::of(&mut object).insert("resourceVersion".into(), revision.into());
+        Ok(object)
+    }
 }
 
 /// Who writes what, and how.
@@ -116,6 +128,7 @@ pub struct Registry {
     transformer: Transformer,
     built_in: Resources,
     resources: RwLock<Arc<Resources>>,
+    changes: tokio::sync::watch::Sender<()>,
     admission: Chain,
     config: Config,
     /// Cancelled when the server stops: ends watches.
@@ -150,6 +163,7 @@ impl Registry {
             store,
             transformer: Transformer::new(config.encryption_key.as_ref()),
             resources: RwLock::new(Arc::new(built_in.with(&[]))),
+            changes: tokio::sync::watch::Sender::new(()),
             built_in,
             admission,
             config,
@@ -172,6 +186,12 @@ impl Registry {
             .resources
             .write()
             .unwrap_or_else(PoisonError::into_inner) = all;
+        self.changes.send_replace(());
+    }
+
+    /// Tells whenever other resources are served than before.
+    pub fn changes(&self) -> tokio::sync::watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// The store.
@@ -207,6 +227,18 @@ impl Registry {
 
     /// One object, or `None`.
     pub async fn find(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Stored>, Fail> {
+        match self.find_stored(resource, namespace, name).await? {
+            Some(stored) => self.converted_one(resource, stored).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn find_stored(
         &self,
         resource: &Resource,
         namespace: &str,

@@ -148,8 +148,6 @@ impl Resource {
         if let Some(custom) = &self.kind.custom
             && !self.is_current(stored)
         {
-            let written = api::meta::str_at(&object, &["apiVersion"]);
-            self.check_conversion(written, &self.kind.api_version())?;
             kinds::convert(&mut object, &self.kind);
             codec::custom::refresh(&mut object, custom);
         }
@@ -169,31 +167,33 @@ impl Resource {
         object
     }
 
-    /// The bytes to store of an object that hooks are done with.
-    ///
-    /// # Errors
-    /// When the object cannot be converted into the stored version.
-    pub fn encode(&self, object: &Value) -> Result<Bytes, Fail> {
+    /// The bytes to store of an object that hooks are done with, unless a webhook converts it.
+    pub fn encode(&self, object: &Value) -> Bytes {
         match &self.serving {
             Some(s) if s.stored_version != self.kind.api_version() => {
-                self.check_conversion(&self.kind.api_version(), &s.stored_version)?;
-                Ok(codec::canonical(&self.stored_form(object)))
+                codec::canonical(&self.stored_form(object))
             }
-            _ => Ok(codec::canonical(object)),
+            _ => codec::canonical(object),
         }
     }
 
-    /// Refuses conversions that only a webhook could do: pretending would lose fields.
-    fn check_conversion(&self, from: &str, to: &str) -> Result<(), Fail> {
-        let custom = self.kind.custom.as_ref();
-        if from == to || !custom.is_some_and(|c| c.converts_by_webhook) {
-            return Ok(());
+    /// The webhook that converts between versions.
+    pub fn webhook(&self) -> Option<&Value> {
+        self.kind.custom.as_ref().and_then(|c| c.webhook.as_ref())
+    }
+
+    /// `apiVersion` of what is stored.
+    pub fn stored_version(&self) -> String {
+        match &self.serving {
+            Some(serving) => serving.stored_version.clone(),
+            None => self.stored().api_version(),
         }
-        let why = format!(
-            "conversion webhook for {from}, Kind={} failed: webhooks are not called by this server",
-            self.kind.kind
-        );
-        Err(Box::new(api::Status::internal(why)))
+    }
+
+    /// Whether bytes are a custom object of the served version.
+    pub fn is_written_as_served(&self, bytes: &[u8]) -> bool {
+        let head = self.serving.as_ref().map(|s| s.head.as_bytes());
+        head.is_none_or(|head| bytes.starts_with(head))
     }
 
     /// Whether the resource answers the verb. A custom one whose definition is being deleted still takes

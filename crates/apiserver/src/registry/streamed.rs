@@ -46,7 +46,9 @@ impl Registry {
         namespace: &str,
         options: &ListOptions,
     ) -> Result<Option<Pieces>, Fail> {
-        if options.limit > 0 || options.from.is_some() || options.selection.names_one() {
+        let paged = options.limit > 0 || options.from.is_some();
+        // A webhook is asked about many objects at once, and its failure is the answer.
+        if paged || options.selection.names_one() || resource.webhook().is_some() {
             return Ok(None);
         }
         let at = self.snapshot(options)?;

@@ -95,9 +95,7 @@ pub fn partial(object: &Value, form: Form) -> Value {
 
 /// One stored object as PartialObjectMetadata.
 pub fn partial_of(stored: &Stored, form: Form) -> Result<Value, Fail> {
-    let mut object = stored.value()?;
-    metadata::of(&mut object).insert("resourceVersion".into(), stored.revision.to_string().into());
-    Ok(partial(&object, form))
+    Ok(partial(&stored.with_revision()?, form))
 }
 
 /// A page as PartialObjectMetadataList.

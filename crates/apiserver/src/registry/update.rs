@@ -143,10 +143,7 @@ impl Registry {
         self.check(write, part, &mut round).await?;
         codec::apply::keep_times(&round.before, &mut round.after);
         // A write that changes nothing still brings a custom object into the version and schema it is stored by.
-        let current = resource.is_current(&round.old)
-            || resource.kind.custom.is_none()
-            || resource.stored_form(&round.after) == round.old.value()?;
-        if round.after == round.before && current {
+        if round.after == round.before && self.is_settled(write, &round).await? {
             return Ok(Some(round.old));
         }
         let key = resource.key(write.namespace, write.name);
@@ -155,13 +152,13 @@ impl Registry {
         let kept = (!gone).then_some(&mut round.after);
         self.claim(write, Some(&round.before), kept, &mut claims)
             .await?;
-        let bytes = resource.encode(&round.after)?;
+        let (value, bytes) = self.storable(resource, &round.after).await?;
         let mutation = if gone {
             Mutation::Delete { key: key.clone() }
         } else {
             Mutation::Put {
                 key: key.clone(),
-                value: self.seal(resource, &key, bytes.clone()),
+                value: self.seal(resource, &key, value),
             }
         };
         if write.dry_run {
@@ -185,6 +182,21 @@ impl Registry {
             Err(CommitError::Conflict { .. }) => Ok(None),
             Err(error) => Err(commit_failure(error)),
         }
+    }
+
+    /// Whether an object that a write leaves as it is also is stored as it should be.
+    async fn is_settled(&self, write: &Write<'_>, round: &Round) -> Result<bool, Fail> {
+        let resource = write.resource;
+        if resource.kind.custom.is_none() {
+            return Ok(true);
+        }
+        if resource.webhook().is_some() {
+            return self
+                .is_stored_version(resource, write.namespace, write.name)
+                .await;
+        }
+        Ok(resource.is_current(&round.old)
+            || resource.stored_form(&round.after) == round.old.value()?)
     }
 
     async fn check(&self, write: &Write<'_>, part: Part, round: &mut Round) -> Result<(), Fail> {

@@ -1,4 +1,4 @@
-//! Watching: the store's events of a prefix as lines of JSON.
+//! Watching: the store's events of a prefix as lines of JSON or frames of protobuf.
 //!
 //! A watcher is a cursor in the store and nothing else: it is pulled by the connection, so a slow client costs no
 //! queue here. Events are spliced from stored bytes; only selectors, tables and converted versions parse.
@@ -20,7 +20,7 @@ use super::list::{ListOptions, Page, served};
 use super::table::{self, IncludeObject};
 use super::{Fail, Registry, Resource, Stored, splice};
 use crate::http::body::{self, ResponseBody};
-use crate::http::negotiate::{Form, Transform};
+use crate::http::negotiate::{Encoding, Form, Transform};
 
 /// How often progress is told to watchers that allow bookmarks.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
@@ -89,7 +89,10 @@ impl Registry {
         let start = after.min(self.store.revision());
         let watch = match self.store.watch(prefix, start) {
             Ok(watch) => watch,
-            Err(error) => return Ok(body::full(error_event(&watch_failure(error, start)))),
+            Err(error) => {
+                let status = watch_failure(error, start);
+                return Ok(body::full(error_event(&status, shape.form.encoding)));
+            }
         };
         let life = options
             .timeout
@@ -98,7 +101,7 @@ impl Registry {
             tokio::time::interval_at(Instant::now() + BOOKMARK_INTERVAL, BOOKMARK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let watcher = Watcher {
-            announce: options.send_initial_events == Some(true),
+            announce: options.send_initial_events == Some(true) && options.bookmarks,
             registry: self.clone(),
             resource: resource.clone(),
             options,
@@ -130,10 +133,46 @@ fn watch_failure(error: ReadError, asked: u64) -> Fail {
     }
 }
 
-fn error_event(status: &Status) -> Bytes {
-    let mut line = json!({"type": "ERROR", "object": status.to_value()}).to_string();
+fn error_event(status: &Status, encoding: Encoding) -> Bytes {
+    frame("ERROR", &status.to_value(), encoding).unwrap_or_default()
+}
+
+/// One event around an object that is a tree already.
+fn frame(kind: &str, object: &Value, encoding: Encoding) -> Result<Bytes, Fail> {
+    if encoding == Encoding::Protobuf {
+        let packed = codec::protobuf::encode(object).map_err(|e| Box::new(Status::internal(e)))?;
+        return Ok(codec::protobuf::watch_event(kind, &packed).into());
+    }
+    let mut line = json!({"type": kind, "object": object}).to_string();
     line.push('\n');
-    line.into()
+    Ok(line.into())
+}
+
+/// An object before and after an event.
+struct Seen {
+    previous: Option<Stored>,
+    current: Option<Stored>,
+}
+
+impl Seen {
+    async fn of(registry: &Registry, resource: &Resource, event: &Event) -> Result<Self, Fail> {
+        let (previous, current) = match (event.kind, &event.prev) {
+            (EventKind::Put, previous) => (previous.as_ref(), Some(&event.kv)),
+            // A delete whose previous value the store does not hand over carries it itself.
+            (EventKind::Delete, previous) => (Some(previous.as_ref().unwrap_or(&event.kv)), None),
+        };
+        let open = async |kv: Option<&store::KeyValue>| match kv {
+            Some(kv) => {
+                let stored = registry.open(kv)?;
+                registry.converted_one(resource, stored).await.map(Some)
+            }
+            None => Ok::<_, Fail>(None),
+        };
+        Ok(Self {
+            previous: open(previous).await?,
+            current: open(current).await?,
+        })
+    }
 }
 
 impl Watcher {
@@ -155,10 +194,10 @@ impl Watcher {
                 () = self.resource.retired() => self.done = true,
                 batch = self.watch.next() => {
                     let chunk = match batch {
-                        Some(Ok(batch)) => self.batch(&batch),
+                        Some(Ok(batch)) => self.batch(&batch).await,
                         Some(Err(error)) => {
                             self.done = true;
-                            error_event(&watch_failure(error, self.seen))
+                            error_event(&watch_failure(error, self.seen), self.shape.form.encoding)
                         }
                         None => {
                             self.done = true;
@@ -196,16 +235,21 @@ impl Watcher {
         (!out.is_empty()).then(|| out.freeze())
     }
 
-    fn batch(&mut self, batch: &Batch) -> Bytes {
+    async fn batch(&mut self, batch: &Batch) -> Bytes {
         let mut out = BytesMut::new();
         let after = self.after;
         for event in batch.events.iter().filter(|e| e.kv.mod_revision > after) {
-            match self.transition(event) {
-                Ok(Some((kind, stored))) => self.append(&mut out, kind, stored),
-                Ok(None) => {}
+            // Nothing of the watcher is borrowed while a webhook may be waited for: its streams are not shared.
+            let (registry, resource) = (self.registry.clone(), self.resource.clone());
+            match Seen::of(&registry, &resource, event).await {
+                Ok(seen) => {
+                    if let Some((kind, stored)) = self.transition(event, seen) {
+                        self.append(&mut out, kind, stored);
+                    }
+                }
                 Err(status) => {
                     self.done = true;
-                    out.extend_from_slice(&error_event(&status));
+                    out.extend_from_slice(&error_event(&status, self.shape.form.encoding));
                     return out.freeze();
                 }
             }
@@ -218,17 +262,9 @@ impl Watcher {
     }
 
     /// What an event of the store is to this watcher: objects enter and leave its selection.
-    fn transition(&self, event: &Event) -> Result<Option<(&'static str, Stored)>, Fail> {
+    fn transition(&self, event: &Event, seen: Seen) -> Option<(&'static str, Stored)> {
         let revision = event.kv.mod_revision;
-        let current = match event.kind {
-            EventKind::Put => Some(self.registry.open(&event.kv)?),
-            EventKind::Delete => None,
-        };
-        let previous = event
-            .prev
-            .as_ref()
-            .map(|kv| self.registry.open(kv))
-            .transpose()?;
+        let Seen { previous, current } = seen;
         let selected = |stored: &Option<Stored>| {
             stored.as_ref().is_some_and(|s| {
                 self.options.selection.is_everything()
@@ -239,23 +275,12 @@ impl Watcher {
             bytes: s.bytes,
             revision,
         };
-        Ok(match (selected(&previous), selected(&current)) {
-            (false, false) => match (event.kind, previous) {
-                // A delete whose previous value the store does not hand over carries it itself.
-                (EventKind::Delete, None) => {
-                    let last = Some(self.registry.open(&event.kv)?);
-                    if selected(&last) {
-                        last.map(|s| ("DELETED", gone(s)))
-                    } else {
-                        None
-                    }
-                }
-                _ => None,
-            },
+        match (selected(&previous), selected(&current)) {
+            (false, false) => None,
             (true, true) => current.map(|s| ("MODIFIED", s)),
             (false, true) => current.map(|s| ("ADDED", s)),
             (true, false) => previous.map(|s| ("DELETED", gone(s))),
-        })
+        }
     }
 
     fn append(&mut self, out: &mut BytesMut, kind: &str, stored: Stored) {
@@ -263,7 +288,7 @@ impl Watcher {
             Ok(line) => out.extend_from_slice(&line),
             Err(status) => {
                 self.done = true;
-                out.extend_from_slice(&error_event(&status));
+                out.extend_from_slice(&error_event(&status, self.shape.form.encoding));
             }
         }
     }
@@ -273,6 +298,9 @@ impl Watcher {
         let object = match form.transform {
             Transform::None => {
                 let stored = served(&self.resource, stored)?;
+                if form.encoding == Encoding::Protobuf {
+                    return frame(kind, &stored.with_revision()?, form.encoding);
+                }
                 return Ok(splice::watch_event(kind, &stored.bytes, stored.revision));
             }
             Transform::Table => {
@@ -293,9 +321,7 @@ impl Watcher {
             }
             Transform::Partial | Transform::PartialList => table::partial_of(&stored, form)?,
         };
-        let mut line = json!({"type": kind, "object": object}).to_string();
-        line.push('\n');
-        Ok(line.into())
+        frame(kind, &object, form.encoding)
     }
 
     fn bookmark(&self, initial_end: bool) -> Bytes {
@@ -320,8 +346,7 @@ impl Watcher {
                 table::partial(&json!({"metadata": metadata}), self.shape.form)
             }
         };
-        let mut line = json!({"type": "BOOKMARK", "object": object}).to_string();
-        line.push('\n');
-        line.into()
+        let encoding = self.shape.form.encoding;
+        frame("BOOKMARK", &object, encoding).unwrap_or_else(|e| error_event(&e, encoding))
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::harness::{Answer, Cluster, cluster};
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-const TABS: &str = "/apis/stable.example.com/v1/namespaces/default/crontabs";
+pub const TABS: &str = "/apis/stable.example.com/v1/namespaces/default/crontabs";
 
 fn spec_schema() -> Value {
     json!({"type": "object", "required": ["cron"], "properties": {
@@ -20,7 +20,7 @@ fn spec_schema() -> Value {
     }})
 }
 
-fn version(name: &str, storage: bool) -> Value {
+pub fn version(name: &str, storage: bool) -> Value {
     json!({
         "name": name, "served": true, "storage": storage,
         "schema": {"openAPIV3Schema": {"type": "object", "properties": {
@@ -36,7 +36,7 @@ fn version(name: &str, storage: bool) -> Value {
     })
 }
 
-fn definition(versions: &[Value]) -> Value {
+pub fn definition(versions: &[Value]) -> Value {
     json!({
         "kind": "CustomResourceDefinition", "apiVersion": "apiextensions.k8s.io/v1",
         "metadata": {"name": "crontabs.stable.example.com"},
@@ -71,7 +71,7 @@ async fn until(cluster: &Cluster, name: &str, test: impl Fn(&Value) -> bool) -> 
     }
 }
 
-async fn define(cluster: &Cluster, body: &Value) -> Value {
+pub async fn define(cluster: &Cluster, body: &Value) -> Value {
     let made = cluster.create(DEFINITIONS, body).await;
     let name = made["metadata"]["name"].as_str().unwrap().to_owned();
     let established = until(cluster, &name, |d| condition(d, "Established") == "True").await;
@@ -550,24 +550,6 @@ async fn real_definitions_are_established() {
     ] {
         assert!(message(&answer).contains(why), "{}", answer.body["message"]);
     }
-}
-
-#[tokio::test]
-async fn versions_that_need_a_webhook_are_not_pretended() {
-    let cluster = cluster().await;
-    let mut body = definition(&[version("v1", true), version("v2", false)]);
-    body["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"],
-        "clientConfig": {"url": "https://127.0.0.1:1/convert"}}});
-    define(&cluster, &body).await;
-    cluster
-        .create(TABS, &tab("a", json!({"cron": "* * * * *"})))
-        .await;
-    let answer = cluster.get(&TABS.replace("/v1/", "/v2/")).await;
-    assert_eq!(answer.code, 500);
-    assert!(
-        message(&answer)
-            .contains("conversion webhook for stable.example.com/v1, Kind=CronTab failed")
-    );
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Lists: pages, selectors, versions, tables.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use crate::harness::*;
@@ -51,7 +53,102 @@ async fn pages_come_from_one_snapshot() {
         .body;
     assert_eq!(names(&third), ["e"]);
     assert!(third["metadata"].get("continue").is_none());
-    assert_eq!(c.get(&format!("{MAPS}?continue=%25")).await.code, 400);
+    let broken = c.get(&format!("{MAPS}?continue=%25")).await;
+    assert_eq!(broken.code, 400);
+    let why = broken.body["message"].as_str().unwrap();
+    assert!(
+        why.starts_with("invalid continue token: continue key is not valid: "),
+        "{why}"
+    );
+    let token = |rv: i64, start: &str| {
+        let text = json!({"v": "meta.k8s.io/v1", "rv": rv, "start": start}).to_string();
+        URL_SAFE_NO_PAD.encode(text)
+    };
+    for (rv, start) in [(0, "a"), (5, ""), (5, "../secrets/")] {
+        let uri = format!("{MAPS}?continue={}", token(rv, start));
+        assert_eq!(c.get(&uri).await.code, 400, "{rv} {start}");
+    }
+    let latest = c
+        .get(&format!("{MAPS}?continue={}", token(-1, "c\0")))
+        .await;
+    assert_eq!(names(&latest.body), ["d", "e"]);
+}
+
+/// Clients that were too slow go on with what there is now, if they say so.
+#[tokio::test]
+async fn an_expired_list_can_go_on_inconsistently() {
+    let history = store::HistoryLimits {
+        segment_events: 16,
+        ..store::HistoryLimits::default()
+    };
+    let options = store::Options {
+        history,
+        ..store::Options::default()
+    };
+    let c = cluster_over(store::Embedded::in_memory_with(options)).await;
+    for name in ["a", "b", "c"] {
+        c.create(MAPS, &config_map(name)).await;
+    }
+    let first = c.get(&format!("{MAPS}?limit=1")).await.body;
+    let token = first["metadata"]["continue"].as_str().unwrap().to_owned();
+    for n in 0..40 {
+        let change = json!({"data": {"n": n.to_string()}});
+        c.merge(&format!("{MAPS}/a"), &change).await;
+    }
+    let expired = c.get(&format!("{MAPS}?limit=1&continue={token}")).await;
+    assert_eq!(
+        (expired.code, &expired.body["reason"]),
+        (410, &json!("Expired"))
+    );
+    let token = expired.body["metadata"]["continue"].as_str().unwrap();
+    let rest = c.get(&format!("{MAPS}?continue={token}")).await;
+    assert_eq!(names(&rest.body), ["b", "c"]);
+}
+
+#[tokio::test]
+async fn options_that_do_not_fit_are_refused_in_upstreams_words() {
+    let c = cluster().await;
+    let ask = async |query: &str| {
+        let answer = c.get(&format!("{MAPS}?{query}")).await;
+        let message = answer.body["message"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        (answer.code, message)
+    };
+    let (code, message) = ask("resourceVersionMatch=Exact").await;
+    assert_eq!(code, 422);
+    assert!(message.contains("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"), "{message}");
+    let (_, message) = ask("resourceVersion=0&resourceVersionMatch=Exact").await;
+    assert!(
+        message.contains("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""),
+        "{message}"
+    );
+    let (_, message) = ask("resourceVersion=1&resourceVersionMatch=x").await;
+    assert!(
+        message.contains(
+            "Unsupported value: \"x\": supported values: \"Exact\", \"NotOlderThan\", \"\""
+        ),
+        "{message}"
+    );
+    let (_, message) = ask("sendInitialEvents=true").await;
+    assert!(
+        message.contains("sendInitialEvents is forbidden for list"),
+        "{message}"
+    );
+    let (code, message) = ask("watch=1&sendInitialEvents=true").await;
+    assert_eq!(code, 422);
+    assert!(
+        message.contains("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"),
+        "{message}"
+    );
+    let (_, message) = ask("watch=1&resourceVersionMatch=NotOlderThan").await;
+    assert!(
+        message.contains(
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
+        ),
+        "{message}"
+    );
 }
 
 #[tokio::test]

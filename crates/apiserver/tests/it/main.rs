@@ -3,10 +3,15 @@
 mod harness;
 
 mod admission;
+mod aggregation;
 mod apply;
+mod backend;
+mod conversion;
 mod crud;
 mod custom;
+mod garbage;
 mod lists;
+mod protobuf;
 mod services;
 mod subresources;
 mod tls;

@@ -42,6 +42,7 @@ impl ControlPlane {
         config.advertise_port = cluster.api_address_for_pods().port();
         config.encryption_key = Some(pki.encryption_key()?);
         config.kubelet_tls = Some(tls::kubelet_client(pki)?);
+        config.client_authority = Some(pki.ca_certificate().to_owned());
         let api = ApiServer::new(config, store.clone())
             .await
             .context("starting the API server")?;

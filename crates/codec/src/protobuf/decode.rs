@@ -1,121 +1,17 @@
-//! Protobuf bodies (`application/vnd.kubernetes.protobuf`), as newer clients send them, turned into JSON trees.
+//! Protobuf as clients send it, turned into the JSON tree that the same client would have sent.
 //!
-//! Table driven: `facts/protobuf.json` lists the field numbers of every message. A scalar that is zero on the wire is left
-//! out unless it is a pointer upstream, so that defaults apply to it exactly as they do to an absent JSON field.
+//! A scalar that is zero on the wire is left out unless it is a pointer upstream or its JSON shows zeros, so that defaults
+//! apply to it exactly as they do to an absent JSON field.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
 
 use api::Status;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::{Count, Field, MAGIC, Type, table};
 use crate::MAX_DEPTH;
-
-/// First bytes of every protobuf body.
-const MAGIC: &[u8] = b"k8s\0";
-
-/// What a field holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Type {
-    Text,
-    Bool,
-    Int32,
-    Int64,
-    Bytes,
-    Time,
-    MicroTime,
-    Quantity,
-    IntOrString,
-    Raw,
-    Message(usize),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Count {
-    One,
-    Many,
-    Map,
-}
-
-#[derive(Debug)]
-struct Field {
-    name: String,
-    of: Type,
-    count: Count,
-    /// Zero is a value, not an absence.
-    pointer: bool,
-    /// The message's fields belong to the parent in JSON.
-    inline: bool,
-}
-
-#[derive(Default)]
-struct Table {
-    roots: HashMap<String, usize>,
-    lists: Vec<usize>,
-    messages: Vec<HashMap<u64, Field>>,
-}
-
-#[derive(Deserialize)]
-struct Facts {
-    roots: HashMap<String, usize>,
-    lists: Vec<usize>,
-    messages: Vec<HashMap<String, Vec<String>>>,
-}
-
-fn field(entry: &[String]) -> Option<Field> {
-    let (name, text) = (entry.first()?, entry.get(1)?);
-    let flag = entry.get(2).map_or("", String::as_str);
-    let (count, of) = match text.split_once(':') {
-        Some(("rep", of)) => (Count::Many, of),
-        Some((_, of)) => (Count::Map, of),
-        None => (Count::One, text.as_str()),
-    };
-    let of = match of {
-        "string" => Type::Text,
-        "bool" => Type::Bool,
-        "int32" => Type::Int32,
-        "int64" => Type::Int64,
-        "bytes" => Type::Bytes,
-        "Time" => Type::Time,
-        "MicroTime" => Type::MicroTime,
-        "Quantity" => Type::Quantity,
-        "IntOrString" => Type::IntOrString,
-        "Raw" => Type::Raw,
-        index => Type::Message(index.parse().ok()?),
-    };
-    Some(Field {
-        name: name.clone(),
-        of,
-        count,
-        pointer: flag == "p",
-        inline: flag == "i",
-    })
-}
-
-fn table() -> &'static Table {
-    static TABLE: OnceLock<Table> = OnceLock::new();
-    TABLE.get_or_init(|| {
-        let facts: Facts = match serde_json::from_str(include_str!("../facts/protobuf.json")) {
-            Ok(facts) => facts,
-            // The file is part of the program; a test reads it.
-            Err(_) => return Table::default(),
-        };
-        let message = |entries: HashMap<String, Vec<String>>| {
-            entries
-                .iter()
-                .filter_map(|(n, e)| Some((n.parse().ok()?, field(e)?)))
-                .collect()
-        };
-        Table {
-            roots: facts.roots,
-            lists: facts.lists,
-            messages: facts.messages.into_iter().map(message).collect(),
-        }
-    })
-}
 
 /// Why bytes are no message.
 #[derive(Debug, thiserror::Error)]
@@ -248,6 +144,10 @@ fn value(of: Type, wire: &Wire<'_>, depth: usize) -> Result<Option<Value>, Broke
             Some(raw) => serde_json::from_slice(raw).map_err(|e| Broken::Other(e.to_string()))?,
             None => Value::Null,
         },
+        (Type::Double, Wire::Number(n)) => f64::from_bits(*n).into(),
+        (Type::SchemaOrArray | Type::SchemaOrBool | Type::SchemaOrStrings, Wire::Bytes(b)) => {
+            alternative(of, b, depth + 1)?
+        }
         (Type::Message(index), Wire::Bytes(b)) => message(index, b, depth + 1)?,
         _ => {
             return Err(Broken::Wire(if matches!(wire, Wire::Number(_)) {
@@ -257,6 +157,26 @@ fn value(of: Type, wire: &Wire<'_>, depth: usize) -> Result<Option<Value>, Broke
             }));
         }
     }))
+}
+
+/// A field that is a schema, or something else of number 2 (or, for a truth value, of number 1).
+fn alternative(of: Type, bytes: &[u8], depth: usize) -> Result<Value, Broken> {
+    let schema_number = if of == Type::SchemaOrBool { 2 } else { 1 };
+    let (mut allows, mut others) = (false, Vec::new());
+    let mut reader = Reader(bytes);
+    while let Some((number, wire)) = reader.next()? {
+        match (number, wire) {
+            (n, Wire::Bytes(b)) if n == schema_number => return message(table().schema, b, depth),
+            (2, Wire::Bytes(b)) if of == Type::SchemaOrStrings => others.push(text(b)?.into()),
+            (2, Wire::Bytes(b)) => others.push(message(table().schema, b, depth)?),
+            (1, Wire::Number(n)) => allows = n != 0,
+            _ => {}
+        }
+    }
+    Ok(match of {
+        Type::SchemaOrBool => allows.into(),
+        _ => Value::Array(others),
+    })
 }
 
 fn is_zero(value: &Value) -> bool {
@@ -288,7 +208,7 @@ fn message(index: usize, bytes: &[u8], depth: usize) -> Result<Value, Broken> {
     let mut out = Map::new();
     let mut reader = Reader(bytes);
     while let Some((number, wire)) = reader.next()? {
-        let Some(field) = fields.get(&number) else {
+        let Some(field) = fields.get(number) else {
             continue;
         };
         match field.count {
@@ -307,7 +227,7 @@ fn message(index: usize, bytes: &[u8], depth: usize) -> Result<Value, Broken> {
             }
             Count::One => match value(field.of, &wire, depth)? {
                 Some(Value::Object(inner)) if field.inline => out.extend(inner),
-                Some(found) if field.pointer || !is_zero(&found) => {
+                Some(found) if field.shows_zero() || !is_zero(&found) => {
                     out.insert(field.name.clone(), found);
                 }
                 _ => {}
@@ -361,7 +281,7 @@ fn map_entry(of: Type, bytes: &[u8], depth: usize) -> Result<(String, Value), Br
         }
     }
     let empty = match of {
-        Type::Text | Type::Bytes => Value::from(""),
+        Type::Text => Value::from(""),
         Type::Quantity => "0".into(),
         _ => Value::Null,
     };
@@ -382,7 +302,7 @@ pub fn to_json(bytes: &[u8]) -> Result<Value, Status> {
     let (_, types) = small(unknown.get(&1).copied().unwrap_or_default()).map_err(broken)?;
     let named = |n: u64| text(types.get(&n).copied().unwrap_or_default()).map_err(broken);
     let (api_version, kind) = (named(1)?, named(2)?);
-    let root = table().roots.get(&format!("{api_version}/{kind}")).copied();
+    let root = table().root(api_version, kind);
     let root = root.ok_or_else(|| {
         bad(format!(
             "no kind {kind:?} is registered for version {api_version:?} in protobuf"
@@ -459,7 +379,7 @@ mod tests {
         assert!(to_json(b"{}").is_err());
         assert!(to_json(&envelope("v1", "Nothing", b"")).is_err());
         assert!(to_json(&envelope("v1", "Pod", &[0x0a, 0x7f])).is_err());
-        assert_eq!(table().lists.len(), 4);
+        assert_eq!(table().lists.len(), 6);
     }
 
     proptest! {

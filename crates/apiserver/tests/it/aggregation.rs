@@ -1,0 +1,191 @@
+//! Aggregation: group-versions that another server behind a service serves.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, Request};
+use hyper::body::Bytes;
+use serde_json::{Value, json};
+use tower::Service;
+
+use crate::backend::Backend;
+use crate::custom::{define, definition, version};
+use crate::harness::*;
+
+const API_SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
+
+fn listed() -> Value {
+    json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "other.example/v1", "resources": [
+        {"name": "things", "singularName": "thing", "namespaced": true, "kind": "Thing", "verbs": ["get", "list"]}]})
+}
+
+fn answer(request: &Request<Bytes>) -> Value {
+    if request.uri().path() == "/apis/other.example/v1" {
+        return listed();
+    }
+    let headers: &HeaderMap = request.headers();
+    let all = |name: &str| -> Vec<String> {
+        headers
+            .get_all(name)
+            .iter()
+            .map(|v| v.to_str().unwrap().to_owned())
+            .collect()
+    };
+    json!({"kind": "Echo", "uri": request.uri().to_string(), "user": all("x-remote-user"), "groups": all("x-remote-group"),
+        "authorization": all("authorization")})
+}
+
+/// A server behind `other.default.svc` that trusts the front proxy alone and answers with what it was asked.
+async fn other(c: &Cluster) -> Backend {
+    let map = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
+    let data = c.get(map).await.body["data"].clone();
+    assert_eq!(
+        data["requestheader-allowed-names"],
+        "[\"front-proxy-client\"]"
+    );
+    let trusted = data["requestheader-client-ca-file"].as_str();
+    Backend::start(&["other.default.svc"], trusted, |request| answer(&request)).await
+}
+
+fn api_service(backend: &Backend) -> Value {
+    json!({"metadata": {"name": "v1.other.example"}, "spec": {
+        "group": "other.example", "version": "v1", "groupPriorityMinimum": 100, "versionPriority": 10,
+        "caBundle": STANDARD.encode(&backend.authority),
+        "service": {"namespace": "default", "name": "other", "port": backend.port}}})
+}
+
+/// The Available condition once its reason is the one waited for.
+async fn until(c: &Cluster, name: &str, reason: &str) -> Value {
+    let uri = format!("{API_SERVICES}?watch=true&fieldSelector=metadata.name%3D{name}");
+    let mut events = c.watch(&uri).await;
+    let seen = async {
+        loop {
+            let object = events.next().await.expect("the watch ended")["object"].clone();
+            let condition = object["status"]["conditions"][0].clone();
+            if condition["reason"] == reason {
+                return condition;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), seen)
+        .await
+        .expect("the condition never came")
+}
+
+#[tokio::test]
+async fn requests_reach_the_other_server_in_the_users_name() {
+    let c = cluster().await;
+    let backend = other(&c).await;
+    let service = json!({"metadata": {"name": "other"}, "spec": {"type": "ExternalName", "externalName": "localhost"}});
+    c.create("/api/v1/namespaces/default/services", &service)
+        .await;
+    c.create(API_SERVICES, &api_service(&backend)).await;
+    let condition = until(&c, "v1.other.example", "Passed").await;
+    assert_eq!(
+        (&condition["status"], &condition["message"]),
+        (&json!("True"), &json!("all checks passed"))
+    );
+
+    let things = "/apis/other.example/v1/namespaces/default/things?limit=5";
+    let request = Request::builder()
+        .uri(things)
+        .header("x-remote-user", "forged")
+        .header("authorization", "Bearer forged")
+        .body(apiserver::http::body::full(Vec::new()))
+        .unwrap();
+    let mut ann = c.user("ann", &["system:masters"]);
+    let echo = read(ann.call(request).await.unwrap()).await;
+    assert_eq!(echo.code, 200, "{}", echo.body);
+    assert_eq!(echo.body["uri"], things);
+    assert_eq!(echo.body["user"], json!(["ann"]));
+    assert_eq!(
+        echo.body["groups"],
+        json!(["system:masters", "system:authenticated"])
+    );
+    assert_eq!(echo.body["authorization"], json!([]));
+    assert_eq!(c.get("/apis/other.example/v1").await.body, listed());
+
+    let groups = c.get("/apis").await.body["groups"].clone();
+    let names: Vec<&str> = groups
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|g| g["name"].as_str())
+        .collect();
+    assert!(names.contains(&"other.example") && names.contains(&"apps"));
+    let group = c.get("/apis/other.example").await.body;
+    assert_eq!(group["preferredVersion"]["version"], "v1");
+    let request = Request::builder()
+        .uri("/apis")
+        .header(
+            "accept",
+            "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+        )
+        .body(Vec::new())
+        .unwrap();
+    let all = read(c.raw(request).await).await.body;
+    let item = all["items"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!(item["metadata"]["name"], "other.example");
+    assert_eq!(
+        item["versions"][0]["resources"][0]["responseKind"]["kind"],
+        "Thing"
+    );
+}
+
+#[tokio::test]
+async fn who_cannot_be_reached_is_unavailable() {
+    let c = cluster().await;
+    let made = json!({"metadata": {"name": "v1.none.example"}, "spec": {
+        "group": "none.example", "version": "v1", "groupPriorityMinimum": 100, "versionPriority": 10,
+        "insecureSkipTLSVerify": true, "service": {"namespace": "default", "name": "none"}}});
+    let made = c.create(API_SERVICES, &made).await;
+    assert_eq!(made["spec"]["service"]["port"], 443);
+    let condition = until(&c, "v1.none.example", "ServiceNotFound").await;
+    assert_eq!(condition["status"], "False");
+    let answer = c.get("/apis/none.example/v1/things").await;
+    assert_eq!(
+        (answer.code, &answer.body),
+        (503, &json!("service unavailable\n"))
+    );
+    let service = json!({"metadata": {"name": "none"}, "spec": {"ports": [{"port": 443}]}});
+    c.create("/api/v1/namespaces/default/services", &service)
+        .await;
+    until(&c, "v1.none.example", "EndpointsNotFound").await;
+    assert_eq!(
+        c.delete(&format!("{API_SERVICES}/v1.none.example"))
+            .await
+            .code,
+        200
+    );
+}
+
+#[tokio::test]
+async fn what_is_served_here_is_registered() {
+    let c = cluster().await;
+    let apps = c.get(&format!("{API_SERVICES}/v1.apps")).await.body;
+    assert_eq!(
+        apps["metadata"]["labels"]["kube-aggregator.kubernetes.io/automanaged"],
+        "onstart"
+    );
+    assert_eq!(apps["spec"]["groupPriorityMinimum"], 17_800);
+    assert_eq!(apps["status"]["conditions"][0]["reason"], "Local");
+    let made = define(&c, &definition(&[version("v1", true)])).await;
+    let condition = until(&c, "v1.stable.example.com", "Local").await;
+    assert_eq!(
+        condition["message"],
+        "Local APIServices are always available"
+    );
+    let name = made["metadata"]["name"].as_str().unwrap();
+    let mut events = c
+        .watch(&format!(
+            "{API_SERVICES}?watch=true&fieldSelector=metadata.name%3Dv1.stable.example.com"
+        ))
+        .await;
+    assert_eq!(events.step().await.0, "ADDED");
+    c.delete(&format!(
+        "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"
+    ))
+    .await;
+    while events.step().await.0 != "DELETED" {}
+}
