@@ -12,6 +12,24 @@ use crate::certificates::Authority;
 /// Gives each controller a client of its own identity.
 pub type ClientOf = Arc<dyn Fn(&str) -> Client + Send + Sync>;
 
+/// Whose token is to be signed, and which Secret will hold it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountToken {
+    /// The namespace of both.
+    pub namespace: String,
+    /// The account.
+    pub account: String,
+    /// The account's uid.
+    pub account_uid: String,
+    /// The Secret.
+    pub secret: String,
+    /// The Secret's uid.
+    pub secret_uid: String,
+}
+
+/// Signs tokens that last as long as their Secret; an error is told in words.
+pub type SignToken = Arc<dyn Fn(&AccountToken) -> Result<String, String> + Send + Sync>;
+
 /// What the controllers of a cluster need to know.
 #[derive(Clone)]
 pub struct Config {
@@ -23,6 +41,8 @@ pub struct Config {
     pub root_ca: String,
     /// Signs the certificates that are asked for. `None`: nothing is signed.
     pub authority: Option<Arc<Authority>>,
+    /// Signs the tokens of Secrets that ask for one. `None`: they get none.
+    pub sign_token: Option<SignToken>,
     /// Folder for volumes made on demand by the default storage class. `None`: no such class.
     pub volume_root: Option<PathBuf>,
     /// Workers of each controller.
@@ -56,6 +76,7 @@ impl Default for Config {
             node_cidr_prefix: 24,
             root_ca: String::new(),
             authority: None,
+            sign_token: None,
             volume_root: None,
             workers: 5,
             clock: Clock::system(),

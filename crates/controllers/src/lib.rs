@@ -42,10 +42,11 @@ pub mod resourcequota;
 pub mod root_ca;
 pub mod serviceaccount;
 pub mod statefulset;
+pub mod tokens;
 pub mod ttl;
 pub mod volumes;
 
-pub use context::{Config, Context};
+pub use context::{AccountToken, Config, Context, SignToken};
 
 use std::time::Duration;
 
@@ -96,6 +97,7 @@ pub const ALL: &[Controller] = &[
     root_ca::CONTROLLER,
     serviceaccount::CONTROLLER,
     statefulset::CONTROLLER,
+    tokens::CONTROLLER,
     ttl::CONTROLLER,
     volumes::BINDER,
     volumes::CLAIM_PROTECTION,

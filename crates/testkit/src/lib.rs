@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use apiserver::{
     ApiServer,
-    auth::{MASTERS, TokenIssuer, UserInfo},
+    auth::{BoundObject, MASTERS, TokenIssuer, TokenRequest, UserInfo},
 };
 use client::{Client, Clock};
 use k8s_openapi::api::core::v1::ServiceAccount;
@@ -39,6 +39,22 @@ fn authority() -> anyhow::Result<(String, String)> {
     params.distinguished_name.push(name, "testkit");
     let certificate = params.self_signed(&key).context("an authority")?;
     Ok((certificate.pem(), key.serialize_pem()))
+}
+
+/// The token of a Secret.
+fn sign(tokens: &TokenIssuer, of: &controllers::AccountToken, now: i64) -> Result<String, String> {
+    let request = TokenRequest {
+        namespace: of.namespace.clone(),
+        name: of.account.clone(),
+        uid: of.account_uid.clone(),
+        secret: Some(BoundObject {
+            name: of.secret.clone(),
+            uid: of.secret_uid.clone(),
+        }),
+        ..TokenRequest::default()
+    };
+    let signed = tokens.issue_for_secret(request, now);
+    signed.map_err(|e| e.to_string())
 }
 
 /// What a test cluster consists of.
@@ -105,6 +121,7 @@ impl Cluster {
             clock: Arc::new(move || time.now()),
             ..apiserver::Config::new(tokens)
         };
+        let signer = config.tokens.clone();
         let api = ApiServer::new(config, store.clone()).await?;
         let cluster = Self {
             api,
@@ -113,7 +130,7 @@ impl Cluster {
             tasks: TaskTracker::new(),
         };
         if parts.controllers {
-            cluster.start_controllers(clock)?;
+            cluster.start_controllers(clock, signer)?;
             cluster.has_account().await?;
         }
         if parts.scheduler {
@@ -131,13 +148,17 @@ impl Cluster {
         .await
     }
 
-    fn start_controllers(&self, clock: Clock) -> anyhow::Result<()> {
+    fn start_controllers(&self, clock: Clock, tokens: TokenIssuer) -> anyhow::Result<()> {
+        let time = clock.clone();
         let (certificate, key) = authority()?;
         let signs = controllers::certificates::Authority::new(&certificate, &key)?;
         let config = controllers::Config {
             cluster_cidr: "10.42.0.0/16".parse().ok(),
             root_ca: certificate,
             authority: Some(Arc::new(signs)),
+            sign_token: Some(Arc::new(move |of| {
+                sign(&tokens, of, time.now().as_second())
+            })),
             clock,
             ..controllers::Config::default()
         };

@@ -19,6 +19,9 @@ pub const MAX_LIFETIME_SECONDS: i64 = 365 * 24 * 3600;
 /// Lifetime when none is asked for, in seconds.
 pub const DEFAULT_LIFETIME_SECONDS: i64 = 3600;
 
+/// Lifetime of a token in a Secret, in seconds: a hundred years, for it ends with the Secret.
+const SECRET_LIFETIME_SECONDS: i64 = 100 * 365 * 24 * 3600;
+
 /// Most tokens whose signature is remembered as good; some 2 KB each.
 const REMEMBERED_TOKENS: usize = 8192;
 
@@ -192,6 +195,29 @@ impl TokenIssuer {
         let lifetime = request
             .lifetime_seconds
             .clamp(MIN_LIFETIME_SECONDS, MAX_LIFETIME_SECONDS);
+        self.sign(request, now, lifetime, id)
+    }
+
+    /// Signs the token that a Secret holds: it is good as long as the Secret and the account are.
+    ///
+    /// # Errors
+    /// When the request names no Secret, or when signing fails.
+    pub fn issue_for_secret(&self, request: TokenRequest, now: i64) -> Result<String, KeyError> {
+        if request.secret.is_none() {
+            return Err(KeyError("a lasting token needs a secret".to_owned()));
+        }
+        let id = crate::registry::new_uid();
+        let signed = self.sign(request, now, SECRET_LIFETIME_SECONDS, id)?;
+        Ok(signed.0)
+    }
+
+    fn sign(
+        &self,
+        request: TokenRequest,
+        now: i64,
+        lifetime: i64,
+        id: String,
+    ) -> Result<(String, i64), KeyError> {
         let audiences = if request.audiences.is_empty() {
             vec![self.inner.issuer.clone()]
         } else {
@@ -293,6 +319,24 @@ mod tests {
             lifetime_seconds: 3600,
             ..TokenRequest::default()
         }
+    }
+
+    #[test]
+    fn a_token_in_a_secret_lasts_and_names_it() {
+        let issuer = issuer();
+        assert!(issuer.issue_for_secret(request(), 1000).is_err());
+        let secret = BoundObject {
+            name: "s".into(),
+            uid: "u2".into(),
+        };
+        let of = TokenRequest {
+            secret: Some(secret.clone()),
+            ..request()
+        };
+        let token = issuer.issue_for_secret(of, 1000).unwrap();
+        let later = 1000 + 2 * MAX_LIFETIME_SECONDS;
+        let claims = issuer.verify(&token, &[], later).unwrap();
+        assert_eq!(claims.kubernetes.secret, Some(secret));
     }
 
     #[test]

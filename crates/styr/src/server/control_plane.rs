@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use apiserver::ApiServer;
-use apiserver::auth::{MASTERS, TokenIssuer, UserInfo};
-use controllers::certificates::Authority;
+use apiserver::auth::{BoundObject, MASTERS, TokenIssuer, TokenRequest, UserInfo};
+use controllers::{SignToken, certificates::Authority};
 use store::Embedded;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +22,7 @@ pub struct ControlPlane {
     pub api: Arc<ApiServer>,
     /// Its store.
     pub store: Arc<Embedded>,
+    tokens: TokenIssuer,
 }
 
 impl ControlPlane {
@@ -36,7 +37,7 @@ impl ControlPlane {
             .with_context(|| format!("opening the store in {}", dir.display()))?;
         let issuer = format!("https://kubernetes.default.svc.{CLUSTER_DOMAIN}");
         let tokens = TokenIssuer::new(&issuer, &pki.kept_key("service-account")?)?;
-        let mut config = apiserver::Config::new(tokens);
+        let mut config = apiserver::Config::new(tokens.clone());
         config.service_cidr = cluster.choices.service_cidr.into();
         config.advertise_address = cluster.node_ip().into();
         config.advertise_port = cluster.api_address_for_pods().port();
@@ -46,7 +47,7 @@ impl ControlPlane {
         let api = ApiServer::new(config, store.clone())
             .await
             .context("starting the API server")?;
-        Ok(Self { api, store })
+        Ok(Self { api, store, tokens })
     }
 
     /// Serves the API on this machine and to pods until `shutdown`.
@@ -80,6 +81,7 @@ impl ControlPlane {
             node_cidr_prefix: cluster.choices.node_cidr.prefix_len(),
             root_ca: pki.ca_certificate().to_owned(),
             authority: authority(pki),
+            sign_token: Some(signs(self.tokens.clone())),
             volume_root: Some(cluster.path("volumes")),
             ..controllers::Config::default()
         };
@@ -112,6 +114,25 @@ fn authority(pki: &Pki) -> Option<Arc<Authority>> {
             None
         }
     }
+}
+
+/// Signs the tokens of Secrets.
+fn signs(tokens: TokenIssuer) -> SignToken {
+    Arc::new(move |of| {
+        let request = TokenRequest {
+            namespace: of.namespace.clone(),
+            name: of.account.clone(),
+            uid: of.account_uid.clone(),
+            secret: Some(BoundObject {
+                name: of.secret.clone(),
+                uid: of.secret_uid.clone(),
+            }),
+            ..TokenRequest::default()
+        };
+        let now = client::Clock::system().now().as_second();
+        let signed = tokens.issue_for_secret(request, now);
+        signed.map_err(|e| e.to_string())
+    })
 }
 
 async fn bind(address: SocketAddrV4) -> anyhow::Result<TcpListener> {

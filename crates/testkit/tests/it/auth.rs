@@ -422,3 +422,98 @@ async fn permissions_are_reviewed() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_may_hold_a_token_that_lasts() -> anyhow::Result<()> {
+    const SECRETS: &str = "v1/secrets";
+    let rig = Rig::start(&[]).await?;
+    rig.create(ACCOUNTS, account("bot")).await?;
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
+        "metadata": {"name": "bot", "annotations": {"kubernetes.io/service-account.name": "bot"}}});
+    rig.create(SECRETS, secret).await?;
+    let filled = rig
+        .until(SECRETS, "bot", "to hold a token", |s| {
+            s["data"]["token"].is_string()
+        })
+        .await?;
+    assert!(
+        STANDARD
+            .decode(text(&filled, "/data/ca.crt"))?
+            .starts_with(b"-----BEGIN")
+    );
+    assert_eq!(
+        STANDARD.decode(text(&filled, "/data/namespace"))?,
+        b"default"
+    );
+    let token = String::from_utf8(STANDARD.decode(text(&filled, "/data/token"))?)?;
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
+    let path = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let answer = rig.raw(Method::POST, path, review.clone()).await?;
+    assert_eq!(
+        text(&answer, "/status/user/username"),
+        "system:serviceaccount:default:bot"
+    );
+    // It goes with its account, and its token with it.
+    rig.delete(ACCOUNTS, "bot", Value::Null).await?;
+    rig.until_gone(SECRETS, "bot").await?;
+    let answer = rig.raw(Method::POST, path, review).await?;
+    assert_ne!(answer["status"]["authenticated"], true);
+    Ok(())
+}
+
+/// Conformance: Service account tokens auto mount optionally
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_are_mounted_unless_somebody_opts_out() -> anyhow::Result<()> {
+    let rig = Rig::start(&[]).await?;
+    for (name, mounts) in [("mount", true), ("nomount", false)] {
+        let mut account = account(name);
+        account["automountServiceAccountToken"] = json!(mounts);
+        rig.create(ACCOUNTS, account).await?;
+    }
+    let default = "default";
+    for (account, spec, expected) in [
+        (default, None, true),
+        ("mount", None, true),
+        ("nomount", None, false),
+        (default, Some(true), true),
+        ("mount", Some(true), true),
+        ("nomount", Some(true), true),
+        (default, Some(false), false),
+        ("mount", Some(false), false),
+        ("nomount", Some(false), false),
+    ] {
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "p-"},
+            "spec": {"serviceAccountName": account, "containers": [{"name": "c", "image": "i"}]}});
+        if let Some(spec) = spec {
+            pod["spec"]["automountServiceAccountToken"] = json!(spec);
+        }
+        let made = rig.create("v1/pods", pod).await?;
+        let mounts = made["spec"]["containers"][0]["volumeMounts"].as_array();
+        let path = "/var/run/secrets/kubernetes.io/serviceaccount";
+        let mounted = mounts.is_some_and(|all| all.iter().any(|m| m["mountPath"] == path));
+        assert_eq!(mounted, expected, "{account} {spec:?}");
+    }
+    Ok(())
+}
+
+/// Conformance (partly): OIDC Discovery (ServiceAccountIssuerDiscovery)
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accounts_find_out_how_tokens_are_verified() -> anyhow::Result<()> {
+    let rig = Rig::start(&[]).await?;
+    let bot = "system:serviceaccount:default:bot";
+    let client = rig.cluster.client_of(bot, &["system:serviceaccounts"]);
+    let get = async |path: &str| -> anyhow::Result<Value> {
+        Ok(client
+            .request(http::Request::get(path).body(Vec::new())?)
+            .await?)
+    };
+    let found = get("/.well-known/openid-configuration").await?;
+    assert_eq!(
+        text(&found, "/issuer"),
+        "https://kubernetes.default.svc.cluster.local"
+    );
+    assert!(text(&found, "/jwks_uri").ends_with("/openid/v1/jwks"));
+    let keys = get("/openid/v1/jwks").await?;
+    assert_eq!(text(&keys, "/keys/0/use"), "sig");
+    Ok(())
+}

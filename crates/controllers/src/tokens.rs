@@ -1,0 +1,194 @@
+//! Secrets that hold an account's token: fills in what they lack, and deletes them with their
+//! account.
+
+use std::collections::BTreeMap;
+
+use client::{Cache, Error, Key, Queue, Reconcile, Requeue, Scope, write};
+use futures::future::BoxFuture;
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{Secret, ServiceAccount},
+};
+use serde_json::{Value, json};
+
+use crate::{AccountToken, Context, Controller};
+
+/// The entry of [`crate::ALL`].
+pub const CONTROLLER: Controller = Controller {
+    name: "tokens-controller",
+    run,
+};
+
+const TYPE: &str = "kubernetes.io/service-account-token";
+const ACCOUNT: &str = "kubernetes.io/service-account.name";
+const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
+const TOKEN: &str = "token";
+const CA: &str = "ca.crt";
+const NAMESPACE: &str = "namespace";
+
+struct Tokens {
+    context: Context,
+    accounts: Cache<ServiceAccount>,
+    secrets: Cache<Secret>,
+}
+
+fn run(context: Context) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let accounts = context.caches.get::<ServiceAccount>(Scope::all());
+        let only = Scope::all().fields(format!("type={TYPE}"));
+        let secrets = context.caches.get::<Secret>(only);
+        accounts.synced().await;
+        secrets.synced().await;
+        let queue = Queue::default();
+        let to = queue.clone();
+        secrets.on_change(move |change| to.add(change.key.clone()));
+        let (to, all) = (queue.clone(), secrets.clone());
+        accounts.on_change(move |change| {
+            // An account that comes, goes or is made anew decides about its secrets.
+            let uid = |e: &Option<std::sync::Arc<client::Entry>>| e.as_ref().map(|e| e.uid.clone());
+            if uid(&change.old) != uid(&change.new) {
+                let secrets = all.entries_in(&change.key.namespace);
+                secrets.iter().for_each(|e| to.add(e.key.clone()));
+            }
+        });
+        let reconciler = Tokens {
+            context: context.clone(),
+            accounts,
+            secrets,
+        };
+        context.work(reconciler, queue).await;
+    })
+}
+
+fn annotation<'a>(secret: &'a Secret, key: &str) -> &'a str {
+    let all = secret.metadata.annotations.as_ref();
+    all.and_then(|a| a.get(key)).map_or("", String::as_str)
+}
+
+/// Whether a secret is of this account, and not of an earlier one of its name.
+fn is_of(secret: &Secret, account: &ServiceAccount) -> bool {
+    let uid = annotation(secret, ACCOUNT_UID);
+    uid.is_empty() || account.metadata.uid.as_deref() == Some(uid)
+}
+
+/// The patch that fills in what a secret lacks; `token` is asked for one only if there is none.
+fn plan(
+    secret: &Secret,
+    account: &ServiceAccount,
+    ca: &str,
+    token: impl FnOnce() -> Option<String>,
+) -> Option<Value> {
+    let none = BTreeMap::new();
+    let data = secret.data.as_ref().unwrap_or(&none);
+    let has = |key: &str| data.get(key).is_some_and(|v| !v.0.is_empty());
+    let is = |key: &str, value: &str| data.get(key).is_some_and(|v| v.0 == value.as_bytes());
+    let mut patch = serde_json::Map::new();
+    let mut set = |key: &str, value: &str| {
+        patch.insert(key.into(), json!(ByteString(value.as_bytes().to_vec())));
+    };
+    if !ca.is_empty() && !is(CA, ca) {
+        set(CA, ca);
+    }
+    if !has(NAMESPACE) {
+        set(
+            NAMESPACE,
+            secret.metadata.namespace.as_deref().unwrap_or_default(),
+        );
+    }
+    if !has(TOKEN)
+        && let Some(token) = token()
+    {
+        set(TOKEN, &token);
+    }
+    let uid = account.metadata.uid.as_deref().unwrap_or_default();
+    let known = annotation(secret, ACCOUNT_UID) == uid;
+    if patch.is_empty() && known {
+        return None;
+    }
+    let meta = json!({"uid": secret.metadata.uid,
+        "resourceVersion": secret.metadata.resource_version, "annotations": {ACCOUNT_UID: uid}});
+    Some(json!({"metadata": meta, "data": patch}))
+}
+
+impl Reconcile for Tokens {
+    type Key = Key;
+
+    fn name(&self) -> &'static str {
+        CONTROLLER.name
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
+        let Some(secret) = self.secrets.get(key)? else {
+            return Ok(Requeue::OnChange);
+        };
+        let name = annotation(&secret, ACCOUNT);
+        if name.is_empty() || secret.metadata.deletion_timestamp.is_some() {
+            return Ok(Requeue::OnChange);
+        }
+        let account_key = Key::new(key.namespace.clone(), name);
+        let mut account = self.accounts.get(&account_key)?;
+        if account.as_ref().is_none_or(|a| !is_of(&secret, a)) {
+            // The cache may lag behind.
+            let api = write::namespaced::<ServiceAccount>(&self.context.client, &key.namespace);
+            account = write::tolerate_missing(api.get(name).await)?;
+        }
+        let api = write::namespaced::<Secret>(&self.context.client, &key.namespace);
+        let Some(account) = account.filter(|a| is_of(&secret, a)) else {
+            write::delete(&api, &key.name, secret.metadata.uid.as_deref()).await?;
+            return Ok(Requeue::OnChange);
+        };
+        let text = |t: &Option<String>| t.clone().unwrap_or_default();
+        let of = AccountToken {
+            namespace: key.namespace.to_string(),
+            account: name.to_owned(),
+            account_uid: text(&account.metadata.uid),
+            secret: key.name.to_string(),
+            secret_uid: text(&secret.metadata.uid),
+        };
+        let mut failure = None;
+        let token = || {
+            let signed = self.context.config.sign_token.as_ref()?(&of);
+            signed.map_err(|why| failure = Some(why)).ok()
+        };
+        let ca = self.context.config.root_ca.as_str();
+        if let Some(patch) = plan(&secret, &account, ca, token)
+            && let Some(written) = write::patch(&api, &key.name, &patch).await?
+        {
+            self.secrets.caught_up(write::revision_of(&written)).await?;
+        }
+        failure.map_or(Ok(Requeue::OnChange), |why| Err(Error::Other(why)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_get_what_they_lack() {
+        let account: ServiceAccount =
+            serde_json::from_value(json!({"metadata": {"name": "bot", "uid": "u"}})).unwrap();
+        let secret = |uid: &str, data: Value| -> Secret {
+            serde_json::from_value(json!({"metadata": {"name": "s", "namespace": "n",
+                "annotations": {ACCOUNT: "bot", ACCOUNT_UID: uid}}, "data": data}))
+            .unwrap()
+        };
+        let token = || Some("t".to_owned());
+        let empty = secret("", json!({}));
+        assert!(is_of(&empty, &account) && !is_of(&secret("other", json!({})), &account));
+        let patch = plan(&empty, &account, "CA", token).unwrap();
+        assert_eq!(
+            patch["data"],
+            json!({"ca.crt": "Q0E=", "namespace": "bg==", "token": "dA=="})
+        );
+        assert_eq!(patch["metadata"]["annotations"][ACCOUNT_UID], "u");
+        let full = json!({"ca.crt": "Q0E=", "namespace": "bg==", "token": "dA=="});
+        let never = || panic!("there is one");
+        assert_eq!(
+            plan(&secret("u", full.clone()), &account, "CA", never),
+            None
+        );
+        let patch = plan(&secret("u", full), &account, "CB", never).unwrap();
+        assert_eq!(patch["data"], json!({"ca.crt": "Q0I="}));
+    }
+}
