@@ -134,13 +134,13 @@ impl Call {
             let why = "error decoding patch: json: cannot unmarshal into Go value of type map[string]interface {}";
             return Err(Box::new(Status::bad_request(why)));
         }
-        let duplicates: Vec<String> = duplicates
+        let duplicates: Vec<String> = codec::repeated(&duplicates)
             .iter()
-            .map(|path| format!("duplicate field {path:?}"))
+            .map(|why| format!("error converting YAML to JSON: {why}"))
             .collect();
         match validation {
             FieldValidation::Strict if !duplicates.is_empty() => {
-                let why = format!("error strict decoding patch: {}", duplicates.join(", "));
+                let why = format!("error strict decoding YAML: {}", duplicates.join(", "));
                 return Err(Box::new(Status::bad_request(why)));
             }
             FieldValidation::Warn => self.warnings.add(duplicates),
@@ -155,10 +155,11 @@ impl Call {
     }
 }
 
-/// Reads YAML, of which JSON is the faster part.
-fn parse(bytes: &[u8]) -> Result<(Value, Vec<String>), Fail> {
+/// Reads YAML, of which JSON is the faster part: but only YAML knows the lines of duplicate keys.
+fn parse(bytes: &[u8]) -> Result<(Value, Vec<codec::Duplicate>), Fail> {
     if bytes.trim_ascii_start().first() == Some(&b'{')
         && let Ok(parsed) = codec::parse(bytes, ContentType::Json)
+        && parsed.1.is_empty()
     {
         return Ok(parsed);
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use api::{Kind, Status};
 use serde_json::Value;
 
-pub use crate::tree::MAX_DEPTH;
+pub use crate::tree::{Duplicate, MAX_DEPTH, repeated};
 use crate::{tree, walk};
 
 /// How a body is written.
@@ -44,8 +44,8 @@ impl FieldValidation {
 /// An object and the warnings its body deserves.
 pub type Decoded = (Value, Vec<String>);
 
-/// Parses a body without looking at any schema; the second part lists paths of duplicate keys.
-pub fn parse(bytes: &[u8], content_type: ContentType) -> Result<(Value, Vec<String>), Status> {
+/// Parses a body without looking at any schema; the second part lists duplicate keys.
+pub fn parse(bytes: &[u8], content_type: ContentType) -> Result<(Value, Vec<Duplicate>), Status> {
     match content_type {
         ContentType::Json => tree::from_json(bytes).map_err(|e| {
             Status::bad_request(format!("couldn't get version/kind; json parse error: {e}"))
@@ -74,11 +74,11 @@ pub fn decode(
 
 /// Checks a parsed object against the kind's schema, in place; returns warnings.
 ///
-/// `duplicates` are paths that [`parse`] found; a patched object has none.
+/// `duplicates` are those that [`parse`] found; a patched object has none.
 pub fn check(
     obj: &mut Value,
     kind: &Kind,
-    duplicates: Vec<String>,
+    duplicates: Vec<Duplicate>,
     validation: FieldValidation,
 ) -> Result<Vec<String>, Status> {
     let refuse = |why: String| {
@@ -98,9 +98,11 @@ pub fn check(
         return Ok(Vec::new());
     }
     let place = |path: &str| order.get(path).copied().unwrap_or(usize::MAX);
+    // YAML tells of all duplicates at once, before anything else.
     let mut found: Vec<(usize, String)> = duplicates
         .iter()
-        .map(|path| (place(path), format!("duplicate field {path:?}")))
+        .map(|d| d.line.as_ref().map_or_else(|| place(&d.path), |_| 0))
+        .zip(repeated(&duplicates))
         .chain(
             unknown
                 .iter()
@@ -120,7 +122,7 @@ pub fn check(
 
 /// Where each field stands in the body, in case there are fields to be told in that order beside
 /// the unknown ones, which come in it already.
-fn places(obj: &Value, duplicates: &[String]) -> HashMap<String, usize> {
+fn places(obj: &Value, duplicates: &[Duplicate]) -> HashMap<String, usize> {
     fn walk(value: &Value, path: &str, places: &mut HashMap<String, usize>) {
         let place = places.len();
         places.entry(path.to_owned()).or_insert(place);

@@ -19,5 +19,7 @@ mod tree;
 mod walk;
 
 pub use canonical::{canonical, splice_resource_version};
-pub use decode::{ContentType, Decoded, FieldValidation, MAX_DEPTH, check, decode, parse};
+pub use decode::{
+    ContentType, Decoded, Duplicate, FieldValidation, MAX_DEPTH, check, decode, parse, repeated,
+};
 pub use default::default;

@@ -3,8 +3,11 @@
 use std::cell::RefCell;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor,
+};
 use serde_json::{Map, Number, Value};
+use serde_saphyr::Spanned;
 
 /// Deepest nesting of a body, as upstream bounds it.
 pub const MAX_DEPTH: usize = 10_000;
@@ -12,11 +15,41 @@ pub const MAX_DEPTH: usize = 10_000;
 /// Nesting that a recursive walk can take on an ordinary thread's stack.
 const SAFE_DEPTH: usize = 128;
 
-/// Where the parser is, and the paths of keys seen twice.
+/// Most nodes that aliases of YAML may stand for: what multiplies further is an attack.
+const MAX_ALIASED: usize = 100_000;
+
+/// A key that its map has already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Duplicate {
+    /// Path of the field.
+    pub path: String,
+    /// In YAML: the line of the repetition, and the key.
+    pub line: Option<(u64, String)>,
+}
+
+/// What is wrong with keys seen twice, in upstream's words, for which every parser has its own.
+pub fn repeated(duplicates: &[Duplicate]) -> Vec<String> {
+    let lines: Vec<String> = duplicates
+        .iter()
+        .filter_map(|d| d.line.as_ref())
+        .map(|(line, key)| format!("\n  line {line}: key {key:?} already set in map"))
+        .collect();
+    if !lines.is_empty() {
+        return vec![format!("yaml: unmarshal errors:{}", lines.concat())];
+    }
+    duplicates
+        .iter()
+        .map(|d| format!("duplicate field {:?}", d.path))
+        .collect()
+}
+
+/// Where the parser is, and the keys seen twice.
 #[derive(Default)]
 struct Trace {
     path: Vec<Step>,
-    duplicates: Vec<String>,
+    duplicates: Vec<Duplicate>,
+    /// Whether keys know their lines.
+    lines: bool,
 }
 
 enum Step {
@@ -42,8 +75,8 @@ impl Trace {
     }
 }
 
-/// Parses JSON; the second part lists the paths of duplicate keys. The last of them wins.
-pub fn from_json(bytes: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
+/// Parses JSON; the second part lists duplicate keys. The last of them wins.
+pub fn from_json(bytes: &[u8]) -> Result<(Value, Vec<Duplicate>), serde_json::Error> {
     let trace = RefCell::new(Trace::default());
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = Seed(&trace).deserialize(&mut deserializer)?;
@@ -52,11 +85,15 @@ pub fn from_json(bytes: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error
 }
 
 /// Parses YAML as kubectl reads it (YAML 1.1 booleans, octal numbers and merge keys).
-pub fn from_yaml(text: &str) -> Result<(Value, Vec<String>), String> {
-    let trace = RefCell::new(Trace::default());
+pub fn from_yaml(text: &str) -> Result<(Value, Vec<Duplicate>), String> {
+    let trace = RefCell::new(Trace {
+        lines: true,
+        ..Trace::default()
+    });
     let options = serde_saphyr::options! {
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
         legacy_octal_numbers: true,
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_ALIASED },
     };
     let value = serde_saphyr::with_deserializer_from_str_with_options(text, options, |d| {
         Seed(&trace).deserialize(d)
@@ -135,17 +172,39 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut out = Map::new();
-        while let Some(key) = map.next_key_seed(KeySeed)? {
+        let lines = self.0.borrow().lines;
+        loop {
+            let (key, line) = if lines {
+                let Some(key) = map.next_key::<Spanned<Key>>()? else {
+                    break;
+                };
+                (key.value.0, Some(key.referenced.line()))
+            } else {
+                let Some(key) = map.next_key_seed(KeySeed)? else {
+                    break;
+                };
+                (key, None)
+            };
             self.0.borrow_mut().path.push(Step::Key(key.clone()));
             let value = map.next_value_seed(Seed(self.0))?;
             let mut trace = self.0.borrow_mut();
-            if out.insert(key, value).is_some() {
+            if out.insert(key.clone(), value).is_some() {
                 let path = trace.text();
-                trace.duplicates.push(path);
+                let line = line.map(|line| (line, key));
+                trace.duplicates.push(Duplicate { path, line });
             }
             trace.path.pop();
         }
         Ok(Value::Object(out))
+    }
+}
+
+/// A key that can tell where it is.
+struct Key(String);
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        KeySeed.deserialize(deserializer).map(Self)
     }
 }
 
@@ -185,7 +244,9 @@ mod tests {
     fn duplicates_have_paths() {
         let (value, duplicates) = from_json(br#"{"a":1,"a":2,"b":{"c":[{"d":1,"d":3}]}}"#).unwrap();
         assert_eq!(value, json!({"a": 2, "b": {"c": [{"d": 3}]}}));
-        assert_eq!(duplicates, ["a", "b.c[0].d"]);
+        let paths: Vec<&str> = duplicates.iter().map(|d| d.path.as_str()).collect();
+        assert_eq!(paths, ["a", "b.c[0].d"]);
+        assert_eq!(repeated(&duplicates)[1], "duplicate field \"b.c[0].d\"");
         assert!(from_json(b"{} x").is_err());
         assert!(from_json("[".repeat(100_000).as_bytes()).is_err());
     }
@@ -199,7 +260,10 @@ mod tests {
             value,
             json!({"a": 5, "b": true, "c": "yes", "d": 1000.0, "e": ["x", 2], "f": null, "g": "l1\nl2\n", "1": "x"})
         );
-        assert_eq!(duplicates, ["a"]);
+        assert_eq!(
+            repeated(&duplicates),
+            ["yaml: unmarshal errors:\n  line 10: key \"a\" already set in map"]
+        );
         assert_eq!(from_yaml("mode: 0644").unwrap().0, json!({"mode": 420}));
         assert!(from_yaml("a: [").is_err());
     }

@@ -21,6 +21,7 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde_json::Value;
 use store::{EventKind, KeyValue, RangeRequest, ReadError, prefix_end};
+use tokio::time::Instant;
 
 use crate::auth::{MASTERS, UserInfo};
 use crate::bootstrap::ensure;
@@ -175,6 +176,7 @@ pub(crate) async fn start(registry: &Arc<Registry>) -> Result<Arc<Aggregation>, 
         aggregation: aggregation.clone(),
         known: BTreeMap::new(),
         asked: BTreeMap::new(),
+        changed: true,
         dirty: true,
     };
     let seen = follower.load().await.map_err(read_failure)?;
@@ -222,6 +224,8 @@ struct Follower {
     known: BTreeMap<String, Value>,
     /// What other servers answered last, by the name of their APIService.
     asked: BTreeMap<String, (Verdict, Option<Value>)>,
+    /// Whether APIServices or what this server serves changed.
+    changed: bool,
     /// Whether other servers are to be asked again.
     dirty: bool,
 }
@@ -245,6 +249,7 @@ impl Follower {
             return;
         };
         let name = meta::name(&value).to_owned();
+        self.changed = true;
         let old = self.known.insert(name, value.clone());
         if old.is_none_or(|old| old["spec"] != value["spec"]) && is_remote(&value) {
             self.dirty = true;
@@ -362,6 +367,7 @@ impl Follower {
         }
         let mut events = stream::select_all(watches);
         let mut changes = self.registry.changes();
+        let mut due = Instant::now() + RESYNC;
         loop {
             let settled = self.settle().await;
             let remote = self.known.values().any(is_remote);
@@ -371,11 +377,15 @@ impl Follower {
                     Some(Err(error)) => return error,
                     None => return ReadError::Closed,
                 },
-                changed = changes.changed() => if changed.is_err() {
-                    return ReadError::Closed;
+                told = changes.changed() => match told {
+                    Ok(()) => self.changed = true,
+                    Err(_) => return ReadError::Closed,
                 },
                 () = self.registry.stop.cancelled() => return ReadError::Closed,
-                () = tokio::time::sleep(RESYNC), if remote && settled => self.dirty = true,
+                () = tokio::time::sleep_until(due), if remote && settled => {
+                    self.dirty = true;
+                    due = Instant::now() + RESYNC;
+                }
                 () = tokio::time::sleep(RETRY), if !settled => {}
             }
         }
@@ -383,8 +393,13 @@ impl Follower {
 
     /// `false` asks for another try.
     async fn settle(&mut self) -> bool {
-        let registered = self.register().await;
-        self.serve();
+        let registered = if std::mem::take(&mut self.changed) {
+            let registered = self.register().await;
+            self.serve();
+            registered
+        } else {
+            Ok(())
+        };
         let asked = if std::mem::take(&mut self.dirty) {
             self.ask().await
         } else {
@@ -394,7 +409,7 @@ impl Follower {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(error = error.message, "cannot keep APIServices in step");
-                self.dirty = true;
+                (self.changed, self.dirty) = (true, true);
                 false
             }
         }
@@ -406,6 +421,7 @@ impl Follower {
             match event.kind {
                 EventKind::Put => self.put(&event.kv),
                 EventKind::Delete => {
+                    self.changed = true;
                     self.known.remove(name);
                     self.asked.remove(name);
                 }

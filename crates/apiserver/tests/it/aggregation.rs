@@ -189,3 +189,24 @@ async fn what_is_served_here_is_registered() {
     .await;
     while events.step().await.0 != "DELETED" {}
 }
+
+/// Certificates of pods and services are not checked: they are of their own making.
+#[tokio::test]
+async fn pods_are_reached_over_tls_as_well() {
+    let c = cluster().await;
+    with_account(&c).await;
+    let backend = Backend::start(&["nobody"], None, |request| answer(&request)).await;
+    c.create(PODS, &pod("p")).await;
+    let address = json!({"status": {"podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]}});
+    c.merge(&format!("{PODS}/p/status"), &address).await;
+    let uri = format!("{PODS}/https:p:{}/proxy/deep/path?x=1", backend.port);
+    let echo = c.get(&uri).await;
+    assert_eq!(
+        (echo.code, &echo.body["uri"]),
+        (200, &json!("/deep/path?x=1")),
+        "{}",
+        echo.body
+    );
+    let plain = c.get(&format!("{PODS}/p:{}/proxy/", backend.port)).await;
+    assert_ne!(plain.code, 200);
+}

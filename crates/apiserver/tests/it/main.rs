@@ -10,6 +10,7 @@ mod conversion;
 mod crud;
 mod custom;
 mod garbage;
+mod limits;
 mod lists;
 mod protobuf;
 mod services;
