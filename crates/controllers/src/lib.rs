@@ -41,6 +41,7 @@ pub mod resourceclaims;
 pub mod resourcequota;
 pub mod root_ca;
 pub mod serviceaccount;
+pub mod serviceaddresses;
 pub mod statefulset;
 pub mod tokens;
 pub mod ttl;
@@ -96,6 +97,8 @@ pub const ALL: &[Controller] = &[
     resourcequota::CONTROLLER,
     root_ca::CONTROLLER,
     serviceaccount::CONTROLLER,
+    serviceaddresses::RANGES,
+    serviceaddresses::REPAIR,
     statefulset::CONTROLLER,
     tokens::CONTROLLER,
     ttl::CONTROLLER,

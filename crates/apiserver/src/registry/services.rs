@@ -253,21 +253,32 @@ impl Registry {
         Ok(())
     }
 
-    async fn free_address(&self, write: &Write<'_>, service: &Value) -> Result<IpAddr, Fail> {
-        let cidr = &self.config.service_cidr;
-        let (first, count) = usable(cidr);
-        let start = dynamic_start(count);
-        for _ in 0..RANDOM_TRIES {
-            let address = address_at(cidr, rand::rng().random_range(start..=count));
-            if !self.taken(&address_key(address)).await? {
-                return Ok(address);
-            }
+    /// The ranges that cluster IPs are taken from: the server's own, and those that are ready of
+    /// its family.
+    async fn service_ranges(&self) -> Result<Vec<IpNet>, Fail> {
+        let own = self.config.service_cidr;
+        let all = self
+            .read_all(("networking.k8s.io", "v1", "servicecidrs"), "")
+            .await?;
+        let ready = |r: &&Value| {
+            let holds = |c: &Value| c["type"] == "Ready" && c["status"] == "True";
+            let conditions = meta::list_at(r, &["status", "conditions"]);
+            r.pointer("/metadata/deletionTimestamp").is_none() && conditions.iter().any(holds)
+        };
+        let mut ranges = vec![own];
+        for range in all.iter().filter(ready) {
+            let cidrs = meta::list_at(range, &["spec", "cidrs"]).iter();
+            let cidrs = cidrs.filter_map(|c| c.as_str()?.parse::<IpNet>().ok());
+            ranges.extend(cidrs.filter(|c| c.addr().is_ipv4() == own.addr().is_ipv4()));
         }
-        let taken = self.taken_under(ADDRESSES).await?;
-        let all = (start..=count).chain(first..start).take(taken.len() + 1);
-        for offset in all {
-            let address = address_at(cidr, offset);
-            if !taken.contains(&address.to_string()) {
+        let mut seen = BTreeSet::new();
+        ranges.retain(|r| seen.insert(r.to_string()));
+        Ok(ranges)
+    }
+
+    async fn free_address(&self, write: &Write<'_>, service: &Value) -> Result<IpAddr, Fail> {
+        for cidr in self.service_ranges().await? {
+            if let Some(address) = self.free_in(&cidr).await? {
                 return Ok(address);
             }
         }
@@ -277,6 +288,24 @@ impl Registry {
             "failed to allocate a serviceIP: range is full",
         );
         Err(write.invalid(meta::name(service), &[why]))
+    }
+
+    async fn free_in(&self, cidr: &IpNet) -> Result<Option<IpAddr>, Fail> {
+        let (first, count) = usable(cidr);
+        if count < first {
+            return Ok(None);
+        }
+        let start = dynamic_start(count).min(count);
+        for _ in 0..RANDOM_TRIES {
+            let address = address_at(cidr, rand::rng().random_range(start..=count));
+            if !self.taken(&address_key(address)).await? {
+                return Ok(Some(address));
+            }
+        }
+        let taken = self.taken_under(ADDRESSES).await?;
+        let all = (start..=count).chain(first..start).take(taken.len() + 1);
+        let mut addresses = all.map(|offset| address_at(cidr, offset));
+        Ok(addresses.find(|a| !taken.contains(&a.to_string())))
     }
 
     async fn taken_under(&self, prefix: &'static str) -> Result<BTreeSet<String>, Fail> {
@@ -359,16 +388,27 @@ impl Registry {
         before: &Held,
     ) -> Result<(), Fail> {
         let mut errors = Vec::new();
-        let cidr = &self.config.service_cidr;
+        let added: Vec<IpAddr> = held(service)
+            .addresses
+            .difference(&before.addresses)
+            .copied()
+            .collect();
+        let ranges = if added.is_empty() {
+            Vec::new()
+        } else {
+            self.service_ranges().await?
+        };
         let addresses = meta::get(service, &["spec", "clusterIPs"])
             .cloned()
             .unwrap_or_default();
-        for address in held(service).addresses.difference(&before.addresses) {
-            let why = if !cidr.contains(address) {
+        for address in added {
+            let why = if !ranges.iter().any(|r| r.contains(&address)) {
+                let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
                 format!(
-                    "the provided IP ({address}) is not in the valid range. The range of valid IPs is {cidr}"
+                    "the provided IP ({address}) is not in the valid range. The range of valid IPs is {}",
+                    ranges.join(", ")
                 )
-            } else if self.taken(&address_key(*address)).await? {
+            } else if self.taken(&address_key(address)).await? {
                 "provided IP is already allocated".to_owned()
             } else {
                 continue;

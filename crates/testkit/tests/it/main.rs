@@ -1,5 +1,6 @@
 //! Controllers and scheduler against the real API server, in one process.
 
+mod addresses;
 mod apps;
 mod auth;
 mod autoscaling;
