@@ -30,6 +30,8 @@ const ARROWS: &[(&str, &[&str])] = &[
         "kubelet",
         &["api", "client", "kinds", "net", "oci", "streams"],
     ),
+    ("sim", &["api", "client"]),
+    ("load", &["sim"]),
     ("traffic", &["api", "client", "net"]),
 ];
 

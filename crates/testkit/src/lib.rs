@@ -4,9 +4,13 @@
 //! Nothing outside the process is touched; everything ends with the [`Cluster`].
 
 mod node;
+mod simulation;
 mod wait;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use anyhow::Context;
 use apiserver::{
@@ -74,6 +78,7 @@ pub struct Cluster {
     pub store: Arc<Embedded>,
     shutdown: CancellationToken,
     tasks: TaskTracker,
+    simulates: AtomicBool,
 }
 
 impl Cluster {
@@ -128,6 +133,7 @@ impl Cluster {
             store,
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            simulates: AtomicBool::new(false),
         };
         if parts.controllers {
             cluster.start_controllers(clock, signer)?;
@@ -183,6 +189,26 @@ impl Cluster {
     /// A client that acts as `user`.
     pub fn client_of(&self, user: &str, groups: &[&str]) -> Client {
         client::in_process(self.api.in_process(UserInfo::new(user, groups)))
+    }
+
+    /// Simulates `nodes` nodes of a profile written as YAML, beside those there are; another call
+    /// changes the simulation. Answers when they are there and ready.
+    ///
+    /// # Errors
+    /// When the profile is wrong or the nodes do not come.
+    pub async fn simulate(&self, nodes: u32, profile: &str) -> anyhow::Result<()> {
+        sim::Settings::new(nodes, profile)?;
+        if !self.simulates.swap(true, Ordering::Relaxed) {
+            let config = sim::Config {
+                version: apiserver::GIT_VERSION.to_owned(),
+                clock: client::Clock::system(),
+                caches: None,
+            };
+            let client = self.client_of("system:simulation", &[MASTERS]);
+            self.tasks
+                .spawn(sim::run(client, config, self.shutdown.clone()));
+        }
+        simulation::ask(&self.client(), nodes, profile).await
     }
 
     /// Adds a node that pretends to run the pods it gets.

@@ -97,7 +97,8 @@ impl Cluster {
             .collect()
     }
 
-    fn kubeconfig(&self) -> PathBuf {
+    /// Its kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
     }
 }

@@ -16,12 +16,14 @@ mod api;
 mod cluster;
 mod etcd;
 mod figures;
+mod many;
 mod store;
 
 /// Print the project's figures.
 #[derive(clap::Args)]
 pub struct Bench {
-    /// Which figures; all when none is named
+    /// Which figures; the usual ones when none is named. `scheduler` runs every workload of
+    /// upstream's scheduler benchmark, `scheduler:NAME` one of them
     names: Vec<String>,
     /// Print one JSON document
     #[arg(long)]
@@ -82,7 +84,23 @@ const ALL: &[Benchmark] = &[
         name: "apply",
         run: api::apply,
     },
+    many::SCHEDULER_TARGETS,
+    Benchmark {
+        name: "rollout",
+        run: many::rollout,
+    },
+    Benchmark {
+        name: "namespace",
+        run: many::namespace,
+    },
+    Benchmark {
+        name: "full",
+        run: many::full,
+    },
 ];
+
+/// Benchmarks that run only when they are named: all workloads take an hour.
+const NAMED: &[Benchmark] = &[many::SCHEDULER];
 
 /// A measured figure.
 pub struct Figure {
@@ -155,16 +173,9 @@ impl Bench {
     /// # Errors
     /// When one cannot be run.
     pub fn run(self) -> anyhow::Result<()> {
-        for name in &self.names {
-            if !ALL.iter().any(|b| b.name == name) {
-                let known: Vec<&str> = ALL.iter().map(|b| b.name).collect();
-                bail!(
-                    "there is no benchmark {name:?}; there are {}",
-                    known.join(", ")
-                );
-            }
-        }
-        let packages = ["--package", "styr", "--package", "xtask"];
+        self.chosen()?;
+        // Together, so that all are built with the same features of what they share.
+        let packages = ["styr", "xtask", "load"].map(|name| format!("--package={name}"));
         succeed(cargo(&["build", "--release"]).args(packages))?;
         if cfg!(debug_assertions) {
             // Clients that are built without optimization would be what is measured.
@@ -174,13 +185,17 @@ impl Bench {
         self.measure()
     }
 
+    fn chosen(&self) -> anyhow::Result<Vec<Runner>> {
+        if self.names.is_empty() {
+            return Ok(ALL.iter().map(|b| Box::new(b.run) as Runner).collect());
+        }
+        self.names.iter().map(|name| runner(name)).collect()
+    }
+
     fn measure(self) -> anyhow::Result<()> {
         let mut all = Vec::new();
-        for benchmark in ALL {
-            if !self.names.is_empty() && !self.names.iter().any(|n| n == benchmark.name) {
-                continue;
-            }
-            for figure in (benchmark.run)(self.runs.max(1))? {
+        for run in self.chosen()? {
+            for figure in run(self.runs.max(1))? {
                 if !self.json {
                     println!("{}", figure.line());
                 }
@@ -192,6 +207,24 @@ impl Bench {
         }
         Ok(())
     }
+}
+
+type Runner = Box<dyn Fn(usize) -> anyhow::Result<Vec<Figure>>>;
+
+/// The benchmark of this name.
+fn runner(name: &str) -> anyhow::Result<Runner> {
+    if let Some(workload) = many::one(name) {
+        return Ok(Box::new(workload));
+    }
+    let mut all = ALL.iter().chain(NAMED);
+    let Some(found) = all.find(|b| b.name == name) else {
+        let known: Vec<&str> = ALL.iter().chain(NAMED).map(|b| b.name).collect();
+        bail!(
+            "there is no benchmark {name:?}; there are {}",
+            known.join(", ")
+        );
+    };
+    Ok(Box::new(found.run))
 }
 
 /// Folder of release builds.

@@ -10,6 +10,7 @@ mod image;
 mod ip;
 mod list;
 mod server;
+mod simulate;
 mod status;
 mod up;
 
@@ -33,6 +34,8 @@ pub enum Command {
     /// Manage the images on the node
     #[command(subcommand)]
     Image(image::Image),
+    /// Simulate nodes beside the real one, to see how things behave in a large cluster
+    Simulate(simulate::Simulate),
     /// Run the cluster in the foreground, for a service manager
     Server(server::Server),
 }
@@ -51,6 +54,7 @@ impl Command {
             Self::List(command) => command.run(cluster),
             Self::Delete(command) => command.run(cluster),
             Self::Image(command) => command.run(cluster),
+            Self::Simulate(command) => command.run(cluster),
             Self::Server(command) => command.run(cluster),
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use apiserver::ApiServer;
 use apiserver::auth::{BoundObject, MASTERS, TokenIssuer, TokenRequest, UserInfo};
+use client::{Caches, Clock};
 use controllers::{SignToken, certificates::Authority};
 use store::Embedded;
 use tokio::net::TcpListener;
@@ -74,8 +75,10 @@ impl ControlPlane {
         client::in_process(self.api.in_process(UserInfo::new(user, groups)))
     }
 
-    /// Starts the controllers and the scheduler.
+    /// Starts the controllers, the scheduler and the simulation of nodes. They share one set of
+    /// caches: a large cluster is held, and followed, once.
     pub fn start_deciders(&self, cluster: &Cluster, pki: &Pki, supervisor: &mut Supervisor) {
+        let caches = Caches::new(self.client("system:kube-controller-manager", &[MASTERS]));
         let config = controllers::Config {
             cluster_cidr: Some(cluster.choices.pod_cidr.into()),
             node_cidr_prefix: cluster.choices.node_cidr.prefix_len(),
@@ -83,6 +86,7 @@ impl ControlPlane {
             authority: authority(pki),
             sign_token: Some(signs(self.tokens.clone())),
             volume_root: Some(cluster.path("volumes")),
+            caches: Some(caches.clone()),
             ..controllers::Config::default()
         };
         let client = self.client("system:kube-controller-manager", &[MASTERS]);
@@ -94,10 +98,27 @@ impl ControlPlane {
             }
         });
         let client = self.client("system:kube-scheduler", &[]);
+        let config = scheduler::Config {
+            caches: Some(caches.clone()),
+            ..scheduler::Config::default()
+        };
         supervisor.run("scheduler", move |shutdown| {
-            let client = client.clone();
+            let (client, config) = (client.clone(), config.clone());
             async move {
-                scheduler::run(client, scheduler::Config::default(), shutdown).await;
+                scheduler::run(client, config, shutdown).await;
+                Ok(())
+            }
+        });
+        let client = self.client("system:simulation", &[MASTERS]);
+        let config = sim::Config {
+            version: apiserver::GIT_VERSION.to_owned(),
+            clock: Clock::system(),
+            caches: Some(caches),
+        };
+        supervisor.run("simulated nodes", move |shutdown| {
+            let (client, config) = (client.clone(), config.clone());
+            async move {
+                sim::run(client, config, shutdown).await;
                 Ok(())
             }
         });

@@ -109,6 +109,7 @@ impl Parts<'_> {
             pod_cidr: cluster.choices.pod_cidr,
             node_pod_cidr: cluster.choices.node_cidr,
             bridge: cluster.bridge(),
+            unreachable: sim::RANGE.parse().ok(),
         };
         let caches = client::Caches::new(self.control_plane.client("system:kube-proxy", &[]));
         supervisor.run("service proxy", move |shutdown| {

@@ -12,6 +12,7 @@ mod garbage;
 mod jobs;
 mod nodes;
 mod quota;
+mod simulated;
 mod statefulsets;
 mod upkeep;
 mod volumes;

@@ -38,6 +38,8 @@ pub struct Config {
     pub node_pod_cidr: Ipv4Net,
     /// Name of the bridge the node's pods hang on.
     pub bridge: String,
+    /// Endpoints in this range answer nobody, so Services lead to others: pods of simulated nodes.
+    pub unreachable: Option<Ipv4Net>,
 }
 
 /// Why the proxy cannot work.

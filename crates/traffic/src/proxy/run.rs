@@ -1,9 +1,12 @@
 //! The shell around the pure parts: watches, gathers changes for a moment, applies them.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use client::{Caches, Key};
+use ipnet::Ipv4Net;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use net::link::{Links, Route};
 use net::nft::{Event, Monitor};
 use tokio::sync::oneshot;
@@ -32,6 +35,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     let watch = ServiceWatch::start(&caches);
     let node = config.node_name.clone();
+    let unreachable = config.unreachable;
     let opened = tokio::task::spawn_blocking(move || {
         route_services(&config)?;
         Ok::<_, net::Error>((Applier::open(config)?, Monitor::open()?))
@@ -47,7 +51,7 @@ pub async fn run(
     let mut events = Vec::new();
     loop {
         // The first pass replaces the table even if there is no Service.
-        let changed = changes(&watch, &node);
+        let changed = changes(&watch, &node, unreachable);
         let heard = std::mem::take(&mut events);
         let applied = tokio::task::spawn_blocking(move || {
             let applied = applier.update(changed).and_then(|()| applier.heard(&heard));
@@ -81,13 +85,33 @@ pub async fn run(
     }
 }
 
-fn changes(watch: &ServiceWatch, node: &str) -> BTreeMap<Key, Frontends> {
+fn changes(
+    watch: &ServiceWatch,
+    node: &str,
+    unreachable: Option<Ipv4Net>,
+) -> BTreeMap<Key, Frontends> {
     let changed = watch.take().into_iter().map(|key| {
         let found = watch.look_up(&key);
-        let wanted = found.map(|(service, slices)| frontends(&service, &slices, node));
+        let wanted = found.map(|(service, mut slices)| {
+            if let Some(range) = unreachable {
+                slices.iter_mut().for_each(|slice| leave_out(slice, range));
+            }
+            frontends(&service, &slices, node)
+        });
         (key, wanted.unwrap_or_default())
     });
     changed.collect()
+}
+
+/// Takes endpoints in `range` out of a slice.
+fn leave_out(slice: &mut EndpointSlice, range: Ipv4Net) {
+    let outside = |address: &String| match address.parse::<Ipv4Addr>() {
+        Ok(address) => !range.contains(&address),
+        Err(_) => true,
+    };
+    if let Some(endpoints) = &mut slice.endpoints {
+        endpoints.retain(|endpoint| endpoint.addresses.iter().all(outside));
+    }
 }
 
 /// What others changed; never returns once listening has failed.
@@ -122,4 +146,22 @@ fn route_services(config: &Config) -> Result<(), net::Error> {
         source,
         metric: 0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_that_answer_nobody_are_left_out() {
+        let mut slice: EndpointSlice = serde_json::from_value(serde_json::json!({
+            "addressType": "IPv4", "endpoints": [
+                {"addresses": ["10.42.0.7"]}, {"addresses": ["100.64.3.2"]}, {"addresses": ["web.example"]}],
+        }))
+        .unwrap();
+        leave_out(&mut slice, "100.64.0.0/10".parse().unwrap());
+        let left = slice.endpoints.unwrap();
+        assert_eq!(left.len(), 2);
+        assert!(left.iter().all(|e| e.addresses != ["100.64.3.2"]));
+    }
 }

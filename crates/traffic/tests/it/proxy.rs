@@ -22,6 +22,7 @@ fn config() -> Config {
         pod_cidr: "10.42.0.0/16".parse().unwrap(),
         node_pod_cidr: "10.42.0.0/24".parse().unwrap(),
         bridge: "styr0".into(),
+        unreachable: None,
     }
 }
 
