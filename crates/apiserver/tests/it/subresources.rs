@@ -314,3 +314,50 @@ async fn discovery_and_health() {
     );
     assert_eq!(c.get("/openid/v1/jwks").await.body["keys"][0]["kty"], "EC");
 }
+
+#[tokio::test]
+async fn running_pods_are_resized_and_debugged() {
+    let c = cluster().await;
+    with_account(&c).await;
+    let mut p = pod("p");
+    p["spec"]["containers"][0]["resources"] =
+        json!({"limits": {"cpu": "2", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Gi"}});
+    let made = c.create(PODS, &p).await;
+    assert_eq!(made["metadata"]["generation"], 1);
+    let patch = |resources: Value| json!({"spec": {"containers": [{"name": "c", "image": "other", "resources": resources}]}});
+    let send = async |sub: &str, body: &Value| {
+        let media = "application/strategic-merge-patch+json";
+        c.send("PATCH", &format!("{PODS}/p/{sub}"), media, body)
+            .await
+    };
+    let resized = send("resize", &patch(json!({"limits": {"cpu": "3"}}))).await;
+    assert_eq!(resized.code, 200, "{}", resized.body);
+    let container = &resized.body["spec"]["containers"][0];
+    assert_eq!(
+        container["resources"]["limits"],
+        json!({"cpu": "3", "memory": "1Gi"})
+    );
+    assert_eq!(container["image"], "busybox");
+    assert_eq!(resized.body["metadata"]["generation"], 2);
+    let refused = send("resize", &patch(json!({"requests": {"cpu": "3"}}))).await;
+    assert_eq!(refused.code, 422);
+    let why = refused.body["message"].as_str().unwrap();
+    assert!(
+        why.contains("Pod QOS Class may not change as a result of resizing"),
+        "{why}"
+    );
+
+    let debug = json!({"spec": {"ephemeralContainers": [{"name": "d", "image": "busybox"}]}});
+    let debugged = send("ephemeralcontainers", &debug).await;
+    assert_eq!(debugged.code, 200, "{}", debugged.body);
+    assert_eq!(debugged.body["spec"]["ephemeralContainers"][0]["name"], "d");
+    assert_eq!(debugged.body["metadata"]["generation"], 3);
+    let change = json!({"spec": {"ephemeralContainers": [{"name": "d", "image": "other"}]}});
+    let refused = send("ephemeralcontainers", &change).await;
+    assert_eq!(refused.code, 422);
+    let why = refused.body["message"].as_str().unwrap();
+    assert!(
+        why.contains("existing ephemeral containers \"d\" may not be changed"),
+        "{why}"
+    );
+}
