@@ -273,6 +273,9 @@ struct Eviction {
     recorder: Recorder,
     nodes: Cache<Node>,
     pods: Cache<Pod>,
+    /// Pods that are to leave later, and since when that is known: taints that people add do not
+    /// tell their time.
+    due: Mutex<HashMap<Key, Timestamp>>,
 }
 
 fn run_eviction(context: Context) -> BoxFuture<'static, ()> {
@@ -311,6 +314,7 @@ fn run_eviction(context: Context) -> BoxFuture<'static, ()> {
             recorder,
             nodes,
             pods,
+            due: Mutex::default(),
         };
         context.work(reconciler, queue).await;
     })
@@ -325,11 +329,13 @@ impl Reconcile for Eviction {
 
     async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
         let Some(pod) = self.pods.get(key)? else {
+            lock(&self.due).remove(key);
             return Ok(Requeue::OnChange);
         };
         let node = self.nodes.get(&Key::cluster(pods::node(&pod)))?;
         let taints = node.and_then(|n| n.spec?.taints).unwrap_or_default();
-        if taints.is_empty() || pod.metadata.deletion_timestamp.is_some() {
+        if pod.metadata.deletion_timestamp.is_some() {
+            lock(&self.due).remove(key);
             return Ok(Requeue::OnChange);
         }
         let tolerations = pod
@@ -338,13 +344,22 @@ impl Reconcile for Eviction {
             .and_then(|s| s.tolerations.clone())
             .unwrap_or_default();
         let now = self.context.now();
-        match plan::leave(&taints, &tolerations, self.started, now) {
-            Leave::Never => Ok(Requeue::OnChange),
+        let known = lock(&self.due).get(key).copied().unwrap_or(now);
+        match plan::leave(&taints, &tolerations, (self.started, known), now) {
+            Leave::Never => {
+                if lock(&self.due).remove(key).is_some() {
+                    let message = format!("Cancelling deletion of Pod {key}");
+                    self.recorder.normal(&pod, "TaintManagerEviction", message);
+                }
+                Ok(Requeue::OnChange)
+            }
             Leave::At(at) if at > now => {
+                lock(&self.due).insert(key.clone(), known);
                 let wait: SignedDuration = at.duration_since(now);
                 Ok(wait.try_into().map_or(Requeue::OnChange, Requeue::After))
             }
             Leave::At(_) => {
+                lock(&self.due).remove(key);
                 self.evict(key, &pod).await?;
                 Ok(Requeue::OnChange)
             }

@@ -190,11 +190,11 @@ pub enum Leave {
 }
 
 /// Decides about a pod. No toleration is taken to run before `started`: while nobody watched, the
-/// node may have been well.
+/// node may have been well. That of a taint that does not tell its time runs since it is `known`.
 pub fn leave(
     taints: &[Taint],
     tolerations: &[Toleration],
-    started: Timestamp,
+    (started, known): (Timestamp, Timestamp),
     now: Timestamp,
 ) -> Leave {
     let mut earliest: Option<Timestamp> = None;
@@ -207,7 +207,11 @@ pub fn leave(
         let Some(seconds) = matching.iter().filter_map(|t| t.toleration_seconds).min() else {
             continue;
         };
-        let since = taint.time_added.as_ref().map_or(now, |t| t.0).max(started);
+        let since = taint
+            .time_added
+            .as_ref()
+            .map_or(known, |t| t.0)
+            .max(started);
         let at = since
             .saturating_add(SignedDuration::from_secs(seconds.max(0)))
             .unwrap_or(now);
@@ -310,15 +314,32 @@ mod tests {
             json!({"key": UNREACHABLE, "effect": "NoExecute", "timeAdded": "1970-01-01T00:01:40Z"}),
         );
         let tolerate = |json| serde_json::from_value::<Vec<Toleration>>(json).unwrap();
-        assert_eq!(leave(&taints, &[], at(0), at(500)), Leave::At(at(500)));
+        assert_eq!(
+            leave(&taints, &[], (at(0), at(500)), at(500)),
+            Leave::At(at(500))
+        );
         let some = tolerate(
             json!([{"key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}]),
         );
-        assert_eq!(leave(&taints, &some, at(0), at(150)), Leave::At(at(400)));
-        assert_eq!(leave(&taints, &some, at(900), at(901)), Leave::At(at(1200)));
+        assert_eq!(
+            leave(&taints, &some, (at(0), at(150)), at(150)),
+            Leave::At(at(400))
+        );
+        assert_eq!(
+            leave(&taints, &some, (at(900), at(901)), at(901)),
+            Leave::At(at(1200))
+        );
+        let timeless = taint(json!({"key": UNREACHABLE, "effect": "NoExecute"}));
+        assert_eq!(
+            leave(&timeless, &some, (at(0), at(120)), at(150)),
+            Leave::At(at(420))
+        );
         let forever = tolerate(json!([{"operator": "Exists"}]));
-        assert_eq!(leave(&taints, &forever, at(0), at(150)), Leave::Never);
+        assert_eq!(
+            leave(&taints, &forever, (at(0), at(150)), at(150)),
+            Leave::Never
+        );
         let mild = taint(json!({"key": "k", "effect": "NoSchedule"}));
-        assert_eq!(leave(&mild, &[], at(0), at(150)), Leave::Never);
+        assert_eq!(leave(&mild, &[], (at(0), at(150)), at(150)), Leave::Never);
     }
 }

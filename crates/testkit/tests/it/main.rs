@@ -8,6 +8,7 @@ mod conformance;
 mod daemons;
 mod deletion;
 mod devices;
+mod endpoints;
 mod garbage;
 mod jobs;
 mod nodes;

@@ -130,3 +130,68 @@ async fn nobody_leaves_when_no_node_is_well() -> anyhow::Result<()> {
     drop(only);
     Ok(())
 }
+
+const KEY: &str = "kubernetes.io/e2e-evict-taint-key";
+
+/// A pod that stays this long on a node with the taint of the tests.
+fn tolerant(named: &str, seconds: i32) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": named, "labels": {"app": "t"}},
+        "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}],
+            "tolerations": [{"key": KEY, "operator": "Equal", "value": "evict",
+                "effect": "NoExecute", "tolerationSeconds": seconds}]}})
+}
+
+async fn taint(rig: &Rig, there: bool) -> anyhow::Result<()> {
+    let ours = json!([{"key": KEY, "value": "evict", "effect": "NoExecute"}]);
+    let taints = if there { ours } else { json!([]) };
+    rig.merge("v1/nodes", "n1", json!({"spec": {"taints": taints}}))
+        .await?;
+    Ok(())
+}
+
+async fn with_pods(pods: &[(&str, i32)]) -> anyhow::Result<Rig> {
+    let rig = Rig::start(&["n1"]).await?;
+    rig.until("v1/nodes", "n1", "to be free", |n| taints(n).is_empty())
+        .await?;
+    for (named, seconds) in pods {
+        rig.create("v1/pods", tolerant(named, *seconds)).await?;
+    }
+    rig.until_all("v1/pods", "app=t", "to run", |all| {
+        all.iter().all(|p| p["status"]["phase"] == "Running")
+    })
+    .await?;
+    Ok(rig)
+}
+
+/// Conformance: Pod Eviction, Toleration limits
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_stay_as_long_as_they_tolerate() -> anyhow::Result<()> {
+    let rig = with_pods(&[("brief", 1), ("longer", 2)]).await?;
+    let start = std::time::Instant::now();
+    taint(&rig, true).await?;
+    rig.until_gone("v1/pods", "brief").await?;
+    assert!(start.elapsed().as_secs() >= 1);
+    rig.until_gone("v1/pods", "longer").await?;
+    assert!(start.elapsed().as_secs() >= 2);
+    Ok(())
+}
+
+/// Conformance: Taint, Pod Eviction on taint removal
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_taint_that_goes_takes_its_eviction_back() -> anyhow::Result<()> {
+    let rig = with_pods(&[("steady", 2)]).await?;
+    taint(&rig, true).await?;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert!(!leaving(&rig.get("v1/pods", "steady").await?));
+    taint(&rig, false).await?;
+    rig.until_all("v1/events", "", "to tell of it", |all| {
+        all.iter().any(|e| {
+            e["reason"] == "TaintManagerEviction"
+                && e["message"] == "Cancelling deletion of Pod default/steady"
+        })
+    })
+    .await?;
+    tokio::time::sleep(std::time::Duration::from_millis(2200)).await;
+    assert!(!leaving(&rig.get("v1/pods", "steady").await?));
+    Ok(())
+}
