@@ -9,6 +9,7 @@ pub mod default_toleration_seconds;
 pub mod limit_ranger;
 pub mod namespace_lifecycle;
 pub mod priority;
+pub mod runtime_class;
 pub mod service_account;
 pub mod taint_nodes;
 
@@ -114,6 +115,7 @@ impl Chain {
             Box::new(priority::Priority),
             Box::new(default_toleration_seconds::DefaultTolerationSeconds),
             Box::new(default_storage_class::DefaultStorageClass),
+            Box::new(runtime_class::RuntimeClass),
             Box::new(certificates::CertificateRequester),
             Box::new(certificates::SignerPermissions { authorizer }),
             Box::new(certificates::CertificateSubjectRestriction),

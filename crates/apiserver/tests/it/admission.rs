@@ -1,6 +1,6 @@
 //! What admission fills in and refuses.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::*;
 
@@ -100,4 +100,46 @@ async fn quotas_are_exact_under_concurrency() {
         "4"
     );
     c.create(MAPS, &config_map("last")).await;
+}
+
+#[tokio::test]
+async fn pods_cost_what_their_runtime_class_costs() {
+    let c = cluster().await;
+    with_account(&c).await;
+    let class = json!({"metadata": {"name": "vm"}, "handler": "vm", "overhead": {"podFixed": {"cpu": "250m"}},
+        "scheduling": {"nodeSelector": {"vm": "yes"}, "tolerations": [{"key": "vm", "operator": "Exists"}]}});
+    c.create("/apis/node.k8s.io/v1/runtimeclasses", &class)
+        .await;
+    let mut p = pod("a");
+    p["spec"]["runtimeClassName"] = "vm".into();
+    p["spec"]["nodeSelector"] = json!({"disk": "ssd"});
+    let made = c.create(PODS, &p).await;
+    assert_eq!(made["spec"]["overhead"], json!({"cpu": "250m"}));
+    assert_eq!(
+        made["spec"]["nodeSelector"],
+        json!({"disk": "ssd", "vm": "yes"})
+    );
+    assert_eq!(made["spec"]["tolerations"][0]["key"], "vm");
+    let refused = async |name: &str, field: &str, value: Value| {
+        let mut other = p.clone();
+        other["metadata"]["name"] = name.into();
+        other["spec"][field] = value;
+        let answer = c.post(PODS, &other).await;
+        assert_eq!(answer.code, 403);
+        answer.body["message"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(
+        refused("b", "runtimeClassName", "x".into()).await,
+        "pods \"b\" is forbidden: pod rejected: RuntimeClass \"x\" not found"
+    );
+    let why = refused("c", "overhead", json!({"cpu": "1"})).await;
+    assert!(
+        why.ends_with("Pod's Overhead doesn't match RuntimeClass's defined Overhead"),
+        "{why}"
+    );
+    let why = refused("d", "nodeSelector", json!({"vm": "no"})).await;
+    assert!(
+        why.contains("conflict: runtimeClass.scheduling.nodeSelector[vm] = yes"),
+        "{why}"
+    );
 }

@@ -4,6 +4,7 @@ mod containers;
 mod defaults;
 mod row;
 mod spec;
+mod sysctls;
 mod update;
 mod volumes;
 mod warnings;

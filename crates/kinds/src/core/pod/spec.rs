@@ -4,6 +4,7 @@ use api::{FieldError, meta, names};
 use serde_json::{Map, Value};
 
 use super::containers::Scope;
+use super::sysctls::validate_sysctls;
 use super::volumes::validate_volumes;
 use crate::check::{self, named, one_of, one_of_if_set};
 use crate::metadata::{validate_annotations, validate_labels};
@@ -31,6 +32,7 @@ pub(crate) fn validate_template(template: Option<&Value>, at: &str) -> Vec<Field
 pub(super) fn validate_spec(spec: &Value, at: &str) -> Vec<FieldError> {
     let (volume_names, mut errors) =
         validate_volumes(meta::list_at(spec, &["volumes"]), &format!("{at}.volumes"));
+    errors.extend(validate_sysctls(spec, at));
     let containers = meta::list_at(spec, &["containers"]);
     if containers.is_empty() {
         errors.push(FieldError::required(format!("{at}.containers"), ""));
