@@ -325,29 +325,11 @@ impl Jobs {
         before: &JobStatus,
         status: &JobStatus,
     ) -> Result<(), Error> {
-        if status == before {
+        // Only what changed: conditions of others stay.
+        let Some(patch) = write::merge_patch(Some(before), status) else {
             return Ok(());
-        }
-        let uncounted = status.uncounted_terminated_pods.clone().unwrap_or_default();
-        let body = json!({
-            "metadata": {"uid": job.metadata.uid},
-            "status": {
-                "startTime": status.start_time,
-                "completionTime": status.completion_time,
-                "conditions": status.conditions,
-                "active": status.active,
-                "ready": status.ready,
-                "terminating": status.terminating,
-                "succeeded": status.succeeded,
-                "failed": status.failed,
-                "completedIndexes": status.completed_indexes,
-                "failedIndexes": status.failed_indexes,
-                "uncountedTerminatedPods": {
-                    "succeeded": uncounted.succeeded,
-                    "failed": uncounted.failed,
-                },
-            },
-        });
+        };
+        let body = json!({"metadata": {"uid": job.metadata.uid}, "status": patch});
         if let Some(written) = write::patch_status(&self.api(key), &key.name, &body).await? {
             self.jobs.caught_up(write::revision_of(&written)).await?;
         }

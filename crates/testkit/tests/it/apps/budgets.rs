@@ -202,3 +202,53 @@ async fn sick_pods_go_as_the_policy_says() -> anyhow::Result<()> {
     evict().await?;
     rig.until_gone("v1/pods", &sick).await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_has_a_scale_is_asked_for_it() -> anyhow::Result<()> {
+    let rig = Rig::start(&["n1"]).await?;
+    let schema = json!({"type": "object", "properties": {
+        "spec": {"type": "object", "properties": {"replicas": {"type": "integer"}}},
+        "status": {"type": "object", "properties": {"replicas": {"type": "integer"}}}}});
+    let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "fleets.example.com"},
+        "spec": {"group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "fleets", "singular": "fleet", "kind": "Fleet", "listKind": "FleetList"},
+            "versions": [{"name": "v1", "served": true, "storage": true,
+                "subresources": {"status": {}, "scale": {"specReplicasPath": ".spec.replicas",
+                    "statusReplicasPath": ".status.replicas"}},
+                "schema": {"openAPIV3Schema": schema}}]}});
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    rig.raw(Method::POST, path, definition).await?;
+    let fleet = json!({"apiVersion": "example.com/v1", "kind": "Fleet", "metadata": {"name": "f"},
+        "spec": {"replicas": 4}});
+    let made = testkit::eventually("the fleet to be taken", || async {
+        Ok(rig
+            .create("example.com/v1/fleets", fleet.clone())
+            .await
+            .ok())
+    })
+    .await?;
+    let pod = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "p", "labels": {"app": "web"}, "ownerReferences": [{
+            "apiVersion": "example.com/v1", "kind": "Fleet", "name": "f",
+            "uid": made["metadata"]["uid"], "controller": true}]},
+        "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    rig.create("v1/pods", pod).await?;
+    let mut spare = budget("b", 0);
+    spare["spec"] = json!({"maxUnavailable": 1, "selector": {"matchLabels": {"app": "web"}}});
+    rig.create(BUDGETS, spare).await?;
+    rig.until(BUDGETS, "b", "to know how many there should be", |b| {
+        number(b, "/status/expectedPods") == 4 && number(b, "/status/desiredHealthy") == 3
+    })
+    .await?;
+    // Whoever has no owner cannot be told about.
+    let loose = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "loose", "labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    rig.create("v1/pods", loose).await?;
+    rig.until_all("v1/events", "", "to tell of it", |all| {
+        all.iter().any(|e| e["reason"] == "UnmanagedPods")
+    })
+    .await?;
+    Ok(())
+}

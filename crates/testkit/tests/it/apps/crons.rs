@@ -215,3 +215,40 @@ async fn all_operations_are_served() -> anyhow::Result<()> {
         .await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_missed_runs_only_the_last_is_made_up() -> anyhow::Result<()> {
+    let timed = Timed::start().await?;
+    timed.rig.create(CRONS, cron(json!({}))).await?;
+    timed
+        .rig
+        .until(CRONS, "cron", "to be there", Value::is_object)
+        .await?;
+    timed.hands.advance(540);
+    timed.minute().await?;
+    let jobs = timed.jobs(1).await?;
+    let at = "/metadata/annotations/batch.kubernetes.io~1cronjob-scheduled-timestamp";
+    assert_eq!(text(&jobs[0], at), "2030-01-01T10:10:00Z");
+    pause().await;
+    assert_eq!(timed.jobs(1).await?.len(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_is_too_late_is_missed_and_zones_are_kept() -> anyhow::Result<()> {
+    let timed = Timed::start().await?;
+    // Noon in Berlin is eleven o'clock here.
+    let mut berlin = cron(json!({"schedule": "1 11 * * *", "timeZone": "Europe/Berlin"}));
+    berlin["metadata"]["name"] = json!("berlin");
+    timed.rig.create(CRONS, berlin).await?;
+    let late = json!({"schedule": "0 10 * * *", "startingDeadlineSeconds": 10});
+    timed.rig.create(CRONS, cron(late)).await?;
+    timed.minute().await?;
+    let poke = json!({"metadata": {"annotations": {"looked-at": "now"}}});
+    timed.rig.merge(CRONS, "berlin", poke).await?;
+    let jobs = timed.jobs(1).await?;
+    assert!(name(&jobs[0]).starts_with("berlin-"), "{}", jobs[0]);
+    let at = "/metadata/annotations/batch.kubernetes.io~1cronjob-scheduled-timestamp";
+    assert_eq!(text(&jobs[0], at), "2030-01-01T11:01:00+01:00");
+    Ok(())
+}

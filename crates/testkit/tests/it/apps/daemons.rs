@@ -224,3 +224,26 @@ async fn with_a_surge_the_new_daemon_comes_first() -> anyhow::Result<()> {
     assert!(!able.is_empty());
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_delete_nothing_rolls_by_itself() -> anyhow::Result<()> {
+    let rig = Rig::start(&["n1"]).await?;
+    rig.create(SETS, set(json!({"updateStrategy": {"type": "OnDelete"}})))
+        .await?;
+    rig.until(SETS, "agent", "to be there", on_each_of(1))
+        .await?;
+    rig.strategic(SETS, "agent", with_image("v2")).await?;
+    rig.until(SETS, "agent", "to see the change", |s| {
+        number(s, "/status/observedGeneration") == 2
+            && number(s, "/status/updatedNumberScheduled") == 0
+    })
+    .await?;
+    let pods = rig.list("v1/pods", "app=agent").await?;
+    assert!(pods.len() == 1 && image(&pods[0]) == "v1");
+    rig.delete("v1/pods", name(&pods[0]), Value::Null).await?;
+    rig.until_all("v1/pods", "app=agent", "to be new", |all| {
+        all.len() == 1 && image(&all[0]) == "v2" && ready(&all[0])
+    })
+    .await?;
+    Ok(())
+}

@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::rig::{Rig, is_empty, leaving, name, number, text};
+use testkit::{Cluster, Parts};
+
+use super::rig::{Hands, Rig, is_empty, leaving, name, number, text};
 
 const JOBS: &str = "batch/v1/jobs";
 const INDEX: &str = "/metadata/annotations/batch.kubernetes.io~1job-completion-index";
@@ -32,6 +34,25 @@ fn index(pod: &Value) -> &str {
 
 fn runs(pod: &Value) -> bool {
     text(pod, "/status/phase") == "Running" && !leaving(pod)
+}
+
+/// A cluster whose time the test moves.
+async fn timed() -> anyhow::Result<(Rig, Hands)> {
+    let hands = Hands::at(&client::Clock::system().now().to_string())?;
+    let parts = Parts {
+        controllers: true,
+        scheduler: true,
+    };
+    let cluster = Cluster::at(parts, hands.clock()).await?;
+    Ok((Rig::on(cluster, &["n1"]).await?, hands))
+}
+
+/// Has the Job looked at after the wait that follows a failure.
+async fn after_the_wait(rig: &Rig, hands: &Hands) -> anyhow::Result<()> {
+    hands.advance(15);
+    let patch = json!({"metadata": {"annotations": {"looked-at": "later"}}});
+    rig.merge(JOBS, "work", patch).await?;
+    Ok(())
 }
 
 /// Waits for pods of these indexes to run.
@@ -115,7 +136,7 @@ async fn each_index_has_its_pod() -> anyhow::Result<()> {
 /// Conformance: Ensure pod failure policy allows to ignore failure matching on the DisruptionTarget condition
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_eviction_may_be_no_failure() -> anyhow::Result<()> {
-    let rig = Rig::start(&["n1"]).await?;
+    let (rig, hands) = timed().await?;
     let policy =
         json!({"rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}]});
     let spec =
@@ -131,6 +152,7 @@ async fn an_eviction_may_be_no_failure() -> anyhow::Result<()> {
     rig.end(&evicted, 137).await?;
     rig.delete("v1/pods", &evicted, Value::Null).await?;
     rig.until_gone("v1/pods", &evicted).await?;
+    after_the_wait(&rig, &hands).await?;
     for pod in running(&rig, &["", ""]).await? {
         rig.end(name(&pod), 0).await?;
     }
@@ -442,5 +464,44 @@ async fn an_elastic_job_follows_its_size_and_others_manage_theirs() -> anyhow::R
             .is_none_or(serde_json::Map::is_empty),
         "{theirs}"
     );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leaving_pod_may_have_to_end_before_it_is_replaced() -> anyhow::Result<()> {
+    let (rig, hands) = timed().await?;
+    rig.create(
+        JOBS,
+        job(json!({"podReplacementPolicy": "Failed", "parallelism": 1})),
+    )
+    .await?;
+    let first = name(&running(&rig, &[""]).await?[0]).to_owned();
+    let hold = json!({"metadata": {"finalizers": ["batch.kubernetes.io/job-tracking", "example.com/hold"]}});
+    rig.merge("v1/pods", &first, hold).await?;
+    // It is being deleted, but its containers still run.
+    rig.delete("v1/pods", &first, json!({"gracePeriodSeconds": 600}))
+        .await?;
+    rig.until(JOBS, "work", "to see it leave", |j| {
+        number(j, "/status/terminating") == 1 && number(j, "/status/active") == 0
+    })
+    .await?;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert_eq!(
+        rig.list("v1/pods", "app=work").await?.len(),
+        1,
+        "it did not wait"
+    );
+    rig.end(&first, 1).await?;
+    rig.until(JOBS, "work", "to see it end", |j| {
+        number(j, "/status/failed") == 1
+    })
+    .await?;
+    after_the_wait(&rig, &hands).await?;
+    let next = running(&rig, &[""]).await?;
+    assert_ne!(name(&next[0]), first);
+    rig.until(JOBS, "work", "to count it", |j| {
+        number(j, "/status/failed") == 1
+    })
+    .await?;
     Ok(())
 }

@@ -295,3 +295,81 @@ async fn its_status_is_a_resource_of_its_own() -> anyhow::Result<()> {
     rig.until(SETS, "ss", "to run one", settled(1)).await?;
     rig.change_status(SETS, "ss").await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ordinals_start_where_it_says() -> anyhow::Result<()> {
+    let rig = Rig::start(&["n1"]).await?;
+    let names = async || {
+        let pods = rig.list("v1/pods", "app=ss").await?;
+        let mut names: Vec<_> = pods.iter().map(|p| name(p).to_owned()).collect();
+        names.sort();
+        anyhow::Ok(names)
+    };
+    rig.create(SETS, set(2, json!({"ordinals": {"start": 5}})))
+        .await?;
+    rig.until(SETS, "ss", "to run two", settled(2)).await?;
+    assert_eq!(names().await?, ["ss-5", "ss-6"]);
+    let pod = rig.get("v1/pods", "ss-6").await?;
+    assert_eq!(
+        text(&pod, "/metadata/labels/apps.kubernetes.io~1pod-index"),
+        "6"
+    );
+    assert_eq!(
+        text(&pod, "/metadata/labels/statefulset.kubernetes.io~1pod-name"),
+        "ss-6"
+    );
+    rig.merge(SETS, "ss", json!({"spec": {"ordinals": {"start": 6}}}))
+        .await?;
+    rig.until_all("v1/pods", "app=ss", "to have moved up", |all| {
+        let mut names: Vec<_> = all.iter().map(name).collect();
+        names.sort_unstable();
+        names == ["ss-6", "ss-7"] && all.iter().all(ready)
+    })
+    .await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_pods_may_be_replaced_at_once() -> anyhow::Result<()> {
+    let rig = Rig::start(&["n1"]).await?;
+    let spec = json!({"podManagementPolicy": "Parallel", "updateStrategy": {"type": "RollingUpdate",
+        "rollingUpdate": {"maxUnavailable": 2}}});
+    rig.create(SETS, set(4, spec)).await?;
+    rig.until(SETS, "ss", "to run four", settled(4)).await?;
+    rig.strategic(SETS, "ss", with_image("broken")).await?;
+    let stuck = |all: &[Value]| {
+        let new = all
+            .iter()
+            .filter(|p| image(p) == "broken" && !p["metadata"]["deletionTimestamp"].is_string());
+        let mut new: Vec<_> = new.map(name).collect();
+        new.sort_unstable();
+        new == ["ss-2", "ss-3"] && all.len() == 4
+    };
+    rig.until_all("v1/pods", "app=ss", "to be half new", stuck)
+        .await?;
+    pause().await;
+    let pods = rig.list("v1/pods", "app=ss").await?;
+    assert!(stuck(&pods), "more than two are gone");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_delete_nothing_rolls_by_itself() -> anyhow::Result<()> {
+    let rig = Rig::start(&["n1"]).await?;
+    let spec = json!({"updateStrategy": {"type": "OnDelete"}});
+    rig.create(SETS, set(2, spec)).await?;
+    rig.until(SETS, "ss", "to run two", settled(2)).await?;
+    rig.strategic(SETS, "ss", with_image("v2")).await?;
+    rig.until(SETS, "ss", "to know the new revision", |s| {
+        s["status"]["currentRevision"] != s["status"]["updateRevision"]
+    })
+    .await?;
+    pause().await;
+    assert_eq!(images(&rig).await?, ["v1", "v1"]);
+    let old = rig.delete("v1/pods", "ss-0", Value::Null).await?;
+    rig.until("v1/pods", "ss-0", "to be new", |p| {
+        p["metadata"]["uid"] != old["metadata"]["uid"] && image(p) == "v2"
+    })
+    .await?;
+    Ok(())
+}
