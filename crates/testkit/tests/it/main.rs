@@ -14,6 +14,8 @@ mod jobs;
 mod nodes;
 mod quota;
 mod simulated;
+mod scheduling;
+mod scheduling_preemption;
 mod statefulsets;
 mod upkeep;
 mod volumes;
