@@ -8,23 +8,23 @@ use client::{Caches, Jitter};
 use http::{Request, Response};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use scheduler::{
+    config::ProfileConfig,
     node::NodeSpec,
-    plugins::{self, Handle},
+    plugins::Handle,
     pod::PodInfo,
-    profile::Profile,
+    profile::{Profile, Scores},
     world::World,
 };
 use serde_json::{Value, json};
 
-fn profile() -> Profile {
+fn profile() -> Result<Profile, String> {
     let silent = tower::service_fn(|_: Request<kube::client::Body>| async {
         std::future::pending::<()>().await;
         Ok::<_, Infallible>(Response::new(kube::client::Body::empty()))
     });
     let client = client::in_process(silent);
     let handle = Handle::new(client.clone(), Caches::new(client));
-    let made = plugins::ALL.iter().map(|make| make(&handle)).collect();
-    Profile::new("default-scheduler", made, Jitter::random())
+    Profile::configured(&ProfileConfig::default(), &handle, Jitter::random())
 }
 
 fn nodes(world: &mut World, count: usize) {
@@ -70,13 +70,13 @@ fn pod(name: usize, kind: &str) -> Option<PodInfo> {
 }
 
 #[tokio::main]
-async fn main() {
+async fn main() -> Result<(), String> {
     let mut numbers = std::env::args().skip(1).filter_map(|a| a.parse().ok());
     let (count, pods) = (
         numbers.next().unwrap_or(5000),
         numbers.next().unwrap_or(5000),
     );
-    let profile = profile();
+    let profile = profile()?;
     for kind in [
         "basic",
         "anti-affinity",
@@ -93,7 +93,7 @@ async fn main() {
             let Ok(mut search) = profile.search(&mut world, pod, &mut next) else {
                 continue;
             };
-            if let Some(node) = profile.choose(&world, pod, &mut search) {
+            if let Some(node) = profile.choose(&world, pod, &mut search, &Scores::new()) {
                 drop(search);
                 world.place(Arc::clone(&pod.footprint), &node, true);
                 placed += 1;
@@ -102,4 +102,5 @@ async fn main() {
         let rate = pods as f64 / began.elapsed().as_secs_f64();
         println!("{kind:>14}: {placed} of {pods} placed, {rate:.0} pods/s");
     }
+    Ok(())
 }

@@ -79,16 +79,22 @@ pub enum PreFilter {
     Reject(Status),
 }
 
+/// A node on which evicting pods makes room.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// The node.
+    pub node: String,
+    /// Who has to go.
+    pub victims: Vec<Arc<Footprint>>,
+    /// How many of them no disruption budget allows for.
+    pub violations: usize,
+}
+
 /// What PostFilter answers.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PostFilter {
-    /// Evicting these pods makes room on this node.
-    Nominate {
-        /// The node.
-        node: String,
-        /// Who has to go.
-        victims: Vec<Arc<Footprint>>,
-    },
+    /// There are nodes on which room can be made; the best first.
+    Candidates(Vec<Candidate>),
     /// It could not help, and says why.
     Failed(String),
 }
@@ -199,6 +205,25 @@ pub struct Supposition {
     pub added: bool,
 }
 
+/// What change would admit a pod to a node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Advice {
+    /// What is missing, and what to do about it.
+    pub text: String,
+    /// How much it takes, to compare nodes that lack the same.
+    pub effort: i64,
+}
+
+impl Advice {
+    /// Advice that takes the same everywhere.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            effort: 0,
+        }
+    }
+}
+
 /// Why no node would do.
 #[derive(Clone, Debug, Default)]
 pub struct Diagnosis {
@@ -280,6 +305,11 @@ pub trait Plugin: Send + Sync {
     /// Whether the node will do.
     fn filter(&self, _view: &View<'_>, _pod: &PodInfo, _node: &NodeInfo) -> Status {
         Status::Success
+    }
+
+    /// What change would admit the pod to a node that Filter said no to.
+    fn advice(&self, _view: &View<'_>, _pod: &PodInfo, _node: &NodeInfo) -> Option<Advice> {
+        None
     }
 
     /// Tries to help when no node will do; `None`: it never does.

@@ -4,11 +4,14 @@
 //! shell in this file watches, binds in the background and reports. A decision is assumed at
 //! once, so that the next pod sees it; if binding fails, the assumption is taken back.
 
+pub mod config;
 mod diagnosis;
+pub mod extender;
 pub mod framework;
 pub mod node;
 pub mod plugins;
 pub mod pod;
+mod points;
 pub mod profile;
 pub mod queue;
 pub mod resources;
@@ -19,7 +22,10 @@ pub mod terms;
 mod tests;
 pub mod topology;
 mod watch;
+pub mod why;
 pub mod world;
+
+pub use config::Configuration;
 
 use client::{Caches, Client, Clock, Jitter};
 use tokio_util::sync::CancellationToken;
@@ -27,8 +33,8 @@ use tokio_util::sync::CancellationToken;
 /// What the scheduler needs to know.
 #[derive(Clone)]
 pub struct Config {
-    /// Pods that name this scheduler are its own.
-    pub name: String,
+    /// Profiles, extenders and waits.
+    pub configuration: Configuration,
     /// The wall clock.
     pub clock: Clock,
     /// Chooses between equal nodes.
@@ -38,10 +44,10 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// `default-scheduler`.
+    /// One profile, `default-scheduler`.
     fn default() -> Self {
         Self {
-            name: "default-scheduler".into(),
+            configuration: Configuration::default(),
             clock: Clock::system(),
             jitter: Jitter::random(),
             caches: None,
@@ -51,5 +57,8 @@ impl Default for Config {
 
 /// Runs the scheduler until `shutdown`.
 pub async fn run(client: Client, config: Config, shutdown: CancellationToken) {
-    shell::Scheduler::start(client, config).run(shutdown).await;
+    match shell::Scheduler::start(client, config) {
+        Ok(scheduler) => scheduler.run(shutdown).await,
+        Err(error) => tracing::error!(error, "the scheduler cannot start"),
+    }
 }

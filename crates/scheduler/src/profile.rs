@@ -1,16 +1,21 @@
 //! Runs the plugins of one scheduler name over a pod: which node it goes to, or why to none.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use client::Jitter;
 
 use crate::{
+    config::{Chosen, ProfileConfig},
+    extender::Extender,
     framework::{
-        Cycle, CycleState, Diagnosis, Event, Happening, Plugin, PostFilter, PreFilter, Status,
-        Supposition, View,
+        Candidate, Cycle, CycleState, Diagnosis, Event, Happening, Plugin, PostFilter, PreFilter,
+        Status, Supposition, View,
     },
     node::{NodeId, NodeInfo},
-    pod::{Footprint, PodInfo},
+    plugins::{self, Handle},
+    pod::PodInfo,
+    points::{Point, Points},
+    why,
     world::World,
 };
 
@@ -23,12 +28,27 @@ const MIN_PERCENT: usize = 5;
 pub struct Profile {
     /// The scheduler name.
     pub name: String,
-    plugins: Vec<Box<dyn Plugin>>,
+    plugins: Vec<Slot>,
     jitter: Jitter,
+    /// The share of the nodes that has to suit before a search ends, in percent; `None`: by size.
+    percentage: Option<usize>,
 }
 
-/// Room to be made on a node by evicting pods.
-pub type Nomination = (String, Vec<std::sync::Arc<Footprint>>);
+/// A plugin as configured.
+struct Slot {
+    plugin: Box<dyn Plugin>,
+    points: Points,
+    weight: i64,
+}
+
+/// What one plugin has against all nodes, and what each has against each node.
+pub type Examination = (
+    Option<(&'static str, Status)>,
+    Vec<(String, Vec<why::Obstacle>)>,
+);
+
+/// Scores from elsewhere, by node.
+pub type Scores = HashMap<String, i64>;
 
 /// What came of looking for nodes.
 pub struct Search {
@@ -45,25 +65,67 @@ pub struct Search {
 impl Profile {
     /// These plugins for a scheduler name; `jitter` chooses between equal nodes.
     pub fn new(name: &str, plugins: Vec<Box<dyn Plugin>>, jitter: Jitter) -> Self {
+        let plugins = plugins
+            .into_iter()
+            .map(|plugin| Slot {
+                points: Points::ALL,
+                weight: plugin.weight(),
+                plugin,
+            })
+            .collect();
         Self {
             name: name.to_owned(),
             plugins,
             jitter,
+            percentage: None,
         }
+    }
+
+    /// The profile that a configuration describes.
+    ///
+    /// # Errors
+    /// When a plugin refuses its arguments.
+    pub fn configured(
+        config: &ProfileConfig,
+        handle: &Handle,
+        jitter: Jitter,
+    ) -> Result<Self, String> {
+        let slot = |chosen: &Chosen| {
+            let plugin = plugins::make(chosen.name, handle, chosen.args.clone())?;
+            Ok(Slot {
+                points: chosen.points,
+                weight: chosen.weight.unwrap_or(plugin.weight()),
+                plugin,
+            })
+        };
+        Ok(Self {
+            name: config.name.clone(),
+            plugins: config
+                .plugins
+                .iter()
+                .map(slot)
+                .collect::<Result<_, String>>()?,
+            jitter,
+            percentage: config.percentage,
+        })
+    }
+
+    /// The plugins enabled at a point.
+    fn at(&self, point: Point) -> impl DoubleEndedIterator<Item = &dyn Plugin> {
+        let slots = self.plugins.iter().filter(move |s| s.points.has(point));
+        slots.map(|s| &*s.plugin)
     }
 
     /// The plugin that keeps the pod out of the queue, if any.
     pub fn gate(&self, pod: &PodInfo) -> Option<&'static str> {
-        self.plugins
-            .iter()
+        self.at(Point::PreEnqueue)
             .find(|p| !p.pre_enqueue(pod).is_success())
             .map(|p| p.name())
     }
 
     /// The rank of a pod in the queue: less comes first.
     pub fn rank(&self, pod: &PodInfo) -> i64 {
-        self.plugins
-            .iter()
+        self.at(Point::QueueSort)
             .find_map(|p| p.queue_sort(pod))
             .unwrap_or(0)
     }
@@ -72,6 +134,7 @@ impl Profile {
     pub fn cares(&self, plugin: &str, what: Happening) -> bool {
         self.plugins
             .iter()
+            .map(|s| &s.plugin)
             .find(|p| p.name() == plugin)
             .is_none_or(|p| p.happenings().contains(&what))
     }
@@ -88,6 +151,7 @@ impl Profile {
             || self
                 .plugins
                 .iter()
+                .map(|s| &s.plugin)
                 .filter(|p| rejected_by.contains(p.name()))
                 .filter(|p| p.happenings().iter().any(|h| kinds.contains(h)))
                 .any(|p| p.helps(pod, event))
@@ -113,7 +177,7 @@ impl Profile {
             },
             filters: Vec::new(),
         };
-        for plugin in &self.plugins {
+        for Slot { plugin, .. } in &self.plugins {
             plugin.prepare(world, &mut search.state, pod);
         }
         if let Some(only) = self.pre_filter(world, pod, &mut search)? {
@@ -147,7 +211,7 @@ impl Profile {
         });
         let order = named.as_deref().unwrap_or(world.order());
         let total = order.len();
-        let enough = enough(total);
+        let enough = enough(total, self.percentage);
         let mut seen = 0;
         while seen < total && search.feasible.len() < enough {
             let node = world.node(order[(*next + seen) % total]);
@@ -176,16 +240,22 @@ impl Profile {
     ) -> Result<Option<Option<BTreeSet<String>>>, String> {
         let mut only: Option<BTreeSet<String>> = None;
         let mut narrowing = Vec::new();
-        for (at, plugin) in self.plugins.iter().enumerate() {
+        for (at, slot) in self.plugins.iter().enumerate() {
+            let plugin = &slot.plugin;
+            let filters = slot.points.has(Point::Filter);
+            if !slot.points.has(Point::PreFilter) {
+                search.filters.extend(filters.then_some(at));
+                continue;
+            }
             let mut cycle = Cycle {
                 world,
                 state: &mut search.state,
             };
             match plugin.pre_filter(&mut cycle, pod) {
-                PreFilter::Continue => search.filters.push(at),
+                PreFilter::Continue => search.filters.extend(filters.then_some(at)),
                 PreFilter::Skip => {}
                 PreFilter::Only(nodes) => {
-                    search.filters.push(at);
+                    search.filters.extend(filters.then_some(at));
                     narrowing.push(plugin.name());
                     only = Some(match only {
                         Some(before) => before.intersection(&nodes).cloned().collect(),
@@ -266,7 +336,7 @@ impl Profile {
         node: &NodeInfo,
     ) -> (&'static str, Status) {
         for at in filters {
-            let plugin = &self.plugins[*at];
+            let plugin = &self.plugins[*at].plugin;
             let status = plugin.filter(view, pod, node);
             if !status.is_success() {
                 return (plugin.name(), status);
@@ -275,15 +345,67 @@ impl Profile {
         ("", Status::Success)
     }
 
-    /// Asks the PostFilter plugins to make room, when no node will do.
+    /// What every plugin has against each node, for those who explain; or what one has against all
+    /// of them.
+    ///
+    /// # Errors
+    /// When a plugin fails.
+    pub fn examine(&self, world: &mut World, pod: &PodInfo) -> Result<Examination, String> {
+        world.arrange();
+        let mut search = Search {
+            state: CycleState::default(),
+            feasible: Vec::new(),
+            diagnosis: Diagnosis::default(),
+            filters: Vec::new(),
+        };
+        for Slot { plugin, .. } in &self.plugins {
+            plugin.prepare(world, &mut search.state, pod);
+        }
+        let Some(only) = self.pre_filter(world, pod, &mut search)? else {
+            let plugin = search.diagnosis.plugins.first().copied().unwrap_or("");
+            let status = search.diagnosis.pre_filter.unwrap_or(Status::Success);
+            return Ok((Some((plugin, status)), Vec::new()));
+        };
+        let view = View {
+            world,
+            state: &search.state,
+            suppositions: &[],
+        };
+        let alone = world.node_count() == 1;
+        let mut verdicts = Vec::new();
+        for node in world.nodes() {
+            let mut obstacles = Vec::new();
+            if only
+                .as_ref()
+                .is_some_and(|only| !only.contains(node.name()))
+            {
+                let named = search.diagnosis.plugins.first().copied().unwrap_or("");
+                let status = search.diagnosis.pre_filter.clone();
+                let status = status.unwrap_or(Status::Success);
+                obstacles.push(why::obstacle(named, &status, None, node, alone));
+            }
+            for at in &search.filters {
+                let plugin = &self.plugins[*at].plugin;
+                let status = plugin.filter(&view, pod, node);
+                if !status.is_success() {
+                    let advice = plugin.advice(&view, pod, node);
+                    obstacles.push(why::obstacle(plugin.name(), &status, advice, node, alone));
+                }
+            }
+            verdicts.push((node.name().to_owned(), obstacles));
+        }
+        Ok((None, verdicts))
+    }
+
+    /// Asks the PostFilter plugins how to make room, when no node will do: the best way first.
     pub fn ask_for_help(
         &self,
         world: &World,
         pod: &PodInfo,
         search: &mut Search,
-    ) -> Option<Nomination> {
+    ) -> Vec<Candidate> {
         if search.diagnosis.nodes == 0 {
-            return None;
+            return Vec::new();
         }
         let Search {
             state,
@@ -304,19 +426,26 @@ impl Profile {
             self.filter_as_is(&view, filters, pod, node).1
         };
         let mut words = Vec::new();
-        for plugin in &self.plugins {
+        for plugin in self.at(Point::PostFilter) {
             match plugin.post_filter(&view, pod, diagnosis, &try_filter) {
                 None => {}
-                Some(PostFilter::Nominate { node, victims }) => return Some((node, victims)),
+                Some(PostFilter::Candidates(candidates)) => return candidates,
                 Some(PostFilter::Failed(why)) => words.push(why),
             }
         }
         diagnosis.post_filter = words.join(", ");
-        None
+        Vec::new()
     }
 
     /// The best of the nodes that will do; `None`: there is none (any more).
-    pub fn choose(&self, world: &World, pod: &PodInfo, search: &mut Search) -> Option<String> {
+    /// `extra` are scores to be added.
+    pub fn choose(
+        &self,
+        world: &World,
+        pod: &PodInfo,
+        search: &mut Search,
+        extra: &Scores,
+    ) -> Option<String> {
         let nodes: Vec<&NodeInfo> = search
             .feasible
             .iter()
@@ -326,7 +455,12 @@ impl Profile {
         if nodes.len() < 2 {
             return nodes.first().map(|n| n.name().to_owned());
         }
-        let totals = self.totals(world, pod, &mut search.state, &nodes);
+        let mut totals = self.totals(world, pod, &mut search.state, &nodes);
+        if !extra.is_empty() {
+            for (total, node) in totals.iter_mut().zip(&nodes) {
+                *total += extra.get(node.name()).copied().unwrap_or(0);
+            }
+        }
         let highest = totals.iter().copied().max().unwrap_or(0);
         let best: Vec<usize> = (0..totals.len())
             .filter(|&i| totals[i] == highest)
@@ -345,8 +479,9 @@ impl Profile {
     ) -> Vec<i64> {
         let mut totals = vec![0_i64; nodes.len()];
         let mut scores = vec![0_i64; nodes.len()];
-        for plugin in self.plugins.iter().filter(|p| p.weight() > 0) {
-            if !plugin.pre_score(&mut Cycle { world, state }, pod, nodes) {
+        let scoring = self.plugins.iter().filter(|s| s.points.has(Point::Score));
+        for Slot { plugin, weight, .. } in scoring {
+            if *weight == 0 || !plugin.pre_score(&mut Cycle { world, state }, pod, nodes) {
                 continue;
             }
             let view = View {
@@ -359,7 +494,7 @@ impl Profile {
             }
             plugin.normalize(&view, nodes, &mut scores);
             for (total, score) in totals.iter_mut().zip(&scores) {
-                *total += score * plugin.weight();
+                *total += score * weight;
             }
         }
         totals
@@ -368,13 +503,16 @@ impl Profile {
     /// Reserve and Permit; on refusal everything is given back.
     pub fn reserve(&self, world: &World, pod: &PodInfo, node: &str) -> Status {
         let mut state = CycleState::default();
-        for plugin in &self.plugins {
+        for Slot { plugin, points, .. } in &self.plugins {
             let mut cycle = Cycle {
                 world,
                 state: &mut state,
             };
-            let mut status = plugin.reserve(&mut cycle, pod, node);
-            if status.is_success() {
+            let mut status = Status::Success;
+            if points.has(Point::Reserve) {
+                status = plugin.reserve(&mut cycle, pod, node);
+            }
+            if status.is_success() && points.has(Point::Permit) {
                 let view = View {
                     world,
                     state: &state,
@@ -392,21 +530,30 @@ impl Profile {
 
     /// Gives back what was reserved.
     pub fn unreserve(&self, pod: &PodInfo, node: &str) {
-        self.plugins
-            .iter()
+        self.at(Point::Reserve)
             .rev()
             .for_each(|p| p.unreserve(pod, node));
     }
 
-    /// PreBind and Bind.
+    /// PreBind and Bind, by an extender if one does.
     ///
     /// # Errors
     /// Whatever a plugin reports.
-    pub async fn bind(&self, pod: &PodInfo, node: &str) -> Result<(), client::Error> {
-        for plugin in &self.plugins {
+    pub async fn bind(
+        &self,
+        pod: &PodInfo,
+        node: &str,
+        extenders: &[Extender],
+    ) -> Result<(), client::Error> {
+        for plugin in self.at(Point::PreBind) {
             plugin.pre_bind(pod, node).await?;
         }
-        for plugin in &self.plugins {
+        for extender in extenders {
+            if let Some(bound) = extender.bind(pod, node).await {
+                return bound.map_err(|e| client::Error::Other(e.to_string()));
+            }
+        }
+        for plugin in self.at(Point::Bind) {
             if let Some(binding) = plugin.bind(pod, node) {
                 return binding.await;
             }
@@ -442,11 +589,12 @@ impl Profiles {
 }
 
 /// How many suitable nodes end the search.
-fn enough(nodes: usize) -> usize {
+fn enough(nodes: usize, percentage: Option<usize>) -> usize {
     if nodes < MIN_NODES_TO_FIND {
         return nodes;
     }
-    let percent = 50_usize.saturating_sub(nodes / 125).max(MIN_PERCENT);
+    let by_size = || 50_usize.saturating_sub(nodes / 125).max(MIN_PERCENT);
+    let percent = percentage.unwrap_or_else(by_size);
     (nodes * percent / 100).max(MIN_NODES_TO_FIND)
 }
 
@@ -457,7 +605,8 @@ mod tests {
     #[test]
     fn large_clusters_are_sampled() {
         for (nodes, expected) in [(1, 1), (99, 99), (100, 100), (1000, 420), (10_000, 500)] {
-            assert_eq!(enough(nodes), expected, "{nodes}");
+            assert_eq!(enough(nodes, None), expected, "{nodes}");
         }
+        assert_eq!(enough(1000, Some(100)), 1000);
     }
 }

@@ -82,6 +82,23 @@ impl Resources {
     }
 }
 
+/// An amount of a resource as people write it: CPU in thousandths, all else in units.
+pub fn written(name: &str, amount: i64) -> String {
+    const UNITS: &[(&str, i64)] = &[("Gi", 1 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10)];
+    let bytes = matches!(name, "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
+    match (name, bytes) {
+        ("cpu", _) if amount % 1000 == 0 => (amount / 1000).to_string(),
+        ("cpu", _) => format!("{amount}m"),
+        (_, true) => UNITS
+            .iter()
+            .find(|(_, unit)| amount != 0 && amount % unit == 0)
+            .map_or(amount.to_string(), |(word, unit)| {
+                format!("{}{word}", amount / unit)
+            }),
+        _ => amount.to_string(),
+    }
+}
+
 /// What a pod requests.
 pub fn requested(spec: &PodSpec) -> Resources {
     total(spec, |c| requests_of(c.resources.as_ref()))

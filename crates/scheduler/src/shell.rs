@@ -2,21 +2,23 @@
 
 use std::{sync::Arc, time::Duration};
 
-use client::{Caches, Client, Error, EventType, Recorder, write};
+use client::{Cache, Caches, Client, Error, EventType, Key, Recorder, Scope, write};
 use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod};
 use kube::api::{Patch, PatchParams};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Config, diagnosis,
-    framework::{Diagnosis, Event},
+    Config,
+    config::DEFAULT_NAME,
+    diagnosis,
+    extender::Extender,
+    framework::{Candidate, Diagnosis, Event},
     plugins::{self, Handle},
     pod::{Footprint, PodInfo},
-    profile::{Profile, Profiles},
-    queue::Backoff,
+    profile::{Profile, Profiles, Scores, Search},
     watch::{self, Shared, State},
     world::World,
 };
@@ -39,8 +41,8 @@ struct Nomination {
 enum Decision {
     /// It is assumed on this node and to be bound.
     Bind(String),
-    /// No node would do; perhaps room is to be made.
-    Report(Box<Diagnosis>, Option<Nomination>),
+    /// No node would do; perhaps room can be made on one of these.
+    Help(Box<Search>, Vec<Candidate>),
     /// Something failed.
     Error(String),
 }
@@ -54,22 +56,32 @@ pub(crate) struct Scheduler {
     shared: Arc<Shared>,
     tasks: TaskTracker,
     binds: Arc<tokio::sync::Semaphore>,
+    extenders: Vec<Extender>,
+    pods: Cache<Pod>,
+    nodes: Cache<Node>,
 }
 
 impl Scheduler {
-    pub(crate) fn start(client: Client, config: Config) -> Self {
+    /// # Errors
+    /// When a plugin or an extender refuses its configuration.
+    pub(crate) fn start(client: Client, config: Config) -> Result<Self, String> {
         let caches = config
             .caches
             .clone()
             .unwrap_or_else(|| Caches::new(client.clone()));
         let handle = Handle::new(client.clone(), caches.clone());
-        let made = plugins::ALL.iter().map(|make| make(&handle)).collect();
-        let profile = Profile::new(&config.name, made, config.jitter.clone());
-        let recorder = Recorder::new(client.clone(), &config.name, "", config.clock.clone());
-        let profiles = Profiles::new(vec![profile]);
-        let shared = Arc::new(Shared::new(profiles, Backoff::default()));
+        let profiles = profiles(&config, &handle)?;
+        let extenders = config.configuration.extenders.iter().cloned();
+        let extenders = extenders.map(Extender::new).collect::<Result<_, _>>()?;
+        let name = config.configuration.profiles.first();
+        let name = name.map_or(DEFAULT_NAME, |p| &p.name);
+        let recorder = Recorder::new(client.clone(), name, "", config.clock.clone());
+        let shared = Arc::new(Shared::new(profiles, config.configuration.backoff));
         let binds = Arc::new(tokio::sync::Semaphore::new(BINDS_MAX));
-        Self {
+        Ok(Self {
+            extenders,
+            pods: caches.get(Scope::all()),
+            nodes: caches.get(Scope::all()),
             client,
             caches,
             config,
@@ -77,7 +89,7 @@ impl Scheduler {
             shared,
             tasks: TaskTracker::new(),
             binds,
-        }
+        })
     }
 
     pub(crate) async fn run(self, shutdown: CancellationToken) {
@@ -112,9 +124,28 @@ impl Scheduler {
         let Some(profile) = self.shared.profiles.of(&pod) else {
             return self.shared.with(|state| state.queue.remove(&pod.key));
         };
-        match self.decide(profile, &pod) {
+        let asked: Vec<&Extender> = self
+            .extenders
+            .iter()
+            .filter(|e| e.cares_about(&pod))
+            .collect();
+        let decision = if asked.is_empty() {
+            self.shared.with(|state| {
+                match profile.search(&mut state.world, &pod, &mut state.next) {
+                    Ok(search) => decide(state, profile, &pod, search, &Scores::new()),
+                    Err(error) => Decision::Error(error),
+                }
+            })
+        } else {
+            self.consult(profile, &pod, &asked).await
+        };
+        match decision {
             Decision::Bind(node) => self.bind_later(pod, node).await,
-            Decision::Report(diagnosis, nomination) => self.report(pod, *diagnosis, nomination),
+            Decision::Help(search, candidates) => {
+                let candidates = self.ask_about_victims(&pod, &asked, candidates).await;
+                let nomination = self.give_up(&pod, &search, candidates);
+                self.report(pod, search.diagnosis, nomination);
+            }
             Decision::Error(error) => {
                 self.shared.with(|state| state.queue.failed(&pod));
                 let warning = EventType::Warning;
@@ -124,28 +155,22 @@ impl Scheduler {
         }
     }
 
-    /// Looks for a node and takes it for the pod, or puts the pod back to wait.
-    fn decide(&self, profile: &Profile, pod: &Arc<PodInfo>) -> Decision {
+    /// The pod waits; room may be made for it.
+    fn give_up(
+        &self,
+        pod: &Arc<PodInfo>,
+        search: &Search,
+        candidates: Vec<Candidate>,
+    ) -> Option<Nomination> {
         let now = self.config.clock.now();
         self.shared.with(|state| {
-            let State { world, queue, next } = state;
-            let mut search = match profile.search(world, pod, next) {
-                Ok(search) => search,
-                Err(error) => return Decision::Error(error),
-            };
-            if let Some(node) = profile.choose(world, pod, &mut search) {
-                let reserved = profile.reserve(world, pod, &node);
-                if !reserved.is_success() {
-                    return Decision::Error(reserved.reasons().join(", "));
-                }
-                world.place(Arc::clone(&pod.footprint), &node, true);
-                return Decision::Bind(node);
-            }
-            let help = profile.ask_for_help(world, pod, &mut search);
-            let nomination = help.map(|(node, victims)| Nomination {
-                outbid: world.outbid(&node, pod.footprint.priority),
-                node,
-                victims,
+            let State { world, queue, .. } = state;
+            let waits = queue.get(&pod.key).is_some_and(|p| p.uid() == pod.uid());
+            let best = candidates.into_iter().next().filter(|_| waits);
+            let nomination = best.map(|candidate| Nomination {
+                outbid: world.outbid(&candidate.node, pod.footprint.priority),
+                node: candidate.node,
+                victims: candidate.victims,
             });
             if let Some(nomination) = &nomination {
                 world.nominate(Arc::clone(&pod.footprint), &nomination.node);
@@ -158,8 +183,111 @@ impl Scheduler {
             let plugins = search.diagnosis.plugins.clone();
             let held = nomination.as_ref().is_some_and(|n| !n.victims.is_empty());
             queue.unschedulable(&self.shared.profiles, pod, plugins, held, now);
-            Decision::Report(Box::new(search.diagnosis), nomination)
+            nomination
         })
+    }
+
+    /// Decides with the help of extenders.
+    async fn consult(
+        &self,
+        profile: &Profile,
+        pod: &Arc<PodInfo>,
+        asked: &[&Extender],
+    ) -> Decision {
+        let found = self.shared.with(|state| {
+            let search = profile.search(&mut state.world, pod, &mut state.next)?;
+            let names = search
+                .feasible
+                .iter()
+                .map(|id| state.world.node(*id).name());
+            let names: Vec<String> = names.map(str::to_owned).collect();
+            Ok((search, names))
+        });
+        let (mut search, mut names) = match found {
+            Ok(found) => found,
+            Err(error) => return Decision::Error(error),
+        };
+        let object = self.object(pod);
+        let nodes = |names: &[String]| self.node_list(names);
+        let mut scores = Scores::new();
+        let mut failed = Vec::new();
+        for extender in asked {
+            if names.is_empty() {
+                break;
+            }
+            match extender.filter(&object, names.clone(), &nodes).await {
+                Ok(filtered) => {
+                    names = filtered.nodes;
+                    failed.extend(filtered.failed);
+                }
+                Err(error) if extender.config().ignorable => {
+                    tracing::warn!(pod = %pod.key, %error, "extender ignored");
+                }
+                Err(error) => return Decision::Error(error.to_string()),
+            }
+        }
+        for extender in asked.iter().filter(|_| names.len() > 1) {
+            // Scores are wishes: without them the pod is scheduled all the same.
+            match extender.prioritize(&object, &names, &nodes).await {
+                Ok(given) => given
+                    .into_iter()
+                    .for_each(|(node, score)| *scores.entry(node).or_default() += score),
+                Err(error) => tracing::warn!(pod = %pod.key, %error, "scores not had"),
+            }
+        }
+        self.shared.with(|state| {
+            state.world.arrange();
+            let ids = names.iter().filter_map(|n| state.world.node_named(n));
+            search.feasible = ids.map(|n| n.id).collect();
+            for (name, status) in failed {
+                if let Some(node) = state.world.node_named(&name) {
+                    search.diagnosis.by_node.insert(node.id, ("", status));
+                }
+            }
+            decide(state, profile, pod, search, &scores)
+        })
+    }
+
+    async fn ask_about_victims(
+        &self,
+        pod: &PodInfo,
+        asked: &[&Extender],
+        mut candidates: Vec<Candidate>,
+    ) -> Vec<Candidate> {
+        for extender in asked {
+            if candidates.is_empty() {
+                break;
+            }
+            match extender
+                .preempt(&self.object(pod), candidates.clone())
+                .await
+            {
+                Ok(left) => candidates = left,
+                Err(error) if extender.config().ignorable => {
+                    tracing::warn!(pod = %pod.key, %error, "extender ignored");
+                }
+                Err(error) => {
+                    tracing::warn!(pod = %pod.key, %error, "nobody is evicted");
+                    return Vec::new();
+                }
+            }
+        }
+        candidates
+    }
+
+    /// The pod as the API has it.
+    fn object(&self, pod: &PodInfo) -> Value {
+        let entry = self.pods.entry(&pod.key);
+        entry.and_then(|e| e.decode().ok()).unwrap_or_default()
+    }
+
+    fn node_list(&self, names: &[String]) -> Value {
+        let items: Vec<Value> = names
+            .iter()
+            .filter_map(|name| self.nodes.entry(&Key::cluster(name.as_str())))
+            .filter_map(|entry| entry.decode().ok())
+            .collect();
+        json!({"apiVersion": "v1", "kind": "NodeList", "metadata": {}, "items": items})
     }
 
     async fn bind_later(self: &Arc<Self>, pod: Arc<PodInfo>, node: String) {
@@ -171,7 +299,7 @@ impl Scheduler {
             let Some(profile) = this.shared.profiles.of(&pod) else {
                 return;
             };
-            let outcome = profile.bind(&pod, &node).await;
+            let outcome = profile.bind(&pod, &node, &this.extenders).await;
             drop(permit);
             match outcome {
                 Ok(()) => {
@@ -336,6 +464,47 @@ impl Scheduler {
             .event(&about, EventType::Normal, "Preempted", message);
         Ok(())
     }
+}
+
+/// The profiles of a configuration.
+fn profiles(config: &Config, handle: &Handle) -> Result<Profiles, String> {
+    let ignored: Vec<&str> = config
+        .configuration
+        .extenders
+        .iter()
+        .flat_map(|e| &e.managed_resources)
+        .filter(|r| r.ignored_by_scheduler)
+        .map(|r| r.name.as_str())
+        .collect();
+    let made = config.configuration.profiles.iter().map(|profile| {
+        let mut profile = profile.clone();
+        for chosen in profile.plugins.iter_mut().filter(|_| !ignored.is_empty()) {
+            plugins::ignore_resources(chosen.name, &mut chosen.args, &ignored);
+        }
+        Profile::configured(&profile, handle, config.jitter.clone())
+    });
+    made.collect::<Result<_, _>>().map(Profiles::new)
+}
+
+/// Takes the best node for the pod, or asks how to make room.
+fn decide(
+    state: &mut State,
+    profile: &Profile,
+    pod: &Arc<PodInfo>,
+    mut search: Search,
+    scores: &Scores,
+) -> Decision {
+    let world = &mut state.world;
+    if let Some(node) = profile.choose(world, pod, &mut search, scores) {
+        let reserved = profile.reserve(world, pod, &node);
+        if !reserved.is_success() {
+            return Decision::Error(reserved.reasons().join(", "));
+        }
+        world.place(Arc::clone(&pod.footprint), &node, true);
+        return Decision::Bind(node);
+    }
+    let candidates = profile.ask_for_help(world, pod, &mut search);
+    Decision::Help(Box::new(search), candidates)
 }
 
 /// Whether victims of the pod are still leaving its node.

@@ -98,6 +98,9 @@ pub struct Choices {
     pub service_cidr: Ipv4Net,
     /// Name of the node.
     pub node_name: String,
+    /// File that configures the scheduler; none: its defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduler_config: Option<PathBuf>,
 }
 
 /// One cluster: its name, folder and choices.
@@ -198,6 +201,9 @@ impl ClusterArgs {
         if let Some(port) = wishes.api_port {
             choices.api_port = port;
         }
+        if let Some(file) = &wishes.scheduler_config {
+            choices.scheduler_config = wished_file(file)?;
+        }
         claim(choices.index, &dir)?;
         let text = serde_json::to_vec_pretty(&choices).unwrap_or_default();
         files::replace(&path, &text, 0o600).map_err(|source| ConfigError::Io { path, source })?;
@@ -210,6 +216,8 @@ impl ClusterArgs {
 pub struct Wishes {
     /// Port of the API server.
     pub api_port: Option<u16>,
+    /// File that configures the scheduler; empty: its defaults.
+    pub scheduler_config: Option<PathBuf>,
 }
 
 impl Cluster {
@@ -283,6 +291,18 @@ impl Cluster {
         }
         .flags()
     }
+}
+
+/// The file by its whole path, as the server does not run where the user is; empty: none.
+fn wished_file(file: &Path) -> Result<Option<PathBuf>, ConfigError> {
+    if file.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let path = std::path::absolute(file).map_err(|source| ConfigError::Io {
+        path: file.to_owned(),
+        source,
+    })?;
+    Ok(Some(path))
 }
 
 fn nth(net: Ipv4Net, n: u32) -> Ipv4Addr {
@@ -380,6 +400,7 @@ fn choose(data_dir: &Path, dir: &Path, wishes: &Wishes) -> Result<Choices, Confi
         node_cidr: Ipv4Net::new_assert(pod_cidr.network(), 24),
         service_cidr,
         node_name: node_name(),
+        scheduler_config: None,
     })
 }
 

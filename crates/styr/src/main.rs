@@ -20,6 +20,7 @@ mod output;
 mod pki;
 mod preflight;
 mod progress;
+mod scheduling;
 mod server;
 
 /// A third of a request's time goes to allocations with the C library's allocator, and after large

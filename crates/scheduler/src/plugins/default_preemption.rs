@@ -6,48 +6,69 @@ use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 use client::Selector;
 use jiff::Timestamp;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::Handle;
 use crate::{
     diagnosis,
-    framework::{Diagnosis, Plugin, PostFilter, Status, Supposition, TryFilter, View},
+    framework::{Candidate, Diagnosis, Plugin, PostFilter, Status, Supposition, TryFilter, View},
     node::NodeInfo,
     pod::{Footprint, PodInfo},
     storage::Mirror,
 };
 
-const NAME: &str = "DefaultPreemption";
+pub(super) const NAME: &str = "DefaultPreemption";
 const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
 const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
 
-/// How many nodes are tried out.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Candidates {
-    /// At least this share of the nodes, in percent.
-    pub percentage: usize,
-    /// At least so many.
-    pub absolute: usize,
+/// How many nodes are tried out: at least this share, in percent, and at least so many.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Args {
+    min_candidate_nodes_percentage: usize,
+    min_candidate_nodes_absolute: usize,
 }
 
-impl Default for Candidates {
+impl Default for Args {
     fn default() -> Self {
         Self {
-            percentage: 10,
-            absolute: 100,
+            min_candidate_nodes_percentage: 10,
+            min_candidate_nodes_absolute: 100,
         }
     }
 }
 
 struct DefaultPreemption {
     budgets: Arc<Mirror<Budget>>,
-    candidates: Candidates,
+    candidates: Args,
 }
 
-pub(super) fn make(handle: &Handle) -> Box<dyn Plugin> {
-    Box::new(DefaultPreemption {
+pub(super) fn check(args: &Value) -> Result<(), String> {
+    parse(args.clone()).map(drop)
+}
+
+pub(super) fn make(handle: &Handle, args: Value) -> Result<Box<dyn Plugin>, String> {
+    Ok(Box::new(DefaultPreemption {
         budgets: Arc::clone(&handle.budgets),
-        candidates: Candidates::default(),
-    })
+        candidates: parse(args)?,
+    }))
+}
+
+fn parse(args: Value) -> Result<Args, String> {
+    let args: Args = super::args(args)?;
+    let percentage = args.min_candidate_nodes_percentage;
+    if percentage > 100 {
+        return Err(format!(
+            "minCandidateNodesPercentage: invalid value {percentage}: not in valid range [0, 100]"
+        ));
+    }
+    if percentage == 0 && args.min_candidate_nodes_absolute == 0 {
+        return Err(
+            "minCandidateNodesPercentage, minCandidateNodesAbsolute: cannot both be zero".into(),
+        );
+    }
+    Ok(args)
 }
 
 /// A disruption budget.
@@ -93,13 +114,13 @@ struct Victims {
 
 impl DefaultPreemption {
     /// Tries out nodes from `view`, starting somewhere else for each pod, until there are enough.
-    fn search<'a>(
+    fn search(
         &self,
-        view: &View<'a>,
+        view: &View<'_>,
         pod: &PodInfo,
         diagnosis: &Diagnosis,
         try_filter: &TryFilter<'_>,
-    ) -> Result<(&'a str, Victims), Box<Diagnosis>> {
+    ) -> Result<Vec<Candidate>, Box<Diagnosis>> {
         let budgets = self.budgets.filter(|_| true);
         let mut refused = HashMap::new();
         let mut hopeful = Vec::new();
@@ -111,8 +132,8 @@ impl DefaultPreemption {
                 }
             }
         }
-        let share = hopeful.len() * self.candidates.percentage / 100;
-        let enough = share.max(self.candidates.absolute);
+        let share = hopeful.len() * self.candidates.min_candidate_nodes_percentage / 100;
+        let enough = share.max(self.candidates.min_candidate_nodes_absolute);
         let start = offset(pod, hopeful.len());
         let mut found: Vec<(&str, Victims)> = Vec::new();
         for i in 0..hopeful.len() {
@@ -127,16 +148,20 @@ impl DefaultPreemption {
                 break;
             }
         }
-        found
-            .into_iter()
-            .min_by_key(|(_, v)| cost(v))
-            .ok_or_else(|| {
-                Box::new(Diagnosis {
-                    nodes: diagnosis.nodes,
-                    by_node: refused,
-                    ..Diagnosis::default()
-                })
-            })
+        if found.is_empty() {
+            return Err(Box::new(Diagnosis {
+                nodes: diagnosis.nodes,
+                by_node: refused,
+                ..Diagnosis::default()
+            }));
+        }
+        found.sort_by_key(|(_, v)| cost(v));
+        let candidates = found.into_iter().map(|(node, victims)| Candidate {
+            node: node.to_owned(),
+            victims: victims.pods,
+            violations: victims.violations,
+        });
+        Ok(candidates.collect())
     }
 }
 
@@ -169,10 +194,7 @@ impl Plugin for DefaultPreemption {
             return Some(PostFilter::Failed(format!("preemption: {why}")));
         }
         Some(match self.search(view, pod, diagnosis, try_filter) {
-            Ok((node, victims)) => PostFilter::Nominate {
-                node: node.to_owned(),
-                victims: victims.pods,
-            },
+            Ok(candidates) => PostFilter::Candidates(candidates),
             Err(why) => PostFilter::Failed(format!("preemption: {}", diagnosis::message(&why))),
         })
     }

@@ -6,10 +6,14 @@
 
 use std::sync::Arc;
 
+use serde::Deserialize;
+use serde_json::Value;
+
 use super::Handle;
 use crate::{
     framework::{
-        Cycle, CycleState, Event, Happening, Plugin, PreFilter, Status, View, normalize_between,
+        Advice, Cycle, CycleState, Event, Happening, Plugin, PreFilter, Status, View,
+        normalize_between,
     },
     node::NodeInfo,
     pod::{Footprint, PodInfo},
@@ -18,7 +22,7 @@ use crate::{
     world::World,
 };
 
-const NAME: &str = "InterPodAffinity";
+pub(super) const NAME: &str = "InterPodAffinity";
 const NO_AFFINITY: &str = "node(s) didn't match pod affinity rules";
 const ANTI_AFFINITY: &str = "node(s) didn't match pod anti-affinity rules";
 const KEPT_AWAY: &str = "node(s) didn't satisfy existing pods anti-affinity rules";
@@ -30,10 +34,41 @@ struct InterPodAffinity {
     mind_others: bool,
 }
 
-pub(super) fn make(_: &Handle) -> Box<dyn Plugin> {
-    Box::new(InterPodAffinity {
-        hard_weight: 1,
-        mind_others: true,
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Args {
+    hard_pod_affinity_weight: i32,
+    ignore_preferred_terms_of_existing_pods: bool,
+}
+
+impl Default for Args {
+    fn default() -> Self {
+        Self {
+            hard_pod_affinity_weight: 1,
+            ignore_preferred_terms_of_existing_pods: false,
+        }
+    }
+}
+
+pub(super) fn check(args: &Value) -> Result<(), String> {
+    parse(args.clone()).map(drop)
+}
+
+pub(super) fn make(_: &Handle, args: Value) -> Result<Box<dyn Plugin>, String> {
+    Ok(Box::new(parse(args)?))
+}
+
+fn parse(args: Value) -> Result<InterPodAffinity, String> {
+    let args: Args = super::args(args)?;
+    let weight = args.hard_pod_affinity_weight;
+    if !(0..=100).contains(&weight) {
+        return Err(format!(
+            "hardPodAffinityWeight: invalid value {weight}: not in valid range [0, 100]"
+        ));
+    }
+    Ok(InterPodAffinity {
+        hard_weight: weight,
+        mind_others: !args.ignore_preferred_terms_of_existing_pods,
     })
 }
 
@@ -285,6 +320,62 @@ impl Plugin for InterPodAffinity {
             return Status::unschedulable(KEPT_AWAY);
         }
         Status::Success
+    }
+
+    fn advice(&self, view: &View<'_>, _: &PodInfo, node: &NodeInfo) -> Option<Advice> {
+        let known = view.state.read::<Known>(NAME)?;
+        let spec = node.spec.as_ref()?;
+        let place = |key: &str| match spec.labels.get(key) {
+            Some(value) => format!("{key}={value}"),
+            None => format!("{key} (which the node lacks)"),
+        };
+        let mut parts = Vec::new();
+        for tally in &known.affinity {
+            if near(view, tally, node).is_none_or(|pods| pods <= 0) {
+                parts.push(format!(
+                    "no pod of its affinity is in {}: start one there first",
+                    place(&tally.query.topology_key)
+                ));
+            }
+        }
+        for tally in &known.anti_affinity {
+            if near(view, tally, node).is_some_and(|pods| pods > 0) {
+                let others = view.world.nodes().flat_map(|n| {
+                    let same = tally.counts.places.of(n.id) == tally.counts.places.of(node.id);
+                    n.pods().iter().filter(move |_| same)
+                });
+                let other = others
+                    .filter(|p| view.world.counts(&tally.query, p))
+                    .map(|p| p.key.to_string())
+                    .next();
+                parts.push(format!(
+                    "it keeps away from pod {} in {}",
+                    other.unwrap_or_default(),
+                    place(&tally.query.topology_key)
+                ));
+            }
+        }
+        for bearers in known
+            .repelled()
+            .filter(|b| b.counts.near(node.id) > Some(0))
+        {
+            let key = &bearers.term.topology_key;
+            let others = view.world.nodes().flat_map(|n| n.pods());
+            let other = others
+                .filter(|p| {
+                    p.terms
+                        .as_ref()
+                        .is_some_and(|t| t.anti_affinity.contains(&bearers.term))
+                })
+                .map(|p| p.key.to_string())
+                .next();
+            parts.push(format!(
+                "pod {} keeps it away from {}: change its labels, or move that pod",
+                other.unwrap_or_default(),
+                place(key)
+            ));
+        }
+        Some(Advice::new(parts.join("; ")))
     }
 
     fn pre_score(&self, cycle: &mut Cycle<'_>, _: &PodInfo, _: &[&NodeInfo]) -> bool {

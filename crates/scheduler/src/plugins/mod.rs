@@ -17,6 +17,7 @@ mod pod_topology_spread;
 mod priority_sort;
 mod scheduling_gates;
 pub(crate) mod selector;
+mod strategy;
 mod taint_toleration;
 mod volume_binding;
 mod volume_restrictions;
@@ -25,12 +26,15 @@ mod volume_zone;
 use std::sync::Arc;
 
 use client::{Caches, Client, Scope};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+pub use default_preemption::Budget;
 
 use crate::{
     framework::Plugin,
     storage::{Mirror, Storage},
 };
-pub use default_preemption::Budget;
 
 /// What a plugin may hold on to.
 #[derive(Clone)]
@@ -57,28 +61,140 @@ impl Handle {
     }
 }
 
-/// Makes a plugin.
-pub type Make = fn(&Handle) -> Box<dyn Plugin>;
+/// How a plugin is made.
+#[derive(Clone, Copy)]
+pub enum Make {
+    /// It takes no arguments.
+    Plain(fn(&Handle) -> Box<dyn Plugin>),
+    /// From its arguments, once they have been found to make sense.
+    With {
+        /// What is wrong with the arguments, if anything.
+        check: fn(&Value) -> Result<(), String>,
+        /// Makes it.
+        make: fn(&Handle, Value) -> Result<Box<dyn Plugin>, String>,
+    },
+}
 
-/// Every plugin.
-pub const ALL: &[Make] = &[
-    scheduling_gates::make,
-    priority_sort::make,
-    node_unschedulable::make,
-    node_name::make,
-    taint_toleration::make,
-    node_affinity::make,
-    node_ports::make,
-    node_resources_fit::make,
-    volume_restrictions::make,
-    node_volume_limits::make,
-    volume_binding::make,
-    volume_zone::make,
-    dynamic_resources::make,
-    pod_topology_spread::make,
-    inter_pod_affinity::make,
-    default_preemption::make,
-    balanced_allocation::make,
-    image_locality::make,
-    default_binder::make,
+/// The plugin that sorts the queue.
+pub const SORTS: &str = "PrioritySort";
+/// The plugin that binds.
+pub const BINDS: &str = "DefaultBinder";
+
+use Make::Plain;
+
+/// Every plugin, by name.
+pub const ALL: &[(&str, Make)] = &[
+    ("SchedulingGates", Plain(scheduling_gates::make)),
+    (SORTS, Plain(priority_sort::make)),
+    ("NodeUnschedulable", Plain(node_unschedulable::make)),
+    ("NodeName", Plain(node_name::make)),
+    ("TaintToleration", Plain(taint_toleration::make)),
+    (
+        node_affinity::NAME,
+        Make::With {
+            check: node_affinity::check,
+            make: node_affinity::make,
+        },
+    ),
+    ("NodePorts", Plain(node_ports::make)),
+    (
+        node_resources_fit::NAME,
+        Make::With {
+            check: node_resources_fit::check,
+            make: node_resources_fit::make,
+        },
+    ),
+    ("VolumeRestrictions", Plain(volume_restrictions::make)),
+    ("NodeVolumeLimits", Plain(node_volume_limits::make)),
+    (
+        volume_binding::NAME,
+        Make::With {
+            check: volume_binding::check,
+            make: volume_binding::make,
+        },
+    ),
+    ("VolumeZone", Plain(volume_zone::make)),
+    ("DynamicResources", Plain(dynamic_resources::make)),
+    (
+        pod_topology_spread::NAME,
+        Make::With {
+            check: pod_topology_spread::check,
+            make: pod_topology_spread::make,
+        },
+    ),
+    (
+        inter_pod_affinity::NAME,
+        Make::With {
+            check: inter_pod_affinity::check,
+            make: inter_pod_affinity::make,
+        },
+    ),
+    (
+        default_preemption::NAME,
+        Make::With {
+            check: default_preemption::check,
+            make: default_preemption::make,
+        },
+    ),
+    (
+        balanced_allocation::NAME,
+        Make::With {
+            check: balanced_allocation::check,
+            make: balanced_allocation::make,
+        },
+    ),
+    ("ImageLocality", Plain(image_locality::make)),
+    (BINDS, Plain(default_binder::make)),
 ];
+
+fn named(name: &str) -> Option<Make> {
+    ALL.iter().find(|(n, _)| *n == name).map(|(_, make)| *make)
+}
+
+/// Whether a plugin can be made from these arguments.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn check(name: &str, args: &Value) -> Result<(), String> {
+    match named(name) {
+        Some(Make::With { check, .. }) => check(args),
+        Some(Plain(_)) if args.as_object().is_none_or(|o| o.is_empty()) => Ok(()),
+        Some(Plain(_)) => Err("it takes no arguments".into()),
+        None => Err(format!("plugin {name:?} does not exist")),
+    }
+}
+
+/// Makes a plugin.
+///
+/// # Errors
+/// What is wrong with its arguments.
+pub fn make(name: &str, handle: &Handle, args: Value) -> Result<Box<dyn Plugin>, String> {
+    match named(name) {
+        Some(Make::With { make, .. }) => make(handle, args),
+        Some(Plain(make)) => check(name, &args).map(|()| make(handle)),
+        None => Err(format!("plugin {name:?} does not exist")),
+    }
+}
+
+/// Has a plugin leave resources alone that extenders manage.
+pub fn ignore_resources(name: &str, args: &mut Value, ignored: &[&str]) {
+    if name != node_resources_fit::NAME {
+        return;
+    }
+    if !args.is_object() {
+        *args = Value::Object(serde_json::Map::new());
+    }
+    let list = &mut args["ignoredResources"];
+    let mut all = list.as_array().cloned().unwrap_or_default();
+    all.extend(ignored.iter().map(|i| Value::from(*i)));
+    *list = Value::Array(all);
+}
+
+/// The arguments of a plugin; none: its defaults.
+fn args<T: DeserializeOwned>(args: Value) -> Result<T, String> {
+    let given = match args {
+        Value::Null => Value::Object(serde_json::Map::new()),
+        given => given,
+    };
+    serde_json::from_value(given).map_err(|e| e.to_string())
+}

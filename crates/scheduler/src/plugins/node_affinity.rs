@@ -2,27 +2,59 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::NodeSelectorTerm;
+use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorTerm};
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::{Handle, selector};
 use crate::{
-    framework::{Cycle, Event, Happening, Plugin, PreFilter, Status, View, normalize_to_highest},
+    framework::{
+        Advice, Cycle, Event, Happening, Plugin, PreFilter, Status, View, normalize_to_highest,
+    },
     node::{NodeInfo, NodeSpec},
     pod::PodInfo,
 };
 
-struct NodeAffinity;
+pub(super) const NAME: &str = "NodeAffinity";
 
-pub(super) fn make(_: &Handle) -> Box<dyn Plugin> {
-    Box::new(NodeAffinity)
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Args {
+    added_affinity: Option<k8s_openapi::api::core::v1::NodeAffinity>,
+}
+
+struct NodeAffinity {
+    /// Rules for every pod of the profile, beside its own.
+    added: Option<k8s_openapi::api::core::v1::NodeAffinity>,
+}
+
+pub(super) fn check(args: &Value) -> Result<(), String> {
+    super::args::<Args>(args.clone()).map(drop)
+}
+
+pub(super) fn make(_: &Handle, args: Value) -> Result<Box<dyn Plugin>, String> {
+    let args: Args = super::args(args)?;
+    Ok(Box::new(NodeAffinity {
+        added: args.added_affinity,
+    }))
+}
+
+impl NodeAffinity {
+    fn enforced(&self) -> Option<&NodeSelector> {
+        self.added
+            .as_ref()?
+            .required_during_scheduling_ignored_during_execution
+            .as_ref()
+    }
 }
 
 const REASON: &str = "node(s) didn't match Pod's node affinity/selector";
+const ENFORCED: &str = "node(s) didn't match scheduler-enforced node affinity";
 const CONFLICT: &str = "pod affinity terms conflict";
 
 impl Plugin for NodeAffinity {
     fn name(&self) -> &'static str {
-        "NodeAffinity"
+        NAME
     }
 
     fn weight(&self) -> i64 {
@@ -46,7 +78,7 @@ impl Plugin for NodeAffinity {
                 .as_ref()
         });
         let Some(required) = required else {
-            return if pod.node_selector.is_empty() {
+            return if pod.node_selector.is_empty() && self.enforced().is_none() {
                 PreFilter::Skip
             } else {
                 PreFilter::Continue
@@ -70,6 +102,13 @@ impl Plugin for NodeAffinity {
     }
 
     fn filter(&self, _: &View<'_>, pod: &PodInfo, node: &NodeInfo) -> Status {
+        let allowed = |spec: &NodeSpec| {
+            let enforced = self.enforced();
+            enforced.is_none_or(|r| selector::matches(r, &spec.name, &spec.labels))
+        };
+        if !node.spec.as_ref().is_some_and(|spec| allowed(spec)) {
+            return Status::unresolvable(ENFORCED);
+        }
         if node.spec.as_ref().is_some_and(|spec| suits(pod, spec)) {
             Status::Success
         } else {
@@ -77,8 +116,39 @@ impl Plugin for NodeAffinity {
         }
     }
 
+    fn advice(&self, _: &View<'_>, pod: &PodInfo, node: &NodeInfo) -> Option<Advice> {
+        let spec = node.spec.as_ref()?;
+        let name = &spec.name;
+        let missing: Vec<String> = pod
+            .node_selector
+            .iter()
+            .filter(|(k, v)| spec.labels.get(k) != Some(v))
+            .map(|(k, v)| format!("{k}={v}"))
+            .collect();
+        let mut parts = Vec::new();
+        if !missing.is_empty() {
+            let labels = missing.join(" ");
+            parts.push(format!(
+                "label {labels} missing: kubectl label --overwrite node {name} {labels}"
+            ));
+        }
+        let required = pod.node_affinity.as_ref().and_then(|a| {
+            a.required_during_scheduling_ignored_during_execution
+                .as_ref()
+        });
+        if let Some(required) = required.filter(|r| !selector::matches(r, name, &spec.labels)) {
+            let unmet = selector::unmet(required, name, &spec.labels);
+            parts.push(format!("required node affinity not met: {unmet}"));
+        }
+        Some(Advice {
+            effort: missing.len() as i64,
+            text: parts.join("; "),
+        })
+    }
+
     fn pre_score(&self, _: &mut Cycle<'_>, pod: &PodInfo, _: &[&NodeInfo]) -> bool {
-        pod.node_affinity.as_ref().is_some_and(|a| {
+        let mut both = pod.node_affinity.as_deref().into_iter().chain(&self.added);
+        both.any(|a| {
             let preferred = a
                 .preferred_during_scheduling_ignored_during_execution
                 .as_ref();
@@ -87,13 +157,9 @@ impl Plugin for NodeAffinity {
     }
 
     fn score(&self, _: &View<'_>, pod: &PodInfo, node: &NodeInfo) -> i64 {
-        let (Some(affinity), Some(spec)) = (&pod.node_affinity, &node.spec) else {
-            return 0;
-        };
-        let preferred = affinity
-            .preferred_during_scheduling_ignored_during_execution
-            .iter();
-        preferred
+        let Some(spec) = &node.spec else { return 0 };
+        let both = pod.node_affinity.as_deref().into_iter().chain(&self.added);
+        both.flat_map(|a| &a.preferred_during_scheduling_ignored_during_execution)
             .flatten()
             .filter(|p| prefers(&p.preference, spec))
             .map(|p| i64::from(p.weight))

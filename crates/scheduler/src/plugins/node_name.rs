@@ -2,7 +2,7 @@
 
 use super::Handle;
 use crate::{
-    framework::{Event, Happening, Plugin, Status, View},
+    framework::{Advice, Event, Happening, Plugin, Status, View},
     node::NodeInfo,
     pod::PodInfo,
 };
@@ -35,5 +35,10 @@ impl Plugin for NodeName {
             return Status::Success;
         }
         Status::unresolvable("node(s) didn't match the requested node name")
+    }
+
+    fn advice(&self, _: &View<'_>, pod: &PodInfo, _: &NodeInfo) -> Option<Advice> {
+        let name = pod.node_name.as_deref()?;
+        Some(Advice::new(format!("spec.nodeName asks for {name}")))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Handle;
 use crate::{
-    framework::{Cycle, Event, Happening, Plugin, PreFilter, Status, View},
+    framework::{Advice, Cycle, Event, Happening, Plugin, PreFilter, Status, View},
     node::NodeInfo,
     pod::{HostPort, PodInfo},
 };
@@ -39,6 +39,24 @@ impl Plugin for NodePorts {
         } else {
             PreFilter::Continue
         }
+    }
+
+    fn advice(&self, _: &View<'_>, pod: &PodInfo, node: &NodeInfo) -> Option<Advice> {
+        let wanted = &pod.footprint.ports;
+        let holders = node.pods().iter().filter_map(|p| {
+            let port = p
+                .ports
+                .iter()
+                .find(|t| wanted.iter().any(|w| w.conflicts(t)))?;
+            Some(format!(
+                "port {}/{} is taken by pod {}",
+                port.port, port.protocol, p.key
+            ))
+        });
+        Some(Advice::new(format!(
+            "{}: end it, or ask for another port",
+            holders.collect::<Vec<_>>().join("; ")
+        )))
     }
 
     fn filter(&self, _: &View<'_>, pod: &PodInfo, node: &NodeInfo) -> Status {

@@ -1,21 +1,110 @@
-//! A node must have what the pod requests, and rather much of it left.
+//! A node must have what the pod requests; which of those that have it is best depends on the
+//! strategy: much left, little left, or a shape of utilization.
 
-use super::Handle;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Handle, strategy::Strategy};
 use crate::{
-    framework::{Event, Happening, MAX_SCORE, Plugin, Status, View},
+    framework::{Advice, Event, Happening, Plugin, Status, View},
     node::{NodeInfo, NodeSpec},
     pod::PodInfo,
+    resources::{Resources, written},
 };
 
-struct NodeResourcesFit;
+pub(super) const NAME: &str = "NodeResourcesFit";
 
-pub(super) fn make(_: &Handle) -> Box<dyn Plugin> {
-    Box::new(NodeResourcesFit)
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Args {
+    ignored_resources: Vec<String>,
+    ignored_resource_groups: Vec<String>,
+    scoring_strategy: Option<Strategy>,
+}
+
+struct NodeResourcesFit {
+    ignored: Vec<String>,
+    ignored_groups: Vec<String>,
+    strategy: Strategy,
+}
+
+pub(super) fn check(args: &Value) -> Result<(), String> {
+    parse(args.clone()).map(drop)
+}
+
+pub(super) fn make(_: &Handle, args: Value) -> Result<Box<dyn Plugin>, String> {
+    Ok(Box::new(parse(args)?))
+}
+
+fn parse(args: Value) -> Result<NodeResourcesFit, String> {
+    let args: Args = super::args(args)?;
+    let strategy = args.scoring_strategy.unwrap_or_default();
+    strategy.check()?;
+    if let Some(group) = args
+        .ignored_resource_groups
+        .iter()
+        .find(|g| g.contains('/'))
+    {
+        return Err(format!(
+            "ignoredResourceGroups: invalid value {group:?}: resource group name can't contain '/'"
+        ));
+    }
+    Ok(NodeResourcesFit {
+        ignored: args.ignored_resources,
+        ignored_groups: args.ignored_resource_groups,
+        strategy,
+    })
+}
+
+impl NodeResourcesFit {
+    fn ignores(&self, name: &str) -> bool {
+        let group = name.split_once('/').map_or("", |(group, _)| group);
+        self.ignored.iter().any(|i| i == name) || self.ignored_groups.iter().any(|g| g == group)
+    }
+
+    /// What the node lacks for the pod.
+    fn shortages(&self, pod: &PodInfo, node: &NodeInfo) -> Status {
+        let Some(spec) = &node.spec else {
+            return Status::Success;
+        };
+        let (wants, has, used) = (&pod.footprint.requested, &spec.allocatable, &node.requested);
+        let mut reasons = Vec::new();
+        // What the whole node does not have, no eviction can give.
+        let mut hopeless = false;
+        if node.pods().len() as i64 + 1 > has.pods {
+            reasons.push("Too many pods".to_owned());
+        }
+        let mut check = |name: &str, wants: i64, has: i64, used: i64| {
+            if wants > 0 && wants > has - used {
+                reasons.push(format!("Insufficient {name}"));
+                hopeless |= wants > has;
+            }
+        };
+        check("cpu", wants.milli_cpu, has.milli_cpu, used.milli_cpu);
+        check("memory", wants.memory, has.memory, used.memory);
+        check(
+            "ephemeral-storage",
+            wants.ephemeral_storage,
+            has.ephemeral_storage,
+            used.ephemeral_storage,
+        );
+        for (name, amount) in &wants.scalar {
+            if !self.ignores(name) {
+                let of = |all: &Resources| all.scalar.get(name).copied().unwrap_or(0);
+                check(name, *amount, of(has), of(used));
+            }
+        }
+        match (reasons.is_empty(), hopeless) {
+            (true, _) => Status::Success,
+            (false, true) => Status::Unresolvable(reasons),
+            (false, false) => Status::Unschedulable(reasons),
+        }
+    }
 }
 
 impl Plugin for NodeResourcesFit {
     fn name(&self) -> &'static str {
-        "NodeResourcesFit"
+        NAME
     }
 
     fn weight(&self) -> i64 {
@@ -34,76 +123,65 @@ impl Plugin for NodeResourcesFit {
         match event {
             Event::Node { new, .. } => {
                 let empty = NodeInfo::new(NodeSpec::clone(new));
-                shortages(pod, &empty).is_success()
+                self.shortages(pod, &empty).is_success()
             }
             _ => true,
         }
     }
 
     fn filter(&self, _: &View<'_>, pod: &PodInfo, node: &NodeInfo) -> Status {
-        shortages(pod, node)
+        self.shortages(pod, node)
     }
 
-    /// The mean of what is left of CPU and memory.
-    fn score(&self, _: &View<'_>, pod: &PodInfo, node: &NodeInfo) -> i64 {
-        let Some(spec) = &node.spec else { return 0 };
-        let (wants, has, used) = (&pod.footprint.scored, &spec.allocatable, &node.scored);
-        let left = [
-            (has.milli_cpu, used.milli_cpu + wants.milli_cpu),
-            (has.memory, used.memory + wants.memory),
-        ];
-        let shares: Vec<i64> = left
-            .into_iter()
-            .filter(|(has, _)| *has > 0)
-            .map(|(has, used)| {
-                if used > has {
-                    0
+    fn advice(&self, _: &View<'_>, pod: &PodInfo, node: &NodeInfo) -> Option<Advice> {
+        let spec = node.spec.as_ref()?;
+        let (wants, has, used) = (&pod.footprint.requested, &spec.allocatable, &node.requested);
+        let mut parts = Vec::new();
+        let mut effort = 0;
+        let mut check = |name: &str, wants: i64, has: i64, used: i64| {
+            let free = (has - used).max(0);
+            if wants > 0 && wants > free {
+                let text = |amount: i64| written(name, amount);
+                let mut part = format!("needs {} {name}, {} free", text(wants), text(free));
+                if free > 0 {
+                    part += &format!(": lower the request by {}", text(wants - free));
                 } else {
-                    (i128::from(has - used) * i128::from(MAX_SCORE) / i128::from(has)) as i64
+                    part += &format!(" of {}: end pods there, or add a node", text(has));
                 }
-            })
-            .collect();
-        if shares.is_empty() {
-            0
-        } else {
-            shares.iter().sum::<i64>() / shares.len() as i64
+                parts.push(part);
+                effort += 1000 * (wants - free) / wants;
+            }
+        };
+        check("cpu", wants.milli_cpu, has.milli_cpu, used.milli_cpu);
+        check("memory", wants.memory, has.memory, used.memory);
+        check(
+            "ephemeral-storage",
+            wants.ephemeral_storage,
+            has.ephemeral_storage,
+            used.ephemeral_storage,
+        );
+        for (name, amount) in wants.scalar.iter().filter(|(name, _)| !self.ignores(name)) {
+            let of = |all: &Resources| all.scalar.get(name).copied().unwrap_or(0);
+            check(name, *amount, of(has), of(used));
         }
+        let count = node.pods().len() as i64;
+        if count + 1 > has.pods {
+            parts.push(format!("has {count} pods of {}: end one of them", has.pods));
+        }
+        Some(Advice {
+            text: parts.join("; "),
+            effort,
+        })
     }
-}
 
-/// What the node lacks for the pod.
-fn shortages(pod: &PodInfo, node: &NodeInfo) -> Status {
-    let Some(spec) = &node.spec else {
-        return Status::Success;
-    };
-    let (wants, has, used) = (&pod.footprint.requested, &spec.allocatable, &node.requested);
-    let mut reasons = Vec::new();
-    // What the whole node does not have, no eviction can give.
-    let mut hopeless = false;
-    if node.pods().len() as i64 + 1 > has.pods {
-        reasons.push("Too many pods".to_owned());
-    }
-    let mut check = |name: &str, wants: i64, has: i64, used: i64| {
-        if wants > 0 && wants > has - used {
-            reasons.push(format!("Insufficient {name}"));
-            hopeless |= wants > has;
+    fn score(&self, _: &View<'_>, pod: &PodInfo, node: &NodeInfo) -> i64 {
+        match &node.spec {
+            Some(spec) => self.strategy.score(
+                &spec.allocatable,
+                (&node.scored, &node.requested),
+                (&pod.footprint.scored, &pod.footprint.requested),
+            ),
+            None => 0,
         }
-    };
-    check("cpu", wants.milli_cpu, has.milli_cpu, used.milli_cpu);
-    check("memory", wants.memory, has.memory, used.memory);
-    check(
-        "ephemeral-storage",
-        wants.ephemeral_storage,
-        has.ephemeral_storage,
-        used.ephemeral_storage,
-    );
-    for (name, amount) in &wants.scalar {
-        let of = |all: &crate::resources::Resources| all.scalar.get(name).copied().unwrap_or(0);
-        check(name, *amount, of(has), of(used));
-    }
-    match (reasons.is_empty(), hopeless) {
-        (true, _) => Status::Success,
-        (false, true) => Status::Unresolvable(reasons),
-        (false, false) => Status::Unschedulable(reasons),
     }
 }

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Taint;
 
 use super::{Handle, taint_toleration::tolerates};
 use crate::{
-    framework::{Event, Happening, Plugin, Status, View},
+    framework::{Advice, Event, Happening, Plugin, Status, View},
     node::NodeInfo,
     pod::PodInfo,
 };
@@ -44,5 +44,12 @@ impl Plugin for NodeUnschedulable {
             return Status::Success;
         }
         Status::unresolvable("node(s) were unschedulable")
+    }
+
+    fn advice(&self, _: &View<'_>, _: &PodInfo, node: &NodeInfo) -> Option<Advice> {
+        let name = node.name();
+        Some(Advice::new(format!(
+            "it is cordoned: kubectl uncordon {name}"
+        )))
     }
 }

@@ -5,9 +5,15 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::TopologySpreadConstraint;
+use serde::Deserialize;
+use serde_json::Value;
+
 use super::{Handle, node_affinity, taint_toleration::welcomes};
 use crate::{
-    framework::{Cycle, CycleState, Event, Happening, MAX_SCORE, Plugin, PreFilter, Status, View},
+    framework::{
+        Advice, Cycle, CycleState, Event, Happening, MAX_SCORE, Plugin, PreFilter, Status, View,
+    },
     node::{NodeId, NodeInfo, NodeSpec},
     plugins::default_spread::DefaultSpread,
     pod::PodInfo,
@@ -16,7 +22,7 @@ use crate::{
     world::World,
 };
 
-const NAME: &str = "PodTopologySpread";
+pub(super) const NAME: &str = "PodTopologySpread";
 const SKEWED: &str = "node(s) didn't match pod topology spread constraints";
 const NO_LABEL: &str =
     "node(s) didn't match pod topology spread constraints (missing required label)";
@@ -26,10 +32,61 @@ struct PodTopologySpread {
     defaults: DefaultSpread,
 }
 
-pub(super) fn make(handle: &Handle) -> Box<dyn Plugin> {
-    Box::new(PodTopologySpread {
-        defaults: DefaultSpread::system(handle),
-    })
+#[derive(Clone, Copy, Default, Deserialize, PartialEq)]
+enum Defaulting {
+    #[default]
+    System,
+    List,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Args {
+    default_constraints: Vec<TopologySpreadConstraint>,
+    defaulting_type: Defaulting,
+}
+
+pub(super) fn check(args: &Value) -> Result<(), String> {
+    parse(args.clone()).map(drop)
+}
+
+pub(super) fn make(handle: &Handle, args: Value) -> Result<Box<dyn Plugin>, String> {
+    let args = parse(args)?;
+    let defaults = match args.defaulting_type {
+        Defaulting::System => DefaultSpread::system(handle),
+        Defaulting::List => DefaultSpread::of(handle, args.default_constraints, false),
+    };
+    Ok(Box::new(PodTopologySpread { defaults }))
+}
+
+fn parse(args: Value) -> Result<Args, String> {
+    let args: Args = super::args(args)?;
+    if args.defaulting_type == Defaulting::System && !args.default_constraints.is_empty() {
+        return Err(
+            "defaultingType: invalid value System: when .defaultConstraints are not empty".into(),
+        );
+    }
+    for (at, constraint) in args.default_constraints.iter().enumerate() {
+        let field = format!("defaultConstraints[{at}]");
+        if constraint.max_skew < 1 {
+            return Err(format!("{field}.maxSkew: must be greater than zero"));
+        }
+        if constraint.topology_key.is_empty() {
+            return Err(format!("{field}.topologyKey: can not be empty"));
+        }
+        let action = constraint.when_unsatisfiable.as_str();
+        if !matches!(action, "DoNotSchedule" | "ScheduleAnyway") {
+            return Err(format!(
+                "{field}.whenUnsatisfiable: unsupported value {action:?}: supported values: \"DoNotSchedule\", \"ScheduleAnyway\""
+            ));
+        }
+        if constraint.label_selector.is_some() {
+            return Err(format!(
+                "{field}.labelSelector: constraint must not define a selector, as they deduced for each pod"
+            ));
+        }
+    }
+    Ok(args)
 }
 
 /// A constraint with the numbers it is about.
@@ -275,6 +332,26 @@ impl Plugin for PodTopologySpread {
             }
         }
         Status::Success
+    }
+
+    fn advice(&self, view: &View<'_>, _: &PodInfo, node: &NodeInfo) -> Option<Advice> {
+        let known = view.state.read::<Known>(NAME)?;
+        let mut parts = Vec::new();
+        for ask in &known.hard {
+            let (key, place) = (&ask.constraint.topology_key, ask.places.of(node.id));
+            if place == NOWHERE {
+                parts.push(format!("the node has no label {key}: add it"));
+                continue;
+            }
+            let (here, fewest) = (ask.pods(place) + u32::from(ask.itself), ask.fewest);
+            let allowed = ask.constraint.max_skew;
+            if i64::from(here) - i64::from(fewest) > i64::from(allowed) {
+                parts.push(format!(
+                    "with this pod there were {here} here, the emptiest {key} has {fewest}, and maxSkew is {allowed}: make room where there are fewest, or raise maxSkew"
+                ));
+            }
+        }
+        Some(Advice::new(parts.join("; ")))
     }
 
     fn pre_score(&self, cycle: &mut Cycle<'_>, _: &PodInfo, nodes: &[&NodeInfo]) -> bool {

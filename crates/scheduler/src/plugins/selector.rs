@@ -30,6 +30,28 @@ pub fn term_matches(
         && fields.iter().all(|r| holds(r, field(&r.key)))
 }
 
+/// The requirements of the term that comes closest to matching which do not hold, as people read them.
+pub fn unmet(selector: &NodeSelector, name: &str, labels: &BTreeMap<String, String>) -> String {
+    let of_term = |term: &NodeSelectorTerm| {
+        let expressions = term.match_expressions.iter().flatten();
+        let labels = expressions.map(|r| (r, labels.get(&r.key).map(String::as_str)));
+        let fields = term.match_fields.iter().flatten();
+        let fields = fields.map(|r| (r, (r.key == "metadata.name").then_some(name)));
+        labels
+            .chain(fields)
+            .filter(|(r, value)| !holds(r, *value))
+            .map(|(r, value)| {
+                let values = r.values.as_deref().unwrap_or_default().join(", ");
+                let is = value.map_or("is absent".to_owned(), |v| format!("is {v:?}"));
+                format!("{} {} [{values}], it {is}", r.key, r.operator)
+            })
+            .collect::<Vec<_>>()
+    };
+    let terms = selector.node_selector_terms.iter().map(of_term);
+    let closest = terms.filter(|t| !t.is_empty()).min_by_key(Vec::len);
+    closest.map_or("no term".to_owned(), |t| t.join("; "))
+}
+
 fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
     let values = requirement.values.as_deref().unwrap_or_default();
     let number = |text: Option<&str>| text.and_then(|t| t.parse::<i64>().ok());

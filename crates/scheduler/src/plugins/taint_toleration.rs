@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{Taint, Toleration};
 
 use super::Handle;
 use crate::{
-    framework::{Event, Happening, Plugin, Status, View, normalize_to_highest},
+    framework::{Advice, Event, Happening, Plugin, Status, View, normalize_to_highest},
     node::{NodeInfo, NodeSpec},
     pod::PodInfo,
 };
@@ -74,6 +74,31 @@ impl Plugin for TaintToleration {
             return Status::Success;
         }
         Status::unresolvable("node(s) had untolerated taint(s)")
+    }
+
+    fn advice(&self, _: &View<'_>, pod: &PodInfo, node: &NodeInfo) -> Option<Advice> {
+        let spec = node.spec.as_ref()?;
+        let parts: Vec<String> = spec
+            .hard_taints()
+            .filter(|t| !tolerates(&pod.tolerations, t))
+            .map(|taint| {
+                let (key, effect) = (&taint.key, &taint.effect);
+                let value = taint.value.as_deref().unwrap_or_default();
+                let shown = match value {
+                    "" => format!("{key}:{effect}"),
+                    value => format!("{key}={value}:{effect}"),
+                };
+                let toleration = match value {
+                    "" => format!("{{key: {key}, operator: Exists, effect: {effect}}}"),
+                    value => format!("{{key: {key}, value: {value:?}, effect: {effect}}}"),
+                };
+                format!("taint {shown}: add the toleration {toleration}")
+            })
+            .collect();
+        Some(Advice {
+            effort: parts.len() as i64,
+            text: parts.join("; "),
+        })
     }
 
     fn score(&self, _: &View<'_>, pod: &PodInfo, node: &NodeInfo) -> i64 {

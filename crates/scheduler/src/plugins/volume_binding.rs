@@ -13,7 +13,8 @@ use std::{
 use client::{Cache, Client, Error, Key, Scope, write};
 use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use serde_json::json;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::{Handle, selector};
 use crate::{
@@ -23,13 +24,13 @@ use crate::{
     storage::{ClaimSpec, ClassSpec, Storage, VolumeSpec},
 };
 
-const NAME: &str = "VolumeBinding";
+pub(super) const NAME: &str = "VolumeBinding";
 /// The node a claim is to be bound for.
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// On a volume whose claim was written here.
 const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
-/// Longest wait for the claims of a pod that has a node.
-const BIND_LIMIT: Duration = Duration::from_secs(600);
+/// Longest wait for the claims of a pod that has a node, in seconds, unless configured.
+const BIND_LIMIT_SECONDS: u64 = 600;
 
 const UNBOUND: &str = "pod has unbound immediate PersistentVolumeClaims";
 const WRONG_NODE: &str = "node(s) didn't match PersistentVolume's node affinity";
@@ -40,17 +41,43 @@ struct VolumeBinding {
     client: Client,
     storage: Arc<Storage>,
     claims: Cache<PersistentVolumeClaim>,
+    /// Longest wait for the claims of a pod that has a node.
+    limit: Duration,
     /// Volumes held for claims.
     held: Mutex<HashMap<String, Key>>,
 }
 
-pub(super) fn make(handle: &Handle) -> Box<dyn Plugin> {
-    Box::new(VolumeBinding {
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Args {
+    bind_timeout_seconds: u64,
+    /// Of how full storage pools are compared; what drivers report is not looked at.
+    #[serde(rename = "shape")]
+    _shape: Option<Value>,
+}
+
+impl Default for Args {
+    fn default() -> Self {
+        Self {
+            bind_timeout_seconds: BIND_LIMIT_SECONDS,
+            _shape: None,
+        }
+    }
+}
+
+pub(super) fn check(args: &Value) -> Result<(), String> {
+    super::args::<Args>(args.clone()).map(drop)
+}
+
+pub(super) fn make(handle: &Handle, args: Value) -> Result<Box<dyn Plugin>, String> {
+    let args: Args = super::args(args)?;
+    Ok(Box::new(VolumeBinding {
+        limit: Duration::from_secs(args.bind_timeout_seconds),
         client: handle.client.clone(),
         storage: Arc::clone(&handle.storage),
         claims: handle.caches.get(Scope::all()),
         held: Mutex::default(),
-    })
+    }))
 }
 
 /// A pod's claims, looked up once per cycle.
@@ -171,7 +198,7 @@ impl VolumeBinding {
                     .is_some_and(|c| c.volume.is_some())
             })
         };
-        let waited = tokio::time::timeout(BIND_LIMIT, self.claims.wait_for(all_bound)).await;
+        let waited = tokio::time::timeout(self.limit, self.claims.wait_for(all_bound)).await;
         waited.map_err(|_| Error::Other("timed out waiting for the condition".into()))?;
         self.release(pod);
         Ok(())

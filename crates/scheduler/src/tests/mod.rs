@@ -1,6 +1,7 @@
 //! All plugins together over small worlds: where a pod goes, or why nowhere.
 
 mod affinity;
+mod why;
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -10,11 +11,12 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
 
 use crate::{
+    config::ProfileConfig,
     diagnosis,
     node::NodeSpec,
-    plugins::{self, Handle},
+    plugins::Handle,
     pod::{self, PodInfo},
-    profile::Profile,
+    profile::{Profile, Scores},
     world::World,
 };
 
@@ -26,11 +28,7 @@ fn profile() -> Profile {
     });
     let client = client::in_process(silent);
     let handle = Handle::new(client.clone(), Caches::new(client));
-    Profile::new(
-        "default-scheduler",
-        plugins::ALL.iter().map(|make| make(&handle)).collect(),
-        Jitter::none(),
-    )
+    Profile::configured(&ProfileConfig::default(), &handle, Jitter::none()).unwrap()
 }
 
 fn node(name: &str, extra: Value) -> NodeSpec {
@@ -70,13 +68,13 @@ fn outcome(profile: &Profile, world: &mut World, pod: &Pod) -> String {
         Ok(search) => search,
         Err(error) => return error,
     };
-    if let Some(node) = profile.choose(world, &pod, &mut search) {
+    if let Some(node) = profile.choose(world, &pod, &mut search, &Scores::new()) {
         return node;
     }
-    match profile.ask_for_help(world, &pod, &mut search) {
-        Some((node, victims)) => {
-            let names: Vec<_> = victims.iter().map(|v| v.key.name.to_string()).collect();
-            format!("{node} + {}", names.join(" "))
+    match profile.ask_for_help(world, &pod, &mut search).first() {
+        Some(best) => {
+            let names = best.victims.iter().map(|v| v.key.name.to_string());
+            format!("{} + {}", best.node, names.collect::<Vec<_>>().join(" "))
         }
         None => diagnosis::message(&search.diagnosis),
     }

@@ -13,6 +13,7 @@ mod server;
 mod simulate;
 mod status;
 mod up;
+mod why;
 
 pub use status::ready as is_ready;
 
@@ -36,6 +37,8 @@ pub enum Command {
     Image(image::Image),
     /// Simulate nodes beside the real one, to see how things behave in a large cluster
     Simulate(simulate::Simulate),
+    /// Explain why a pod is Pending, and what change would admit it
+    Why(why::Why),
     /// Run the cluster in the foreground, for a service manager
     Server(server::Server),
 }
@@ -55,6 +58,7 @@ impl Command {
             Self::Delete(command) => command.run(cluster),
             Self::Image(command) => command.run(cluster),
             Self::Simulate(command) => command.run(cluster),
+            Self::Why(command) => command.run(cluster),
             Self::Server(command) => command.run(cluster),
         }
     }

@@ -15,6 +15,9 @@ pub struct Server {
     /// Port of the API server on this machine
     #[arg(long, value_name = "PORT")]
     api_port: Option<u16>,
+    /// KubeSchedulerConfiguration of the scheduler, kept for later starts; "" for the defaults
+    #[arg(long, value_name = "FILE")]
+    scheduler_config: Option<std::path::PathBuf>,
     /// Leave the caller's session, as `up` wants it
     #[arg(long, hide = true)]
     detach: bool,
@@ -33,6 +36,7 @@ impl Server {
         preflight::kernel()?;
         let cluster = args.load_or_create(&Wishes {
             api_port: self.api_port,
+            scheduler_config: self.scheduler_config,
         })?;
         preflight::space(&cluster.dir())?;
         let run = cluster.path("run");

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::control::{self, Report};
 use crate::output::say;
 use crate::pki::Pki;
 use crate::progress::{Steps, took_text};
-use crate::{access, kubeconfig, lock, preflight};
+use crate::{access, kubeconfig, lock, preflight, scheduling};
 
 /// How often a server that has just been started is tried.
 const CONNECT_RETRY: Duration = Duration::from_millis(2);
@@ -30,6 +30,9 @@ pub struct Up {
     /// Port of the API server on this machine [default: 6443, or the next free one]
     #[arg(long, value_name = "PORT")]
     api_port: Option<u16>,
+    /// KubeSchedulerConfiguration of the scheduler, kept for later starts; "" for the defaults
+    #[arg(long, value_name = "FILE")]
+    scheduler_config: Option<PathBuf>,
 }
 
 impl Up {
@@ -42,12 +45,17 @@ impl Up {
         preflight::kernel()?;
         let wishes = Wishes {
             api_port: self.api_port,
+            scheduler_config: self.scheduler_config.clone(),
         };
         let began = Instant::now();
         let running = self.join_running(args)?;
         let cluster = match running {
             Some(ref cluster) => cluster.clone(),
-            None => start(&args.load_or_create(&wishes)?)?,
+            None => {
+                let cluster = args.load_or_create(&wishes)?;
+                scheduling::configuration(&cluster)?;
+                start(&cluster)?
+            }
         };
         let running = running.is_some();
         let path = write_kubeconfig(&cluster)?;
@@ -71,6 +79,12 @@ impl Up {
             bail!(
                 "the cluster runs on port {}; to change it, `styr down{}` first",
                 cluster.choices.api_port,
+                args.flags(),
+            );
+        }
+        if self.scheduler_config.is_some() {
+            bail!(
+                "the cluster runs; to change the scheduler's configuration, `styr down --keep-pods{}` first",
                 args.flags(),
             );
         }

@@ -16,6 +16,7 @@ use super::supervise::Supervisor;
 use super::tls;
 use crate::config::{CLUSTER_DOMAIN, Cluster};
 use crate::pki::Pki;
+use crate::scheduling;
 
 /// The part of the cluster every other part talks to.
 pub struct ControlPlane {
@@ -77,7 +78,15 @@ impl ControlPlane {
 
     /// Starts the controllers, the scheduler and the simulation of nodes. They share one set of
     /// caches: a large cluster is held, and followed, once.
-    pub fn start_deciders(&self, cluster: &Cluster, pki: &Pki, supervisor: &mut Supervisor) {
+    ///
+    /// # Errors
+    /// When the scheduler's configuration file makes no sense.
+    pub fn start_deciders(
+        &self,
+        cluster: &Cluster,
+        pki: &Pki,
+        supervisor: &mut Supervisor,
+    ) -> anyhow::Result<()> {
         let caches = Caches::new(self.client("system:kube-controller-manager", &[MASTERS]));
         let config = controllers::Config {
             cluster_cidr: Some(cluster.choices.pod_cidr.into()),
@@ -99,6 +108,7 @@ impl ControlPlane {
         });
         let client = self.client("system:kube-scheduler", &[]);
         let config = scheduler::Config {
+            configuration: scheduling::configuration(cluster)?,
             caches: Some(caches.clone()),
             ..scheduler::Config::default()
         };
@@ -122,6 +132,7 @@ impl ControlPlane {
                 Ok(())
             }
         });
+        Ok(())
     }
 }
 

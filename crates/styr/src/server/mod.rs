@@ -51,7 +51,7 @@ pub async fn run(cluster: Cluster, journal: Arc<Journal>) -> anyhow::Result<()> 
     control_plane.serve(&cluster, &pki, &shutdown).await?;
     journal.step("API server");
     let mut supervisor = Supervisor::new(shutdown.clone());
-    control_plane.start_deciders(&cluster, &pki, &mut supervisor);
+    control_plane.start_deciders(&cluster, &pki, &mut supervisor)?;
     let node = node::Parts {
         cluster: &cluster,
         pki: &pki,

@@ -296,3 +296,45 @@ async fn replicas_keep_apart_and_spread() -> anyhow::Result<()> {
     assert_eq!(in_b, 2, "two in each zone");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scheduler_of_the_users_own_runs_beside() -> anyhow::Result<()> {
+    let cluster = Cluster::start().await?;
+    let _node = cluster.add_node("n1").await?;
+    let client = cluster.client();
+    let mine = json!({"/spec/schedulerName": "mine"});
+    objects(&client, &[pod("theirs", json!({}), mine)]).await?;
+    objects(&client, &[pod("ours", json!({}), json!({}))]).await?;
+    node_of(&client, "ours").await?;
+    let pods = write::namespaced::<Pod>(&client, "default");
+    let waiting = pods.get("theirs").await?;
+    assert_eq!(waiting.spec.unwrap_or_default().node_name, None);
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "theirs"},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": "n1"}});
+    let request = kube::core::Request::new("/api/v1/namespaces/default/pods").create_subresource(
+        "binding",
+        "theirs",
+        &Default::default(),
+        serde_json::to_vec(&binding)?,
+    )?;
+    client.request_text(request).await?;
+    assert_eq!(node_of(&client, "theirs").await?, "n1");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_pod_waits_for_is_explained_over_the_api() -> anyhow::Result<()> {
+    let cluster = Cluster::start().await?;
+    let _node = cluster.add_node("n1").await?;
+    let client = cluster.client();
+    objects(&client, &[pod("big", json!({"cpu": "5"}), json!({}))]).await?;
+    refusal(&client, "big").await?;
+    let configuration = scheduler::Configuration::default();
+    let why = scheduler::why::why(client, &configuration, "default", "big").await?;
+    assert_eq!(
+        why.to_string(),
+        "None of 1 nodes will do.\n\nn1\n  NodeResourcesFit: Insufficient cpu\n    \
+         needs 5 cpu, 4 free: lower the request by 1\n"
+    );
+    Ok(())
+}

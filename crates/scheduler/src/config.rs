@@ -1,0 +1,481 @@
+//! The scheduler's configuration file: `KubeSchedulerConfiguration` of
+//! `kubescheduler.config.k8s.io/v1`, decoded strictly, so that a misspelt field is an error and not
+//! a scheduler that does something else.
+
+use std::collections::BTreeMap;
+
+use jiff::SignedDuration;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{
+    extender::ExtenderConfig,
+    plugins,
+    points::{Point, Points},
+    queue::Backoff,
+};
+
+const API_VERSION: &str = "kubescheduler.config.k8s.io/v1";
+const KIND: &str = "KubeSchedulerConfiguration";
+/// The scheduler name of pods that name none.
+pub const DEFAULT_NAME: &str = "default-scheduler";
+/// Most profiles and extenders a file may have.
+const MAX_ITEMS: usize = 64;
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum ConfigError {
+    /// It is no YAML of this shape.
+    #[error("{0}")]
+    Syntax(String),
+    /// It says something that makes no sense.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// Where.
+        field: String,
+        /// What.
+        problem: String,
+    },
+}
+
+fn invalid(field: impl Into<String>, problem: impl Into<String>) -> ConfigError {
+    ConfigError::Invalid {
+        field: field.into(),
+        problem: problem.into(),
+    }
+}
+
+/// The file. Fields of upstream that mean nothing here are accepted and ignored.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct File {
+    api_version: String,
+    kind: String,
+    #[serde(default)]
+    percentage_of_nodes_to_score: Option<i64>,
+    #[serde(default)]
+    pod_initial_backoff_seconds: Option<i64>,
+    #[serde(default)]
+    pod_max_backoff_seconds: Option<i64>,
+    #[serde(default)]
+    profiles: Vec<ProfileFile>,
+    #[serde(default)]
+    extenders: Vec<ExtenderConfig>,
+    #[serde(default, rename = "parallelism")]
+    _parallelism: Option<i64>,
+    #[serde(default, rename = "leaderElection")]
+    _leader_election: Option<Value>,
+    #[serde(default, rename = "clientConnection")]
+    _client_connection: Option<Value>,
+    #[serde(default, rename = "enableProfiling")]
+    _enable_profiling: Option<bool>,
+    #[serde(default, rename = "enableContentionProfiling")]
+    _enable_contention_profiling: Option<bool>,
+    #[serde(default, rename = "delayCacheUntilActive")]
+    _delay_cache_until_active: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct ProfileFile {
+    scheduler_name: Option<String>,
+    percentage_of_nodes_to_score: Option<i64>,
+    plugins: BTreeMap<String, PluginSet>,
+    plugin_config: Vec<PluginConfig>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct PluginSet {
+    enabled: Vec<PluginRef>,
+    disabled: Vec<PluginRef>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PluginRef {
+    name: String,
+    #[serde(default)]
+    weight: i64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PluginConfig {
+    name: String,
+    #[serde(default)]
+    args: Value,
+}
+
+/// A plugin of a profile.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chosen {
+    /// Its name.
+    pub name: &'static str,
+    /// Where it is enabled.
+    pub points: Points,
+    /// The weight of its scores; `None`: its own.
+    pub weight: Option<i64>,
+    /// Its arguments.
+    pub args: Value,
+}
+
+/// What pods that name one scheduler get.
+#[derive(Clone, Debug)]
+pub struct ProfileConfig {
+    /// The scheduler name.
+    pub name: String,
+    /// Its plugins.
+    pub plugins: Vec<Chosen>,
+    /// The share of the nodes that has to suit before a search ends, in percent; `None`: by size.
+    pub percentage: Option<usize>,
+}
+
+impl Default for ProfileConfig {
+    /// Every plugin, as upstream has them.
+    fn default() -> Self {
+        Self {
+            name: DEFAULT_NAME.to_owned(),
+            plugins: all(),
+            percentage: None,
+        }
+    }
+}
+
+fn all() -> Vec<Chosen> {
+    plugins::ALL
+        .iter()
+        .map(|(name, _)| Chosen {
+            name,
+            points: Points::ALL,
+            weight: None,
+            args: Value::Null,
+        })
+        .collect()
+}
+
+/// What the scheduler is told.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    /// The profiles.
+    pub profiles: Vec<ProfileConfig>,
+    /// Schedulers asked over HTTP.
+    pub extenders: Vec<ExtenderConfig>,
+    /// How long pods wait after failures.
+    pub backoff: Backoff,
+}
+
+impl Default for Configuration {
+    /// One profile with upstream's defaults.
+    fn default() -> Self {
+        Self {
+            profiles: vec![ProfileConfig::default()],
+            extenders: Vec::new(),
+            backoff: Backoff::default(),
+        }
+    }
+}
+
+impl Configuration {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// What is wrong with it, and where.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let file: File =
+            serde_saphyr::from_str(text).map_err(|e| ConfigError::Syntax(e.to_string()))?;
+        if (file.api_version.as_str(), file.kind.as_str()) != (API_VERSION, KIND) {
+            let problem = format!(
+                "no kind \"{}\" is registered for version \"{}\"; this is to be {API_VERSION}, {KIND}",
+                file.kind, file.api_version
+            );
+            return Err(invalid("apiVersion", problem));
+        }
+        let percentage = percentage(
+            "percentageOfNodesToScore",
+            file.percentage_of_nodes_to_score,
+        )?;
+        let backoff = backoff(
+            file.pod_initial_backoff_seconds,
+            file.pod_max_backoff_seconds,
+        )?;
+        if file.profiles.len() > MAX_ITEMS || file.extenders.len() > MAX_ITEMS {
+            return Err(invalid("profiles", format!("more than {MAX_ITEMS} items")));
+        }
+        let mut files = file.profiles;
+        if files.is_empty() {
+            files.push(ProfileFile::default());
+        }
+        let mut profiles: Vec<ProfileConfig> = Vec::new();
+        for (at, file) in files.into_iter().enumerate() {
+            let field = format!("profiles[{at}]");
+            let mut profile = profile(&field, file)?;
+            if profiles.iter().any(|p| p.name == profile.name) {
+                let problem = format!("duplicate value: {:?}", profile.name);
+                return Err(invalid(format!("{field}.schedulerName"), problem));
+            }
+            profile.percentage = profile.percentage.or(percentage);
+            profiles.push(profile);
+        }
+        for (at, extender) in file.extenders.iter().enumerate() {
+            extender
+                .check()
+                .map_err(|(name, problem)| invalid(format!("extenders[{at}].{name}"), problem))?;
+        }
+        let binders = file.extenders.iter().filter(|e| !e.bind_verb.is_empty());
+        if binders.count() > 1 {
+            let problem = "only one extender can implement bind";
+            return Err(invalid("extenders", problem));
+        }
+        Ok(Self {
+            profiles,
+            extenders: file.extenders,
+            backoff,
+        })
+    }
+}
+
+fn percentage(field: &str, value: Option<i64>) -> Result<Option<usize>, ConfigError> {
+    match value {
+        None | Some(0) => Ok(None),
+        Some(percent @ 1..=100) => Ok(usize::try_from(percent).ok()),
+        Some(other) => Err(invalid(
+            field,
+            format!("invalid value: {other}: not in valid range [0-100]"),
+        )),
+    }
+}
+
+fn backoff(first: Option<i64>, max: Option<i64>) -> Result<Backoff, ConfigError> {
+    let mut backoff = Backoff::default();
+    if let Some(first) = first {
+        if first < 1 {
+            let problem = format!("invalid value: {first}: must be greater than 0");
+            return Err(invalid("podInitialBackoffSeconds", problem));
+        }
+        backoff.first = SignedDuration::from_secs(first);
+    }
+    if let Some(max) = max {
+        backoff.max = SignedDuration::from_secs(max);
+    }
+    if backoff.max < backoff.first {
+        let problem = "must be greater than or equal to podInitialBackoffSeconds";
+        return Err(invalid("podMaxBackoffSeconds", problem));
+    }
+    Ok(backoff)
+}
+
+fn profile(field: &str, file: ProfileFile) -> Result<ProfileConfig, ConfigError> {
+    let name = file.scheduler_name.unwrap_or(DEFAULT_NAME.to_owned());
+    if name.is_empty() {
+        return Err(invalid(format!("{field}.schedulerName"), "required value"));
+    }
+    let mut chosen = all();
+    let within = format!("{field}.plugins");
+    for (key, set) in &file.plugins {
+        let known = key == "multiPoint" || Point::ALL.iter().any(|(name, _)| name == key);
+        if !known {
+            return Err(invalid(format!("{within}.{key}"), "unknown field"));
+        }
+        for plugin in set.enabled.iter().chain(&set.disabled) {
+            let all = plugin.name == "*" && set.disabled.iter().any(|d| d.name == "*");
+            if !all && !chosen.iter().any(|c| c.name == plugin.name) {
+                let problem = format!("plugin {:?} does not exist", plugin.name);
+                return Err(invalid(format!("{within}.{key}"), problem));
+            }
+        }
+    }
+    if let Some(set) = file.plugins.get("multiPoint") {
+        switch(&mut chosen, set, None);
+    }
+    for (key, point) in Point::ALL {
+        if let Some(set) = file.plugins.get(*key) {
+            switch(&mut chosen, set, Some(*point));
+        }
+    }
+    arguments(field, &mut chosen, file.plugin_config)?;
+    let sorts = |c: &&Chosen| c.points.has(Point::QueueSort) && c.name == plugins::SORTS;
+    if chosen.iter().filter(sorts).count() != 1 {
+        let problem = "one queue sort plugin required";
+        return Err(invalid(format!("{within}.queueSort"), problem));
+    }
+    let binds = |c: &&Chosen| c.points.has(Point::Bind) && c.name == plugins::BINDS;
+    if chosen.iter().filter(binds).count() == 0 {
+        let problem = "at least one bind plugin is needed";
+        return Err(invalid(format!("{within}.bind"), problem));
+    }
+    chosen.retain(|c| c.points != Points::NONE);
+    Ok(ProfileConfig {
+        name,
+        plugins: chosen,
+        percentage: percentage(
+            &format!("{field}.percentageOfNodesToScore"),
+            file.percentage_of_nodes_to_score,
+        )?,
+    })
+}
+
+/// Disables and enables plugins at a point, or (`None`) at all.
+fn switch(chosen: &mut [Chosen], set: &PluginSet, point: Option<Point>) {
+    let set_to = |one: &mut Chosen, on: bool| match point {
+        Some(point) => one.points.set(point, on),
+        None if on => one.points = Points::ALL,
+        None => one.points = Points::NONE,
+    };
+    for one in chosen.iter_mut() {
+        if set
+            .disabled
+            .iter()
+            .any(|d| d.name == "*" || d.name == one.name)
+        {
+            set_to(one, false);
+        }
+        if let Some(enabled) = set.enabled.iter().find(|e| e.name == one.name) {
+            set_to(one, true);
+            let scores = point.is_none_or(|p| p == Point::Score);
+            if scores && enabled.weight != 0 {
+                one.weight = Some(enabled.weight);
+            }
+        }
+    }
+}
+
+fn arguments(
+    field: &str,
+    chosen: &mut [Chosen],
+    configs: Vec<PluginConfig>,
+) -> Result<(), ConfigError> {
+    for (at, config) in configs.into_iter().enumerate() {
+        let field = format!("{field}.pluginConfig[{at}]");
+        let Some(one) = chosen.iter_mut().find(|c| c.name == config.name) else {
+            let problem = format!("plugin {:?} does not exist", config.name);
+            return Err(invalid(field, problem));
+        };
+        if one.args != Value::Null {
+            let problem = format!("repeated config for plugin {}", one.name);
+            return Err(invalid(field, problem));
+        }
+        one.args = config.args;
+        if let Value::Object(args) = &mut one.args {
+            let kind = args.remove("kind");
+            args.remove("apiVersion");
+            let expected = format!("{}Args", one.name);
+            if kind.is_some_and(|k| k != expected.as_str()) {
+                let problem = format!("args for plugin {} were not of type {expected}", one.name);
+                return Err(invalid(field, problem));
+            }
+        }
+        plugins::check(one.name, &one.args)
+            .map_err(|problem| invalid(format!("{field}.args"), problem))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(rest: &str) -> Result<Configuration, ConfigError> {
+        Configuration::parse(&format!("apiVersion: {API_VERSION}\nkind: {KIND}\n{rest}"))
+    }
+
+    #[test]
+    fn profiles_with_plugins_switched_and_weighed() {
+        let config = parse(
+            r#"
+podInitialBackoffSeconds: 2
+percentageOfNodesToScore: 30
+leaderElection: {leaderElect: false}
+profiles:
+- schedulerName: default-scheduler
+- schedulerName: packing
+  percentageOfNodesToScore: 100
+  plugins:
+    multiPoint:
+      disabled: [{name: InterPodAffinity}]
+    score:
+      disabled: [{name: "*"}]
+      enabled: [{name: NodeResourcesFit, weight: 5}]
+  pluginConfig:
+  - name: NodeResourcesFit
+    args:
+      apiVersion: kubescheduler.config.k8s.io/v1
+      kind: NodeResourcesFitArgs
+      scoringStrategy: {type: MostAllocated}
+"#,
+        )
+        .unwrap();
+        assert_eq!(config.backoff.first, SignedDuration::from_secs(2));
+        let [default, packing] = &config.profiles[..] else {
+            panic!("{config:?}");
+        };
+        assert_eq!(default.plugins.len(), plugins::ALL.len());
+        assert_eq!(default.percentage, Some(30));
+        assert_eq!(packing.percentage, Some(100));
+        let named = |name: &str| packing.plugins.iter().find(|c| c.name == name);
+        assert!(named("InterPodAffinity").is_none());
+        let affinity = named("NodeAffinity").unwrap();
+        assert!(affinity.points.has(Point::Filter) && !affinity.points.has(Point::Score));
+        assert_eq!(named("NodeResourcesFit").unwrap().weight, Some(5));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, expected) in [
+            ("profile: []", "profile"),
+            (
+                "percentageOfNodesToScore: 101",
+                "percentageOfNodesToScore: invalid value: 101: not in valid range [0-100]",
+            ),
+            (
+                "podInitialBackoffSeconds: 20",
+                "podMaxBackoffSeconds: must be greater than or equal to podInitialBackoffSeconds",
+            ),
+            (
+                "profiles: [{schedulerName: a}, {schedulerName: a}]",
+                "profiles[1].schedulerName: duplicate value: \"a\"",
+            ),
+            (
+                "profiles: [{plugins: {filter: {enabled: [{name: Nope}]}}}]",
+                "profiles[0].plugins.filter: plugin \"Nope\" does not exist",
+            ),
+            (
+                "profiles: [{plugins: {filters: {}}}]",
+                "profiles[0].plugins.filters: unknown field",
+            ),
+            (
+                "profiles: [{plugins: {bind: {disabled: [{name: '*'}]}}}]",
+                "profiles[0].plugins.bind: at least one bind plugin is needed",
+            ),
+            (
+                "profiles: [{plugins: {queueSort: {disabled: [{name: '*'}]}}}]",
+                "profiles[0].plugins.queueSort: one queue sort plugin required",
+            ),
+            (
+                "profiles: [{pluginConfig: [{name: NodeName, args: {a: 1}}]}]",
+                "profiles[0].pluginConfig[0].args: it takes no arguments",
+            ),
+            (
+                "profiles: [{pluginConfig: [{name: InterPodAffinity, args: {hardPodAffinityWeight: 101}}]}]",
+                "profiles[0].pluginConfig[0].args: hardPodAffinityWeight: invalid value 101: not in valid range [0, 100]",
+            ),
+            (
+                "profiles: [{pluginConfig: [{name: InterPodAffinity, args: {hard: 1}}]}]",
+                "hard",
+            ),
+            (
+                "profiles: [{pluginConfig: [{name: InterPodAffinity, args: {kind: NodeAffinityArgs}}]}]",
+                "profiles[0].pluginConfig[0]: args for plugin InterPodAffinity were not of type InterPodAffinityArgs",
+            ),
+            ("extenders: [{filterVerb: f}]", "urlPrefix"),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+        let other = Configuration::parse("apiVersion: v1\nkind: Pod\n").unwrap_err();
+        assert!(
+            other.to_string().starts_with("apiVersion: no kind \"Pod\""),
+            "{other}"
+        );
+    }
+}
