@@ -61,6 +61,9 @@ impl Handle {
     }
 }
 
+/// A plugin, or what is wrong with its arguments.
+pub type Made = Result<Box<dyn Plugin>, String>;
+
 /// How a plugin is made.
 #[derive(Clone, Copy)]
 pub enum Make {
@@ -71,7 +74,7 @@ pub enum Make {
         /// What is wrong with the arguments, if anything.
         check: fn(&Value) -> Result<(), String>,
         /// Makes it.
-        make: fn(&Handle, Value) -> Result<Box<dyn Plugin>, String>,
+        make: fn(&Handle, Value) -> Made,
     },
 }
 
