@@ -4,6 +4,7 @@
 //! Nothing outside the process is touched; everything ends with the [`Cluster`].
 
 mod node;
+mod served;
 mod simulation;
 mod wait;
 
@@ -23,6 +24,7 @@ use store::{Embedded, RangeRequest, Store};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use node::FakeNode;
+pub use served::Served;
 pub use wait::{eventually, object, objects};
 
 /// Logs as `RUST_LOG` says, shown with the output of a failed test.

@@ -4,10 +4,14 @@
 mod life;
 mod world;
 
+mod accounts;
 mod admission;
 mod coordination;
 mod definitions;
 mod machinery;
+mod openapi;
+mod pods;
+mod services;
 mod storage;
 mod validation;
 mod watching;

@@ -137,3 +137,15 @@ async fn metadata_outside_the_schema_is_refused() {
         "{message}"
     );
 }
+
+/// Conformance: Server side field validation, CR duplicates
+#[tokio::test]
+async fn duplicates_in_custom_resources_are_refused() {
+    let open = json!({"x-kubernetes-preserve-unknown-fields": true});
+    let spec = "  unknown: uk1\n  foo: foo1\n  foo: foo2\n";
+    let message = apply(schema(open), "", "", spec).await.refused(400);
+    assert!(
+        message.contains(r#"line 11: key "foo" already set in map"#),
+        "{message}"
+    );
+}

@@ -1,0 +1,74 @@
+//! Running other programs, for a while only.
+
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use testkit::Served;
+use tokio::process::Command;
+
+/// How long a program may take; installing on a busy machine is slow.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// The program of that name on the PATH, or beside it in `also`.
+pub fn find(name: &str, also: &[&str]) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(also.iter().map(PathBuf::from));
+    folders.map(|f| f.join(name)).find(|file| file.is_file())
+}
+
+/// Says why a test is left out.
+pub fn left_out(test: &str, why: &str) {
+    eprintln!("{test}: left out, {why}");
+}
+
+/// Folder of what is installed for clients.
+pub fn cache(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join("clients")
+        .join(name);
+    std::fs::create_dir_all(&folder).expect("a folder below the build folder");
+    folder
+}
+
+/// Folder of the scripts of a client.
+pub fn script(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/clients")
+        .join(path)
+}
+
+/// Runs to its end.
+pub async fn run(mut command: Command) -> Output {
+    let text = format!("{:?}", command.as_std());
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(PATIENCE, command.output());
+    let output = output
+        .await
+        .unwrap_or_else(|_| panic!("{text} does not end"));
+    output.unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+/// Runs what must succeed; gives what it prints, errors last.
+pub async fn succeed(command: Command) -> String {
+    let text = format!("{:?}", command.as_std());
+    let output = run(command).await;
+    let said = said(&output);
+    assert!(output.status.success(), "{text}: {}\n{said}", output.status);
+    said
+}
+
+pub fn said(output: &Output) -> String {
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+/// A command that finds the served cluster.
+pub fn command(program: &Path, served: &Served) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env("KUBECONFIG", served.kubeconfig())
+        .env("HOME", served.folder())
+        .current_dir(served.folder());
+    command
+}
