@@ -3,11 +3,11 @@
 //! ended ones.
 
 use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use client::{Cache, Error, Key, Queue, Reconcile, Requeue, Scope, write};
+use client::{Cache, Change, Error, Key, Queue, Reconcile, Requeue, Scope, write};
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -29,6 +29,8 @@ pub const CONTROLLER: Controller = Controller {
 const ENDED_MAX: usize = 12_500;
 /// A node may vanish and come back within this time.
 const QUARANTINE: SignedDuration = SignedDuration::from_secs(40);
+/// How pods that have ended look in their bytes.
+const PHASES: [&str; 2] = ["\"phase\":\"Succeeded\"", "\"phase\":\"Failed\""];
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// How the node of a pod fares.
@@ -79,7 +81,34 @@ struct PodGc {
     pods: Cache<Pod>,
     nodes: Cache<Node>,
     /// Missing nodes that pods refer to, and since when they are missed.
-    missing: Mutex<HashMap<String, Timestamp>>,
+    missing: Arc<Missing>,
+    ended: Arc<Ended>,
+}
+
+type Missing = Mutex<HashMap<String, Timestamp>>;
+
+/// The pods that have ended and are not being deleted.
+type Ended = Mutex<BTreeSet<Key>>;
+
+/// Whether a change of a pod may be of interest here. Most are not: the pod is well, and its node
+/// is there. Decoding each would cost more than looking for a few words.
+fn noticed(change: &Change, has_node: impl Fn(&str) -> bool, ended: &Ended) -> bool {
+    let over = change.new.as_ref().is_some_and(|e| {
+        let says = |word: &str| e.bytes().windows(word.len()).any(|w| w == word.as_bytes());
+        !e.deleting && PHASES.iter().any(|phase| says(phase))
+    });
+    let mut ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
+    if over {
+        ended.insert(change.key.clone());
+    } else {
+        ended.remove(&change.key);
+    }
+    let Some(pod) = &change.new else {
+        return false;
+    };
+    let node = pod.node.as_deref().filter(|n| !n.is_empty());
+    let lost = node.is_some_and(|name| !has_node(name));
+    pod.deleting || lost || over && ended.len() > ENDED_MAX
 }
 
 fn run(context: Context) -> BoxFuture<'static, ()> {
@@ -89,15 +118,25 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
         nodes.synced().await;
         pods.synced().await;
         let queue = Queue::default();
-        let to = queue.clone();
-        pods.on_change(move |change| to.add(change.key.clone()));
-        let (to, on) = (queue.clone(), pods.clone());
+        let ended = Arc::new(Mutex::default());
+        let (to, of, seen) = (queue.clone(), nodes.clone(), Arc::clone(&ended));
+        pods.on_change(move |change| {
+            let has_node = |name: &str| of.contains(&Key::cluster(name));
+            if noticed(change, has_node, &seen) {
+                to.add(change.key.clone());
+            }
+        });
+        let missing = Arc::new(Missing::default());
+        let (to, on, back) = (queue.clone(), pods.clone(), Arc::clone(&missing));
         nodes.on_change(move |change| {
+            if change.new.is_some() {
+                let mut missing = back.lock().unwrap_or_else(PoisonError::into_inner);
+                missing.remove(&*change.key.name);
+            }
             on.entries_on(&change.key.name)
                 .iter()
                 .for_each(|e| to.add(e.key.clone()));
         });
-        let missing = Mutex::default();
         context
             .work(
                 PodGc {
@@ -105,6 +144,7 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
                     pods,
                     nodes,
                     missing,
+                    ended,
                 },
                 queue,
             )
@@ -161,11 +201,15 @@ impl PodGc {
     }
 
     async fn limit_ended(&self) -> Result<(), Error> {
-        // Ended pods are few among all: decoding is worth it only when there may be too many.
-        if self.pods.len() <= ENDED_MAX {
-            return Ok(());
-        }
-        let mut ended: Vec<Pod> = self.pods.list();
+        let keys: Vec<Key> = {
+            let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+            if ended.len() <= ENDED_MAX {
+                return Ok(());
+            }
+            ended.iter().cloned().collect()
+        };
+        let entries = keys.iter().filter_map(|key| self.pods.entry(key));
+        let mut ended: Vec<Pod> = client::cache::decode_all(&entries.collect::<Vec<_>>());
         ended.retain(|p| pods::is_terminal(p) && p.metadata.deletion_timestamp.is_none());
         ended.sort_by_key(|p| p.metadata.creation_timestamp.as_ref().map(|t| t.0));
         let excess = ended.len().saturating_sub(ENDED_MAX);
@@ -218,6 +262,36 @@ impl PodGc {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_pods_that_may_have_to_go_are_looked_at() {
+        let ended = Ended::default();
+        let look = |pod: serde_json::Value| {
+            let text = pod.to_string();
+            let entry = client::cache::parse_entry(text.as_bytes()).unwrap();
+            let change = Change {
+                key: entry.key.clone(),
+                old: None,
+                new: Some(Arc::new(entry)),
+            };
+            let noticed = noticed(&change, |name| name == "there", &ended);
+            (noticed, ended.lock().unwrap().len())
+        };
+        let pod = |node: &str, phase: &str, deleting: bool| {
+            let mut pod = json!({"metadata": {"name": "p", "namespace": "n"},
+                "spec": {"nodeName": node}, "status": {"phase": phase}});
+            if deleting {
+                pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+            }
+            pod
+        };
+        assert_eq!(look(pod("there", "Running", false)), (false, 0));
+        assert_eq!(look(pod("", "Pending", false)), (false, 0));
+        assert_eq!(look(pod("gone", "Running", false)), (true, 0));
+        assert_eq!(look(pod("", "Pending", true)), (true, 0));
+        assert_eq!(look(pod("there", "Succeeded", false)), (false, 1));
+        assert_eq!(look(pod("there", "Succeeded", true)), (true, 0));
+    }
 
     #[test]
     fn who_goes() {

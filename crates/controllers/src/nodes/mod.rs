@@ -13,7 +13,7 @@ use std::{
 };
 
 use client::{
-    Cache, Error, EventType, Key, Queue, Reconcile, Recorder, Requeue, Scope, events, write,
+    Cache, Entry, Error, EventType, Key, Queue, Reconcile, Recorder, Requeue, Scope, events, write,
 };
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
@@ -267,6 +267,12 @@ impl Lifecycle {
     }
 }
 
+/// Whether an object has this word somewhere; cheaper than decoding it.
+fn mentions(entry: Option<Arc<Entry>>, word: &str) -> bool {
+    let found = |e: Arc<Entry>| e.bytes().windows(word.len()).any(|w| w == word.as_bytes());
+    entry.is_some_and(found)
+}
+
 struct Eviction {
     context: Context,
     started: Timestamp,
@@ -286,8 +292,11 @@ fn run_eviction(context: Context) -> BoxFuture<'static, ()> {
         pods.synced().await;
         let queue = Queue::default();
         let to = queue.clone();
+        let of = nodes.clone();
         pods.on_change(move |change| {
-            if change.new.as_ref().is_some_and(|e| e.node.is_some()) {
+            // Nearly all nodes have no such taint: whoever gets one later has its pods looked at then.
+            let node = change.new.as_ref().and_then(|e| e.node.as_deref());
+            if node.is_some_and(|node| mentions(of.entry(&Key::cluster(node)), "NoExecute")) {
                 to.add(change.key.clone());
             }
         });
