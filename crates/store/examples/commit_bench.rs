@@ -10,6 +10,10 @@ use store::{Commit, Embedded, Mutation, Options, RangeRequest, Store};
 
 const VALUE_BYTES: usize = 2048;
 
+/// The allocator of the program that the store is part of.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);

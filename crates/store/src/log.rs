@@ -34,9 +34,9 @@ use crate::types::{OpenError, Revision};
 
 /// First bytes of a log; the last ones tell its format.
 const HEADER: [u8; 8] = *b"StyrLog1";
-/// A log is compacted when it is this many times the last snapshot. Times written: about 1.5 in
+/// A log is compacted when it is this many times the last snapshot. Times written: about 1.25 in
 /// the long run.
-const COMPACT_FACTOR: u64 = 2;
+const COMPACT_FACTOR: u64 = 4;
 /// The buffer for records is given back when it has grown over so many bytes.
 const KEEP_BUFFER_BYTES: usize = 1 << 20;
 
