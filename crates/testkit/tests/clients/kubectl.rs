@@ -17,7 +17,7 @@ struct User {
 impl User {
     /// One with a cluster of controllers and a node, where there is a kubectl.
     async fn new(test: &str) -> Option<Self> {
-        let Some(kubectl) = find("kubectl", &[]) else {
+        let Some(kubectl) = find("kubectl") else {
             left_out(test, "there is no kubectl on this machine");
             return None;
         };

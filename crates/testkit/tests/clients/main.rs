@@ -1,5 +1,5 @@
 //! Clients that no one here wrote, against the API over TLS: stock kubectl, the Python and JavaScript
-//! clients, client-go and kube-rs.
+//! clients, kube-rs.
 //!
 //! What a machine lacks is left out, and said. What is installed for them is kept below the build
 //! folder, so that only the first run pays.

@@ -221,7 +221,7 @@ async fn the_manifests_of_the_documentation_are_taken_as_upstream_takes_them() {
     let Some(folder) = folder() else {
         return left_out(test, "STYR_MANIFESTS does not say where the manifests are");
     };
-    let Some(kubectl) = find("kubectl", &[]) else {
+    let Some(kubectl) = find("kubectl") else {
         return left_out(test, "there is no kubectl on this machine");
     };
     let parts = Parts {

@@ -10,11 +10,11 @@ use tokio::process::Command;
 /// How long a program may take; installing on a busy machine is slow.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// The program of that name on the PATH, or beside it in `also`.
-pub fn find(name: &str, also: &[&str]) -> Option<PathBuf> {
+/// The program of that name on the PATH.
+pub fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(also.iter().map(PathBuf::from));
-    folders.map(|f| f.join(name)).find(|file| file.is_file())
+    let mut programs = std::env::split_paths(&path).map(|folder| folder.join(name));
+    programs.find(|file| file.is_file())
 }
 
 /// Says why a test is left out.
