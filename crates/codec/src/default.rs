@@ -19,8 +19,28 @@ struct Rule {
 /// Schemas whose numbers are no pointers upstream: zero counts as absent.
 const ZERO_IS_ABSENT: &[&str] = &["io.k8s.api.core.v1.Probe"];
 
-/// Structs that upstream always writes, even empty: clients patch below them.
-const ALWAYS_PRESENT: &[(&str, &str)] = &[("io.k8s.api.core.v1.Container", "resources")];
+/// Structs that are no pointers upstream, so that what is below them is defaulted even when nobody wrote them;
+/// clients patch below `resources`.
+const ALWAYS_PRESENT: &[(&str, &str)] = &[
+    ("io.k8s.api.core.v1.Container", "resources"),
+    ("io.k8s.api.core.v1.Pod", "spec"),
+    ("io.k8s.api.core.v1.PodTemplateSpec", "spec"),
+    ("io.k8s.api.core.v1.ReplicationController", "spec"),
+    ("io.k8s.api.core.v1.Service", "spec"),
+    ("io.k8s.api.apps.v1.DaemonSet", "spec"),
+    ("io.k8s.api.apps.v1.DaemonSetSpec", "template"),
+    ("io.k8s.api.apps.v1.Deployment", "spec"),
+    ("io.k8s.api.apps.v1.DeploymentSpec", "template"),
+    ("io.k8s.api.apps.v1.ReplicaSet", "spec"),
+    ("io.k8s.api.apps.v1.ReplicaSetSpec", "template"),
+    ("io.k8s.api.apps.v1.StatefulSet", "spec"),
+    ("io.k8s.api.apps.v1.StatefulSetSpec", "template"),
+    ("io.k8s.api.batch.v1.Job", "spec"),
+    ("io.k8s.api.batch.v1.JobSpec", "template"),
+    ("io.k8s.api.batch.v1.CronJob", "spec"),
+    ("io.k8s.api.batch.v1.CronJobSpec", "jobTemplate"),
+    ("io.k8s.api.batch.v1.JobTemplateSpec", "spec"),
+];
 
 fn rules() -> &'static HashMap<String, Vec<Rule>> {
     static RULES: OnceLock<HashMap<String, Vec<Rule>>> = OnceLock::new();
@@ -31,9 +51,15 @@ fn rules() -> &'static HashMap<String, Vec<Rule>> {
             path: path.split('.').map(str::to_owned).collect(),
             value,
         };
-        raw.into_iter()
-            .map(|(schema, entries)| (schema, entries.into_iter().map(rule).collect()))
-            .collect()
+        let entries = raw
+            .into_iter()
+            .map(|(schema, entries)| (schema, entries.into_iter().map(rule).collect()));
+        let mut all: HashMap<String, Vec<Rule>> = entries.collect();
+        for (schema, field) in ALWAYS_PRESENT {
+            let present = rule(((*field).to_owned(), Value::Object(Map::new())));
+            all.entry((*schema).to_owned()).or_default().push(present);
+        }
+        all
     })
 }
 
@@ -59,11 +85,6 @@ fn fill(value: &mut Value, schema: &Schema) {
             &rule.value,
             ZERO_IS_ABSENT.contains(&schema.name.as_str()),
         );
-    }
-    for (name, field) in ALWAYS_PRESENT {
-        if *name == schema.name && !map.contains_key(*field) {
-            map.insert((*field).to_owned(), Value::Object(Map::new()));
-        }
     }
     for field in &schema.fields {
         if let (Some(default), false) = (&field.default, map.contains_key(&*field.name)) {
@@ -143,6 +164,8 @@ mod tests {
             json!({"port": 80, "path": "/", "scheme": "HTTP"})
         );
         assert_eq!(container["resources"], json!({}));
+        let bare = defaulted("apps", "deployments", json!({"spec": {"replicas": 3}}));
+        assert_eq!(bare["spec"]["template"]["spec"]["restartPolicy"], "Always");
         let cron = defaulted(
             "batch",
             "cronjobs",

@@ -138,30 +138,34 @@ pub(crate) fn label_selector(selector: &Value, path: &str) -> Vec<FieldError> {
     errors
 }
 
-/// The selector of a workload: present, not empty, and matching the labels of its pod template.
+/// The selector of a workload: present, not empty, and matching the labels of its pod template. None at all
+/// matches no labels; all but a DaemonSet are told that it is missing.
 pub(crate) fn workload_selector(spec: &Value, kind: &str) -> Vec<FieldError> {
+    let labels = meta::get(spec, &["template", "metadata", "labels"]);
+    let mismatch = || {
+        FieldError::invalid(
+            "spec.template.metadata.labels",
+            labels.cloned().unwrap_or_default(),
+            "`selector` does not match template `labels`",
+        )
+    };
     let Some(selector) = spec.get("selector") else {
-        return vec![FieldError::required("spec.selector", "")];
+        let missing = (kind != "daemonset").then(|| FieldError::required("spec.selector", ""));
+        return missing.into_iter().chain([mismatch()]).collect();
     };
     let mut errors = label_selector(selector, "spec.selector");
     let Ok(parsed) = LabelSelector::from_value(selector) else {
         return errors;
     };
-    let labels = meta::get(spec, &["template", "metadata", "labels"])
-        .cloned()
-        .unwrap_or_else(|| Value::Object(serde_json::Map::new()));
+    let none = Value::Object(serde_json::Map::new());
     if parsed.is_everything() {
         errors.push(FieldError::invalid(
             "spec.selector",
             selector.clone(),
             format!("empty selector is invalid for {kind}"),
         ));
-    } else if !parsed.matches(&labels) {
-        errors.push(FieldError::invalid(
-            "spec.template.metadata.labels",
-            labels,
-            "`selector` does not match template `labels`",
-        ));
+    } else if !parsed.matches(labels.unwrap_or(&none)) {
+        errors.push(mismatch());
     }
     errors
 }

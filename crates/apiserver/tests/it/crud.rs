@@ -323,3 +323,51 @@ async fn secrets_are_sealed_in_the_store() {
         "b3BlbiBzZXNhbWU="
     );
 }
+
+#[tokio::test]
+async fn what_nobody_wrote_is_defaulted_before_all_that_is_missing_is_told() {
+    let c = cluster().await;
+    let labels = "spec.template.metadata.labels: Invalid value: null: `selector` does not match template `labels`";
+    let containers = "spec.template.spec.containers: Required value";
+    let apps = "/apis/apps/v1/namespaces/default";
+    for (path, kind, called, version, wanted) in [
+        (
+            format!("{apps}/deployments"),
+            "Deployment",
+            "Deployment.apps",
+            "apps/v1",
+            format!("[spec.selector: Required value, {labels}, {containers}]"),
+        ),
+        (
+            format!("{apps}/daemonsets"),
+            "DaemonSet",
+            "DaemonSet.apps",
+            "apps/v1",
+            format!("[{labels}, {containers}]"),
+        ),
+        (
+            "/api/v1/namespaces/default/replicationcontrollers".to_owned(),
+            "ReplicationController",
+            "ReplicationController",
+            "v1",
+            "[spec.selector: Required value, spec.template: Required value]".to_owned(),
+        ),
+        (
+            "/api/v1/namespaces/default/services".to_owned(),
+            "Service",
+            "Service",
+            "v1",
+            "spec.ports: Required value".to_owned(),
+        ),
+    ] {
+        let bare = json!({"apiVersion": version, "kind": kind, "metadata": {"name": "x"}});
+        let refused = c.post(&path, &bare).await;
+        assert_eq!(
+            (refused.code, refused.body["message"].as_str()),
+            (
+                422,
+                Some(format!("{called} \"x\" is invalid: {wanted}").as_str())
+            )
+        );
+    }
+}

@@ -110,14 +110,16 @@ fn validate_controller(obj: &Value) -> Vec<FieldError> {
     let mut errors = not_negative(spec, "spec", &["replicas", "minReadySeconds"]);
     errors.extend(validate_labels(spec.get("selector"), "spec.selector"));
     let selector = spec.get("selector").and_then(Value::as_object);
-    let labels = meta::get(spec, &["template", "metadata", "labels"]);
     if selector.is_none_or(serde_json::Map::is_empty) {
         errors.push(FieldError::required("spec.selector", ""));
-    } else if !selector
-        .into_iter()
-        .flatten()
-        .all(|(k, v)| labels.and_then(|l| l.get(k)) == Some(v))
-    {
+    }
+    let Some(template) = spec.get("template") else {
+        errors.push(FieldError::required("spec.template", ""));
+        return errors;
+    };
+    let labels = meta::get(template, &["metadata", "labels"]);
+    let mut wanted = selector.into_iter().flatten();
+    if !wanted.all(|(k, v)| labels.and_then(|l| l.get(k)) == Some(v)) {
         errors.push(FieldError::invalid(
             "spec.template.metadata.labels",
             labels.cloned().unwrap_or_default(),
