@@ -431,10 +431,10 @@ impl FieldSelector {
     }
 
     /// Whether fields given by a lookup match; the lookup answers empty for what is absent.
-    pub fn matches_with(&self, get: impl Fn(&str) -> String) -> bool {
+    pub fn matches_with<S: AsRef<str>>(&self, get: impl Fn(&str) -> S) -> bool {
         self.requirements
             .iter()
-            .all(|r| (get(&r.field) == r.value) == r.equal)
+            .all(|r| (get(&r.field).as_ref() == r.value) == r.equal)
     }
 }
 

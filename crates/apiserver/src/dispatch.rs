@@ -13,10 +13,12 @@ use crate::http::body::{self, ReadBodyError, Request, RequestBody, Response};
 use crate::http::handler::Call;
 use crate::http::negotiate::{self, Encoding, Form, Offer, Transform};
 use crate::http::respond;
-use crate::registry::list::{ListOptions, Page, Selection, served};
+use crate::registry::list::{ListOptions, Page, served};
 use crate::registry::table::{self, IncludeObject};
 use crate::registry::watch::Shape;
-use crate::registry::{DeleteOptions, Fail, Part, Registry, Resource, Stored, Write, splice};
+use crate::registry::{
+    DeleteOptions, Fail, Part, Registry, Resource, Selection, Stored, Write, splice,
+};
 
 /// Media types of bodies, as refusals name them.
 const BODY_TYPES: [&str; 3] = [
@@ -365,10 +367,10 @@ impl ApiServer {
             crate::custom::check(call, &resource.kind, custom)?;
         }
         if !info.subresource.is_empty() {
-            return self.serve_subresource(request, call, &resource).await;
+            return Box::pin(self.serve_subresource(request, call, &resource)).await;
         }
         if !resource.kind.is_stored() {
-            return self.serve_virtual(request, call, &resource).await;
+            return Box::pin(self.serve_virtual(request, call, &resource)).await;
         }
         let needs_name = matches!(info.verb.as_str(), "update" | "patch");
         if !resource.answers(&info.verb) || (needs_name && !info.name_in_path) {
@@ -389,21 +391,20 @@ impl ApiServer {
                 call.object(&self.registry, &resource, StatusCode::OK, stored, form)
             }
             "list" => {
-                self.serve_list(&request.headers().clone(), call, &resource)
-                    .await
+                let (head, _) = request.into_parts();
+                Box::pin(self.serve_list(&head.headers, call, &resource)).await
             }
             "watch" => {
-                self.serve_watch(&request.headers().clone(), call, &resource)
-                    .await
+                let (head, _) = request.into_parts();
+                Box::pin(self.serve_watch(&head.headers, call, &resource)).await
             }
-            "create" => self.serve_create(request, call, &resource).await,
-            "update" => {
-                self.serve_update(request, call, &resource, Part::Main)
-                    .await
+            "create" => Box::pin(self.serve_create(request, call, &resource)).await,
+            "update" => Box::pin(self.serve_update(request, call, &resource, Part::Main)).await,
+            "patch" => Box::pin(self.serve_patch(request, call, &resource, Part::Main)).await,
+            "delete" => Box::pin(self.serve_delete(request, call, &resource)).await,
+            "deletecollection" => {
+                Box::pin(self.serve_delete_collection(request, call, &resource)).await
             }
-            "patch" => self.serve_patch(request, call, &resource, Part::Main).await,
-            "delete" => self.serve_delete(request, call, &resource).await,
-            "deletecollection" => self.serve_delete_collection(request, call, &resource).await,
             _ => Err(not_allowed(call)),
         }
     }

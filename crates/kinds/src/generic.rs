@@ -201,6 +201,19 @@ pub fn field_labels(kind: &Kind) -> &'static [(&'static str, &'static [&'static 
     strategy(kind).field_labels()
 }
 
+/// The names of all fields that the kind can be selected by.
+pub fn field_names(kind: &Kind) -> impl Iterator<Item = String> + '_ {
+    let own = field_labels(kind)
+        .iter()
+        .map(|(name, _)| (*name).to_owned());
+    let custom = kind.custom.iter().flat_map(|c| &c.selectable);
+    ["metadata.name".to_owned()]
+        .into_iter()
+        .chain(kind.namespaced.then(|| "metadata.namespace".to_owned()))
+        .chain(own)
+        .chain(custom.map(|(name, _)| name.clone()))
+}
+
 /// The value a field selector compares with: empty when absent; `None` if the kind has no such field label.
 pub fn field_value(kind: &Kind, obj: &Value, label: &str) -> Option<String> {
     if let Some(custom) = &kind.custom

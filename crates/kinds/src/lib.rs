@@ -29,9 +29,9 @@ pub use crate::core::pod::qos_class;
 
 pub use definition::{CLEANUP_FINALIZER, approval_of, set_condition, structural_problems};
 pub use generic::{
-    convert, default, delete_grace, field_labels, field_value, hold_on_delete, prepare_create,
-    prepare_status_update, prepare_update, row, validate_create, validate_status_update,
-    validate_update, warnings,
+    convert, default, delete_grace, field_labels, field_names, field_value, hold_on_delete,
+    prepare_create, prepare_status_update, prepare_update, row, validate_create,
+    validate_status_update, validate_update, warnings,
 };
 pub use metadata::{validate_labels_and_annotations, validate_metadata, validate_metadata_update};
 pub use registry::{ALL, strategy};

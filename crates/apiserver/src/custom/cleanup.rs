@@ -15,7 +15,8 @@ use serde_json::Value;
 use store::EventKind;
 
 use super::{myself, update, write};
-use crate::registry::list::{ListOptions, Selection};
+use crate::registry::Selection;
+use crate::registry::list::ListOptions;
 use crate::registry::{DeleteOptions, Fail, Registry, Resource, Warnings, Write, read_failure};
 
 /// Wait before a failed cleanup is tried again.

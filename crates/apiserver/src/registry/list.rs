@@ -1,10 +1,7 @@
 //! Listing: selectors, pages on one snapshot, and the meaning of `resourceVersion`.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
 use std::time::Duration;
 
-use api::selector::{FieldSelector, LabelSelector};
 use api::{FieldError, Status};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use store::{RangeRequest, ReadError, prefix_end};
 
-use super::{Fail, Registry, Resource, Stored, read_failure};
+use super::{Fail, Registry, Resource, Selection, Stored, read_failure};
 use crate::http::request_info::Query;
 
 /// Objects read from the store at once while a selective page is filled.
@@ -29,114 +26,6 @@ pub enum Match {
     NotOlderThan,
     /// At exactly that revision.
     Exact,
-}
-
-/// Which objects are meant: both selectors must match.
-#[derive(Debug, Clone, Default)]
-pub struct Selection {
-    /// Label selector.
-    pub labels: LabelSelector,
-    /// Field selector.
-    pub fields: FieldSelector,
-}
-
-/// Labels of an object, read without building its tree.
-#[derive(Deserialize)]
-struct Labelled<'a> {
-    #[serde(borrow, default)]
-    metadata: LabelledMetadata<'a>,
-}
-
-#[derive(Deserialize, Default)]
-struct LabelledMetadata<'a> {
-    #[serde(borrow, default)]
-    labels: HashMap<Cow<'a, str>, Cow<'a, str>>,
-}
-
-impl Selection {
-    /// Reads `labelSelector` and `fieldSelector`.
-    ///
-    /// # Errors
-    /// 400 when one cannot be parsed or names a field the kind does not select by.
-    pub fn parse(resource: &Resource, query: &Query) -> Result<Self, Fail> {
-        let bad = |e: api::selector::SelectorError| Box::new(Status::bad_request(e.to_string()));
-        let labels =
-            LabelSelector::parse(query.get("labelSelector").unwrap_or_default()).map_err(bad)?;
-        let fields =
-            FieldSelector::parse(query.get("fieldSelector").unwrap_or_default()).map_err(bad)?;
-        for requirement in fields.requirements() {
-            if kinds::field_value(resource.stored(), &Value::Null, &requirement.field).is_none() {
-                let field = &requirement.field;
-                let why = if kinds::field_labels(resource.stored()).is_empty()
-                    && resource.kind.custom.is_none()
-                {
-                    format!(
-                        "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
-                    )
-                } else {
-                    format!("field label not supported: {field}")
-                };
-                return Err(Box::new(Status::bad_request(why)));
-            }
-        }
-        Ok(Self { labels, fields })
-    }
-
-    /// The object of that name.
-    ///
-    /// # Errors
-    /// 400 when it can be no name.
-    pub fn of_name(name: &str) -> Result<Self, Fail> {
-        let fields = FieldSelector::parse(&format!("metadata.name={name}"))
-            .map_err(|e| Box::new(Status::bad_request(e.to_string())))?;
-        Ok(Self {
-            fields,
-            ..Self::default()
-        })
-    }
-
-    /// Whether everything matches.
-    pub fn is_everything(&self) -> bool {
-        self.labels.is_everything() && self.fields.is_everything()
-    }
-
-    /// Whether at most one object of a namespace matches, which needs no walk.
-    pub fn names_one(&self) -> bool {
-        self.fields.exact("metadata.name").is_some()
-    }
-
-    /// Whether a stored object matches. Bytes that are no object match nothing.
-    pub fn matches(&self, resource: &Resource, bytes: &[u8]) -> bool {
-        self.labels_match(bytes) && self.fields_match(resource, bytes)
-    }
-
-    fn labels_match(&self, bytes: &[u8]) -> bool {
-        if self.labels.is_everything() {
-            return true;
-        }
-        let Ok(object) = serde_json::from_slice::<Labelled<'_>>(bytes) else {
-            return false;
-        };
-        let labels = &object.metadata.labels;
-        self.labels
-            .matches_with(|key| labels.get(key).map(AsRef::as_ref))
-    }
-
-    fn fields_match(&self, resource: &Resource, bytes: &[u8]) -> bool {
-        if self.fields.is_everything() {
-            return true;
-        }
-        let Ok(mut object) = serde_json::from_slice::<Value>(bytes) else {
-            return false;
-        };
-        let kind = resource.stored();
-        if kind.custom.is_some() {
-            // Selectable fields may have defaults that the stored object lacks.
-            codec::default(kind, &mut object);
-        }
-        self.fields
-            .matches_with(|field| kinds::field_value(kind, &object, field).unwrap_or_default())
-    }
 }
 
 /// Where a list goes on.

@@ -15,7 +15,9 @@ mod pods;
 mod quota;
 pub mod resource;
 pub mod scale;
+mod selection;
 mod services;
+mod shared;
 pub mod splice;
 pub mod streamed;
 pub mod table;
@@ -36,6 +38,7 @@ pub use claims::Claims;
 pub use create::new_uid;
 pub use delete::{DeleteOptions, Deleted};
 pub use resource::{Resource, Resources};
+pub use selection::Selection;
 pub use transform::Transformer;
 pub use update::{Part, Update, served_with_revision};
 

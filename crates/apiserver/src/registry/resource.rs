@@ -12,6 +12,7 @@ use kinds::Strategy;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use super::shared::Shared;
 use super::{Fail, Stored};
 
 /// What happens to dependents when an object is deleted and the request does not say.
@@ -93,6 +94,8 @@ pub struct Resource {
     prefix: String,
     /// How it is served, if it is a custom one.
     serving: Option<Serving>,
+    /// What its watchers share.
+    pub(super) shared: Shared,
 }
 
 /// What the engine must know of a custom resource beyond its kind: its schema may change while it is served.
@@ -128,6 +131,7 @@ impl Resource {
             kind,
             storage: None,
             serving: Some(serving),
+            shared: Shared::default(),
         }
     }
 
@@ -210,12 +214,9 @@ impl Resource {
         }
     }
 
-    /// Resolves when this descriptor no longer counts.
-    pub async fn retired(&self) {
-        match &self.serving {
-            Some(serving) => serving.retired.cancelled().await,
-            None => std::future::pending().await,
-        }
+    /// Cancelled when this descriptor no longer counts; `None` for one that always does.
+    pub fn retirement(&self) -> Option<&CancellationToken> {
+        self.serving.as_ref().map(|s| &s.retired)
     }
 
     /// Puts a descriptor together with its rules.
@@ -231,6 +232,7 @@ impl Resource {
             kind: kind.clone(),
             storage,
             serving: None,
+            shared: Shared::default(),
         }
     }
 

@@ -1,7 +1,8 @@
 //! Watching: the store's events of a prefix as lines of JSON or frames of protobuf.
 //!
 //! A watcher is a cursor in the store and nothing else: it is pulled by the connection, so a slow client costs no
-//! queue here. Events are spliced from stored bytes; only selectors, tables and converted versions parse.
+//! queue here. Events are spliced from stored bytes; only selectors, tables and converted versions parse, and what all
+//! watchers of a resource would do alike is done once ([`super::shared`]).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,15 +11,16 @@ use std::time::Duration;
 use api::Status;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use rand::Rng;
 use serde_json::{Value, json};
-use store::{Batch, Event, EventKind, ReadError};
+use store::{Batch, ReadError};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
-use tokio_util::sync::CancellationToken;
 
 use super::list::{ListOptions, Page, served};
+use super::shared::{Joined, View};
 use super::table::{self, IncludeObject};
-use super::{Fail, Registry, Resource, Stored, splice};
+use super::{Fail, Registry, Resource, Selection, Stored, splice};
 use crate::http::body::{self, ResponseBody};
 use crate::http::negotiate::{Encoding, Form, Transform};
 
@@ -40,7 +42,9 @@ pub struct Shape {
 struct Watcher {
     registry: Arc<Registry>,
     resource: Arc<Resource>,
-    options: ListOptions,
+    selection: Arc<Selection>,
+    /// Whether progress is told.
+    bookmarks: bool,
     shape: Shape,
     initial: VecDeque<Stored>,
     /// Whether the end of the initial objects is still to be told.
@@ -53,9 +57,39 @@ struct Watcher {
     head_sent: bool,
     bookmark_due: bool,
     ticks: Interval,
-    deadline: Instant,
-    stop: CancellationToken,
+    /// Resolves when the watch is to end. One future for its whole life: making it anew for each event would take locks
+    /// that all watchers share.
+    ending: BoxFuture<'static, Ending>,
     done: bool,
+    _joined: Joined,
+}
+
+/// Why a watch ends.
+enum Ending {
+    /// It was as long as it may be.
+    Expired,
+    /// The server stops, or serves the resource otherwise.
+    Stopped,
+}
+
+/// Resolves when a watch of the resource has to end.
+fn ending(registry: &Registry, resource: &Resource, life: Duration) -> BoxFuture<'static, Ending> {
+    let stop = registry.stop.clone();
+    let retirement = resource.retirement().cloned();
+    Box::pin(async move {
+        let retired = async move {
+            match retirement {
+                Some(token) => token.cancelled_owned().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled_owned() => Ending::Stopped,
+            () = retired => Ending::Stopped,
+            () = tokio::time::sleep(life) => Ending::Expired,
+        }
+    })
 }
 
 impl Registry {
@@ -100,11 +134,12 @@ impl Registry {
         let mut ticks =
             tokio::time::interval_at(Instant::now() + BOOKMARK_INTERVAL, BOOKMARK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let watcher = Watcher {
+        let watcher = Box::new(Watcher {
             announce: options.send_initial_events == Some(true) && options.bookmarks,
             registry: self.clone(),
             resource: resource.clone(),
-            options,
+            bookmarks: options.bookmarks,
+            selection: Arc::new(options.selection),
             shape,
             initial,
             watch,
@@ -113,10 +148,10 @@ impl Registry {
             head_sent: false,
             bookmark_due: false,
             ticks,
-            deadline: Instant::now() + life,
-            stop: self.stop.clone(),
+            ending: ending(self, resource, life),
             done: false,
-        };
+            _joined: Joined::new(resource),
+        });
         Ok(body::stream(futures::stream::unfold(
             watcher,
             |mut watcher| async move { watcher.next().await.map(|chunk| (Ok(chunk), watcher)) },
@@ -148,31 +183,47 @@ fn frame(kind: &str, object: &Value, encoding: Encoding) -> Result<Bytes, Fail> 
     Ok(line.into())
 }
 
-/// An object before and after an event.
-struct Seen {
-    previous: Option<Stored>,
-    current: Option<Stored>,
+/// One piece of a body.
+fn joined(mut lines: Vec<Bytes>) -> Bytes {
+    if lines.len() < 2 {
+        return lines.pop().unwrap_or_default();
+    }
+    let mut out = BytesMut::with_capacity(lines.iter().map(Bytes::len).sum());
+    lines.iter().for_each(|line| out.extend_from_slice(line));
+    out.freeze()
 }
 
-impl Seen {
-    async fn of(registry: &Registry, resource: &Resource, event: &Event) -> Result<Self, Fail> {
-        let (previous, current) = match (event.kind, &event.prev) {
-            (EventKind::Put, previous) => (previous.as_ref(), Some(&event.kv)),
-            // A delete whose previous value the store does not hand over carries it itself.
-            (EventKind::Delete, previous) => (Some(previous.as_ref().unwrap_or(&event.kv)), None),
-        };
-        let open = async |kv: Option<&store::KeyValue>| match kv {
-            Some(kv) => {
-                let stored = registry.open(kv)?;
-                registry.converted_one(resource, stored).await.map(Some)
-            }
-            None => Ok::<_, Fail>(None),
-        };
-        Ok(Self {
-            previous: open(previous).await?,
-            current: open(current).await?,
-        })
+/// What an event is to those who watch a selection, and the object that tells it.
+async fn transition(
+    view: &View,
+    registry: &Registry,
+    resource: &Resource,
+    selection: &Selection,
+) -> Result<Option<(&'static str, Stored)>, Fail> {
+    let everything = selection.is_everything();
+    let (mut was, mut is) = view.existed_exists();
+    if was && !everything {
+        let previous = view.previous(registry, resource).await?;
+        was = previous.is_some_and(|o| o.is_selected(resource, selection));
     }
+    let current = view.current(registry, resource).await?;
+    if is && !everything {
+        is = current.is_some_and(|o| o.is_selected(resource, selection));
+    }
+    let gone = async || {
+        let previous = view.previous(registry, resource).await?;
+        Ok::<_, Fail>(previous.map(|o| Stored {
+            bytes: o.stored.bytes.clone(),
+            revision: view.revision(),
+        }))
+    };
+    let now = || current.map(|o| o.stored.clone());
+    Ok(match (was, is) {
+        (false, false) => None,
+        (true, true) => now().map(|s| ("MODIFIED", s)),
+        (false, true) => now().map(|s| ("ADDED", s)),
+        (true, false) => gone().await?.map(|s| ("DELETED", s)),
+    })
 }
 
 impl Watcher {
@@ -190,8 +241,15 @@ impl Watcher {
             }
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => self.done = true,
-                () = self.resource.retired() => self.done = true,
+                ending = &mut self.ending => {
+                    self.done = true;
+                    if matches!(ending, Ending::Expired)
+                        && self.bookmarks
+                        && self.seen > self.after
+                    {
+                        return Some(self.bookmark(false));
+                    }
+                }
                 batch = self.watch.next() => {
                     let chunk = match batch {
                         Some(Ok(batch)) => self.batch(&batch).await,
@@ -209,15 +267,9 @@ impl Watcher {
                     }
                 }
                 _ = self.ticks.tick() => {
-                    if self.options.bookmarks {
+                    if self.bookmarks {
                         self.bookmark_due = true;
                         self.watch.request_progress();
-                    }
-                }
-                () = tokio::time::sleep_until(self.deadline) => {
-                    self.done = true;
-                    if self.options.bookmarks && self.seen > self.after {
-                        return Some(self.bookmark(false));
                     }
                 }
             }
@@ -227,7 +279,8 @@ impl Watcher {
     fn initial_chunk(&mut self) -> Option<Bytes> {
         let mut out = BytesMut::new();
         while let Some(stored) = self.initial.pop_front() {
-            self.append(&mut out, "ADDED", stored);
+            let line = self.line("ADDED", stored);
+            out.extend_from_slice(&self.or_error(line));
             if out.len() >= CHUNK_BYTES {
                 break;
             }
@@ -236,61 +289,44 @@ impl Watcher {
     }
 
     async fn batch(&mut self, batch: &Batch) -> Bytes {
-        let mut out = BytesMut::new();
+        let mut lines: Vec<Bytes> = Vec::with_capacity(batch.events.len());
         let after = self.after;
+        // Nothing of the watcher is borrowed while a webhook may be waited for: its streams are not shared.
+        let (registry, resource) = (self.registry.clone(), self.resource.clone());
+        let selection = self.selection.clone();
         for event in batch.events.iter().filter(|e| e.kv.mod_revision > after) {
-            // Nothing of the watcher is borrowed while a webhook may be waited for: its streams are not shared.
-            let (registry, resource) = (self.registry.clone(), self.resource.clone());
-            match Seen::of(&registry, &resource, event).await {
-                Ok(seen) => {
-                    if let Some((kind, stored)) = self.transition(event, seen) {
-                        self.append(&mut out, kind, stored);
-                    }
-                }
+            let view = resource.shared.view(event);
+            let (kind, stored) = match transition(&view, &registry, &resource, &selection).await {
+                Ok(Some(seen)) => seen,
+                Ok(None) => continue,
                 Err(status) => {
                     self.done = true;
-                    out.extend_from_slice(&error_event(&status, self.shape.form.encoding));
-                    return out.freeze();
+                    lines.push(error_event(&status, self.shape.form.encoding));
+                    return joined(lines);
                 }
-            }
+            };
+            let form = self.shape.form;
+            let line = if form.transform == Transform::Table {
+                // Each table differs: in its rows' ages, and in whether its columns are named.
+                self.line(kind, stored)
+            } else {
+                view.line(kind, form, || self.line(kind, stored))
+            };
+            lines.push(self.or_error(line));
         }
         self.seen = self.seen.max(batch.revision);
         if std::mem::take(&mut self.bookmark_due) {
-            out.extend_from_slice(&self.bookmark(false));
+            lines.push(self.bookmark(false));
         }
-        out.freeze()
+        joined(lines)
     }
 
-    /// What an event of the store is to this watcher: objects enter and leave its selection.
-    fn transition(&self, event: &Event, seen: Seen) -> Option<(&'static str, Stored)> {
-        let revision = event.kv.mod_revision;
-        let Seen { previous, current } = seen;
-        let selected = |stored: &Option<Stored>| {
-            stored.as_ref().is_some_and(|s| {
-                self.options.selection.is_everything()
-                    || self.options.selection.matches(&self.resource, &s.bytes)
-            })
-        };
-        let gone = |s: Stored| Stored {
-            bytes: s.bytes,
-            revision,
-        };
-        match (selected(&previous), selected(&current)) {
-            (false, false) => None,
-            (true, true) => current.map(|s| ("MODIFIED", s)),
-            (false, true) => current.map(|s| ("ADDED", s)),
-            (true, false) => previous.map(|s| ("DELETED", gone(s))),
-        }
-    }
-
-    fn append(&mut self, out: &mut BytesMut, kind: &str, stored: Stored) {
-        match self.line(kind, stored) {
-            Ok(line) => out.extend_from_slice(&line),
-            Err(status) => {
-                self.done = true;
-                out.extend_from_slice(&error_event(&status, self.shape.form.encoding));
-            }
-        }
+    /// The line, or the error as the last event.
+    fn or_error(&mut self, line: Result<Bytes, Fail>) -> Bytes {
+        line.unwrap_or_else(|status| {
+            self.done = true;
+            error_event(&status, self.shape.form.encoding)
+        })
     }
 
     fn line(&mut self, kind: &str, stored: Stored) -> Result<Bytes, Fail> {

@@ -1,0 +1,209 @@
+//! Which objects a list or a watch is about: label and field selectors, over bytes or over what was read of them before.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use api::Status;
+use api::selector::{FieldSelector, LabelSelector};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Fail, Resource};
+use crate::http::request_info::Query;
+
+/// Which objects are meant: both selectors must match.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// Label selector.
+    pub labels: LabelSelector,
+    /// Field selector.
+    pub fields: FieldSelector,
+}
+
+/// Labels of an object, read without building its tree.
+#[derive(Deserialize)]
+struct Labelled<'a> {
+    #[serde(borrow, default)]
+    metadata: LabelledMetadata<'a>,
+}
+
+#[derive(Deserialize, Default)]
+struct LabelledMetadata<'a> {
+    #[serde(borrow, default)]
+    labels: HashMap<Cow<'a, str>, Cow<'a, str>>,
+}
+
+/// All that selectors may ask about an object, read once for many of them.
+#[derive(Debug, Default)]
+pub struct Selectable {
+    labels: HashMap<String, String>,
+    /// Values by the names that field selectors know.
+    fields: Vec<(String, String)>,
+}
+
+impl Selectable {
+    /// Of a stored object; `None` for bytes that are no object, which nothing matches.
+    pub fn of(resource: &Resource, bytes: &[u8]) -> Option<Self> {
+        let object = tree(resource, bytes)?;
+        let kind = resource.stored();
+        let labels = object
+            .pointer("/metadata/labels")
+            .and_then(Value::as_object);
+        let label =
+            |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
+        let field = |name: String| {
+            let value = kinds::field_value(kind, &object, &name)?;
+            Some((name, value))
+        };
+        Some(Self {
+            labels: labels.into_iter().flatten().filter_map(label).collect(),
+            fields: kinds::field_names(kind).filter_map(field).collect(),
+        })
+    }
+
+    fn field(&self, name: &str) -> &str {
+        let found = self.fields.iter().find(|(n, _)| n == name);
+        found.map_or("", |(_, value)| value)
+    }
+}
+
+/// The tree of a stored object as field selectors see it.
+fn tree(resource: &Resource, bytes: &[u8]) -> Option<Value> {
+    let mut object = serde_json::from_slice::<Value>(bytes).ok()?;
+    let kind = resource.stored();
+    if kind.custom.is_some() {
+        // Selectable fields may have defaults that the stored object lacks.
+        codec::default(kind, &mut object);
+    }
+    Some(object)
+}
+
+impl Selection {
+    /// Reads `labelSelector` and `fieldSelector`.
+    ///
+    /// # Errors
+    /// 400 when one cannot be parsed or names a field the kind does not select by.
+    pub fn parse(resource: &Resource, query: &Query) -> Result<Self, Fail> {
+        let bad = |e: api::selector::SelectorError| Box::new(Status::bad_request(e.to_string()));
+        let labels =
+            LabelSelector::parse(query.get("labelSelector").unwrap_or_default()).map_err(bad)?;
+        let fields =
+            FieldSelector::parse(query.get("fieldSelector").unwrap_or_default()).map_err(bad)?;
+        for requirement in fields.requirements() {
+            if kinds::field_value(resource.stored(), &Value::Null, &requirement.field).is_none() {
+                let field = &requirement.field;
+                let why = if kinds::field_labels(resource.stored()).is_empty()
+                    && resource.kind.custom.is_none()
+                {
+                    format!(
+                        "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+                    )
+                } else {
+                    format!("field label not supported: {field}")
+                };
+                return Err(Box::new(Status::bad_request(why)));
+            }
+        }
+        Ok(Self { labels, fields })
+    }
+
+    /// The object of that name.
+    ///
+    /// # Errors
+    /// 400 when it can be no name.
+    pub fn of_name(name: &str) -> Result<Self, Fail> {
+        let fields = FieldSelector::parse(&format!("metadata.name={name}"))
+            .map_err(|e| Box::new(Status::bad_request(e.to_string())))?;
+        Ok(Self {
+            fields,
+            ..Self::default()
+        })
+    }
+
+    /// Whether everything matches.
+    pub fn is_everything(&self) -> bool {
+        self.labels.is_everything() && self.fields.is_everything()
+    }
+
+    /// Whether at most one object of a namespace matches, which needs no walk.
+    pub fn names_one(&self) -> bool {
+        self.fields.exact("metadata.name").is_some()
+    }
+
+    /// Whether a stored object matches. Bytes that are no object match nothing.
+    pub fn matches(&self, resource: &Resource, bytes: &[u8]) -> bool {
+        self.labels_match(bytes) && self.fields_match(resource, bytes)
+    }
+
+    /// The same of an object that was read before.
+    pub fn matches_read(&self, object: &Selectable) -> bool {
+        self.labels
+            .matches_with(|key| object.labels.get(key).map(String::as_str))
+            && self.fields.matches_with(|field| object.field(field))
+    }
+
+    fn labels_match(&self, bytes: &[u8]) -> bool {
+        if self.labels.is_everything() {
+            return true;
+        }
+        let Ok(object) = serde_json::from_slice::<Labelled<'_>>(bytes) else {
+            return false;
+        };
+        let labels = &object.metadata.labels;
+        self.labels
+            .matches_with(|key| labels.get(key).map(AsRef::as_ref))
+    }
+
+    fn fields_match(&self, resource: &Resource, bytes: &[u8]) -> bool {
+        if self.fields.is_everything() {
+            return true;
+        }
+        let Some(object) = tree(resource, bytes) else {
+            return false;
+        };
+        let kind = resource.stored();
+        self.fields
+            .matches_with(|field| kinds::field_value(kind, &object, field).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_object_read_once_matches_as_its_bytes_do() {
+        let pods = Resource::new(api::kind("", "v1", "pods").unwrap());
+        let pod = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "a", "namespace": "n", "labels": {"app": "x"}},
+            "spec": {"nodeName": "n1"}, "status": {"phase": "Running"}});
+        let bytes = codec::canonical(&pod);
+        let read = Selectable::of(&pods, &bytes).unwrap();
+        for (query, matches) in [
+            ("", true),
+            ("labelSelector=app%3Dx", true),
+            ("labelSelector=app%3Dy", false),
+            ("labelSelector=!other", true),
+            ("fieldSelector=spec.nodeName%3Dn1", true),
+            ("fieldSelector=spec.nodeName%3Dn2", false),
+            (
+                "fieldSelector=spec.nodeName!%3Dn2,metadata.name%3Da,metadata.namespace%3Dn",
+                true,
+            ),
+            (
+                "fieldSelector=status.phase%3DRunning&labelSelector=app%3Dx",
+                true,
+            ),
+            (
+                "fieldSelector=status.phase%3DRunning&labelSelector=app%3Dy",
+                false,
+            ),
+            ("fieldSelector=spec.schedulerName%3D", true),
+        ] {
+            let selection = Selection::parse(&pods, &Query::parse(query)).unwrap();
+            assert_eq!(selection.matches(&pods, &bytes), matches, "{query}");
+            assert_eq!(selection.matches_read(&read), matches, "{query}");
+        }
+        assert!(Selectable::of(&pods, b"no object").is_none());
+    }
+}
