@@ -255,7 +255,7 @@ impl ApiServer {
     ) -> Result<Stored, Fail> {
         let mut needed = attributes(&call.info, &call.user);
         needed.verb = "create".to_owned();
-        self.authorize(&needed)?;
+        self.authorize(&needed).await?;
         let object = self.finish_apply(call, write, None, apply)?;
         let kind = &write.resource.kind;
         let name = meta::name(&object);

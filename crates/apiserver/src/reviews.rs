@@ -40,7 +40,7 @@ impl ApiServer {
         let status = match kind.kind.as_str() {
             "TokenReview" => self.token_review(&review).await,
             "SelfSubjectReview" => json!({"userInfo": user_json(&call.user)}),
-            "SubjectAccessReview" => self.access_review(&asked_user(&review)?, &review)?,
+            "SubjectAccessReview" => self.access_review(&asked_user(&review)?, &review).await?,
             "LocalSubjectAccessReview" => {
                 let namespace = meta::str_at(&review, &["spec", "resourceAttributes", "namespace"]);
                 if namespace != call.info.namespace {
@@ -50,9 +50,9 @@ impl ApiServer {
                     );
                     return Err(Box::new(Status::bad_request(why)));
                 }
-                self.access_review(&asked_user(&review)?, &review)?
+                self.access_review(&asked_user(&review)?, &review).await?
             }
-            "SelfSubjectAccessReview" => self.access_review(&call.user, &review)?,
+            "SelfSubjectAccessReview" => self.access_review(&call.user, &review).await?,
             "SelfSubjectRulesReview" => {
                 self.rules_review(&call.user, meta::str_at(&review, &["spec", "namespace"]))
             }
@@ -86,9 +86,9 @@ impl ApiServer {
         }
     }
 
-    fn access_review(&self, user: &UserInfo, review: &Value) -> Result<Value, Fail> {
+    async fn access_review(&self, user: &Arc<UserInfo>, review: &Value) -> Result<Value, Fail> {
         let attributes = asked_attributes(user, review)?;
-        let decision = self.authorizer.authorize(&attributes);
+        let decision = self.authorizer.decide(&attributes).await;
         let mut status = json!({"allowed": decision.allowed()});
         if !decision.reason().is_empty() {
             status["reason"] = decision.reason().into();
@@ -160,7 +160,7 @@ fn strings(list: &[Value]) -> Vec<String> {
         .collect()
 }
 
-fn asked_user(review: &Value) -> Result<UserInfo, Fail> {
+fn asked_user(review: &Value) -> Result<Arc<UserInfo>, Fail> {
     let user = UserInfo {
         name: meta::str_at(review, &["spec", "user"]).to_owned(),
         uid: meta::str_at(review, &["spec", "uid"]).to_owned(),
@@ -180,10 +180,10 @@ fn asked_user(review: &Value) -> Result<UserInfo, Fail> {
             &[why],
         )));
     }
-    Ok(user)
+    Ok(Arc::new(user))
 }
 
-fn asked_attributes(user: &UserInfo, review: &Value) -> Result<Attributes, Fail> {
+fn asked_attributes(user: &Arc<UserInfo>, review: &Value) -> Result<Attributes, Fail> {
     let empty = Value::Null;
     let resource = review.pointer("/spec/resourceAttributes").unwrap_or(&empty);
     let path = review

@@ -106,7 +106,7 @@ impl SignerPermissions {
             .into_iter()
             .any(|name| {
                 let asked = Attributes {
-                    user: review.user.clone(),
+                    user: Arc::new(review.user.clone()),
                     verb: verb.to_owned(),
                     group: GROUP.to_owned(),
                     version: "*".to_owned(),

@@ -17,8 +17,8 @@ const SERVICE_ACCOUNTS: &str = "system:serviceaccounts";
 /// What a request brings to say who it is from.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Credentials<'a> {
-    /// DER of the client certificate, already verified against the client CA by TLS.
-    pub certificate: Option<&'a [u8]>,
+    /// The user of the client certificate, which TLS verified against the client CA.
+    pub certificate: Option<&'a Arc<UserInfo>>,
     /// Token of an `Authorization: Bearer` header.
     pub bearer: Option<&'a str>,
 }
@@ -49,9 +49,9 @@ impl Authenticator {
         &self,
         credentials: Credentials<'_>,
         now: i64,
-    ) -> Result<UserInfo, Unauthenticated> {
-        if let Some(user) = credentials.certificate.and_then(certificate_user) {
-            return Ok(user);
+    ) -> Result<Arc<UserInfo>, Unauthenticated> {
+        if let Some(user) = credentials.certificate {
+            return Ok(user.clone());
         }
         match credentials.bearer {
             Some(token) => self
@@ -59,7 +59,7 @@ impl Authenticator {
                 .await
                 .map(|(user, _)| user)
                 .ok_or(Unauthenticated),
-            None => Ok(UserInfo::anonymous()),
+            None => Ok(Arc::new(UserInfo::anonymous())),
         }
     }
 
@@ -70,8 +70,9 @@ impl Authenticator {
         token: &str,
         audiences: &[String],
         now: i64,
-    ) -> Option<(UserInfo, Vec<String>)> {
-        let claims = self.tokens.verify(token, audiences, now)?;
+    ) -> Option<(Arc<UserInfo>, Vec<String>)> {
+        let verified = self.tokens.verify(token, audiences, now)?;
+        let claims = &verified.claims;
         let bound = &claims.kubernetes;
         let namespace = &bound.namespace;
         let checks = [
@@ -88,7 +89,8 @@ impl Authenticator {
                 return None;
             }
         }
-        Some((service_account_user(&claims), claims.aud.clone()))
+        let user = verified.user(|| service_account_user(claims)).clone();
+        Some((user, claims.aud.clone()))
     }
 
     async fn lives(&self, folder: &str, object: &BoundObject) -> bool {
@@ -114,7 +116,8 @@ fn metadata_uid(value: &[u8]) -> Option<String> {
     serde_json::from_slice::<Object>(value).ok()?.metadata.uid
 }
 
-fn certificate_user(der: &[u8]) -> Option<UserInfo> {
+/// The user that a client certificate names.
+pub fn certificate_user(der: &[u8]) -> Option<UserInfo> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let subject = certificate.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?;

@@ -1,5 +1,7 @@
 //! `kubectl --as`: acting as another user, group or service account, when allowed to.
 
+use std::sync::Arc;
+
 use http::HeaderMap;
 
 use super::{AUTHENTICATED, Attributes, UserInfo};
@@ -22,7 +24,7 @@ pub enum ImpersonationError {
 /// When the headers contradict themselves.
 pub fn requested(
     headers: &HeaderMap,
-    requester: &UserInfo,
+    requester: &Arc<UserInfo>,
 ) -> Result<Option<(UserInfo, Vec<Attributes>)>, ImpersonationError> {
     let text = |value: &http::HeaderValue| {
         value
@@ -92,7 +94,7 @@ mod tests {
 
     #[test]
     fn each_identity_taken_on_needs_its_own_permission() {
-        let me = UserInfo::new("admin", &[]);
+        let me = Arc::new(UserInfo::new("admin", &[]));
         let asked = headers(&[
             ("impersonate-user", "jane"),
             ("impersonate-group", "devs"),
@@ -109,14 +111,14 @@ mod tests {
 
     #[test]
     fn groups_without_a_user_are_refused_and_nothing_asked_is_nothing() {
-        let me = UserInfo::new("admin", &[]);
+        let me = Arc::new(UserInfo::new("admin", &[]));
         assert!(requested(&headers(&[("impersonate-group", "devs")]), &me).is_err());
         assert_eq!(requested(&headers(&[]), &me).unwrap().map(|(u, _)| u), None);
     }
 
     #[test]
     fn a_service_account_brings_its_groups() {
-        let me = UserInfo::new("admin", &[]);
+        let me = Arc::new(UserInfo::new("admin", &[]));
         let asked = headers(&[("impersonate-user", "system:serviceaccount:dev:app")]);
         let (user, needed) = requested(&asked, &me).unwrap().unwrap();
         assert!(user.in_group("system:serviceaccounts:dev"));

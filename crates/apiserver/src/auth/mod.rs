@@ -6,6 +6,7 @@
 //! [`Attributes`] first.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 pub mod authenticate;
 pub mod bootstrap;
@@ -78,7 +79,7 @@ impl UserInfo {
 #[derive(Clone, Debug, Default)]
 pub struct Attributes {
     /// Who asks.
-    pub user: UserInfo,
+    pub user: Arc<UserInfo>,
     /// Lower-case verb: `get`, `list`, `watch`, `create`, … or the HTTP method in lower case
     /// for paths that are no resources.
     pub verb: String,
@@ -155,9 +156,11 @@ impl Decision {
 #[derive(Clone)]
 pub struct Authorizer {
     /// Role-based rules.
-    pub rbac: std::sync::Arc<Rbac>,
+    pub rbac: Arc<Rbac>,
     /// Rules of node identities.
-    pub nodes: std::sync::Arc<NodeAuthorizer>,
+    pub nodes: Arc<NodeAuthorizer>,
+    /// How far the two have come.
+    followed: Arc<[follow::Followed; 2]>,
 }
 
 impl Authorizer {
@@ -165,14 +168,31 @@ impl Authorizer {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn start(store: std::sync::Arc<dyn store::Store>) -> Result<Self, store::ReadError> {
+    pub async fn start(store: Arc<dyn store::Store>) -> Result<Self, store::ReadError> {
+        let (rbac, rules) = Rbac::start(store.clone()).await?;
+        let (nodes, pods) = NodeAuthorizer::start(store).await?;
         Ok(Self {
-            rbac: Rbac::start(store.clone()).await?,
-            nodes: NodeAuthorizer::start(store).await?,
+            rbac,
+            nodes,
+            followed: Arc::new([rules, pods]),
         })
     }
 
-    /// Decides one request.
+    /// Decides one request by everything that is committed. The indexes come a moment after the store; who acts on an
+    /// answer or an event at once (an agent on a pod that was just bound to its node) must not be refused for that.
+    pub async fn decide(&self, request: &Attributes) -> Decision {
+        let decision = self.authorize(request);
+        if decision.allowed() {
+            return decision;
+        }
+        let [rules, pods] = &*self.followed;
+        match futures::join!(rules.caught_up(), pods.caught_up()) {
+            (false, false) => decision,
+            _ => self.authorize(request),
+        }
+    }
+
+    /// Decides one request by what is known already.
     pub fn authorize(&self, request: &Attributes) -> Decision {
         if request.user.in_group(MASTERS) {
             return Decision::Allow(String::new());
@@ -195,7 +215,7 @@ mod tests {
     #[test]
     fn refusals_are_worded_as_upstream_does() {
         let mut request = Attributes {
-            user: UserInfo::new("jane", &[]),
+            user: UserInfo::new("jane", &[]).into(),
             verb: "list".into(),
             resource: "pods".into(),
             namespace: "default".into(),

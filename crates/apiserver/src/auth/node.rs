@@ -11,8 +11,9 @@ use serde_json::Value;
 use store::{Event, EventKind, KeyValue, ReadError, Store};
 
 use super::bootstrap::node_rules;
+use super::follow::{self, Followed};
 use super::rules::Rule;
-use super::{Attributes, Decision, follow};
+use super::{Attributes, Decision};
 
 const NODES_GROUP: &str = "system:nodes";
 const NODE_PREFIX: &str = "system:node:";
@@ -150,13 +151,13 @@ impl NodeAuthorizer {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn start(store: Arc<dyn Store>) -> Result<Arc<Self>, ReadError> {
+    pub async fn start(store: Arc<dyn Store>) -> Result<(Arc<Self>, Followed), ReadError> {
         let this = Arc::new(Self {
             graph: RwLock::default(),
             rules: node_rules(),
         });
-        follow::start(this.clone(), store).await?;
-        Ok(this)
+        let followed = follow::start(this.clone(), store).await?;
+        Ok((this, followed))
     }
 
     /// Decides `request`; no opinion on users that are no nodes.
@@ -291,7 +292,7 @@ mod tests {
 
     fn ask(node: &str, verb: &str, resource: &str, name: &str) -> Attributes {
         Attributes {
-            user: UserInfo::new(format!("system:node:{node}"), &[NODES_GROUP]),
+            user: UserInfo::new(format!("system:node:{node}"), &[NODES_GROUP]).into(),
             verb: verb.into(),
             resource: resource.into(),
             namespace: "default".into(),
@@ -343,7 +344,7 @@ mod tests {
     fn others_get_no_opinion() {
         let nodes = authorizer(&[]);
         let mut request = ask("n1", "get", "nodes", "n1");
-        request.user = UserInfo::new("jane", &[]);
+        request.user = UserInfo::new("jane", &[]).into();
         assert_eq!(
             nodes.authorize(&request),
             Decision::NoOpinion(String::new())

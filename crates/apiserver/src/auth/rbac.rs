@@ -3,14 +3,15 @@
 //! The index follows the store's `/registry/rbac.authorization.k8s.io/` prefix; a decision takes
 //! no I/O. A change is seen by decisions a moment after it is committed, as upstream.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, RwLock};
 
 use serde::Deserialize;
 use store::{Event, EventKind, KeyValue, ReadError, Store};
 
+use super::follow::{self, Followed};
 use super::rules::Rule;
-use super::{Attributes, Decision, UserInfo, follow};
+use super::{Attributes, Decision, UserInfo};
 
 const PREFIX: &str = "/registry/rbac.authorization.k8s.io/";
 
@@ -24,8 +25,19 @@ pub struct Rbac {
 struct Index {
     /// Rules by (namespace, name); cluster roles have the empty namespace.
     roles: HashMap<(String, String), Arc<Vec<Rule>>>,
-    /// Bindings by namespace (empty for cluster role bindings), then name.
-    bindings: HashMap<String, HashMap<String, Binding>>,
+    /// Bindings by namespace (empty for cluster role bindings).
+    bindings: HashMap<String, Bindings>,
+}
+
+/// The bindings of one namespace. A request looks only at those that name its user or one of its groups: clusters have
+/// thousands of bindings, and a user a handful.
+#[derive(Default)]
+struct Bindings {
+    by_name: HashMap<String, Binding>,
+    /// Names of bindings by the user they name; a service account is the user it acts as.
+    users: HashMap<String, BTreeSet<String>>,
+    /// Names of bindings by the group they name.
+    groups: HashMap<String, BTreeSet<String>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -57,24 +69,77 @@ struct Role {
     rules: Option<Vec<Rule>>,
 }
 
+/// Whom a subject means.
+enum Who {
+    User(String),
+    Group(String),
+}
+
 impl Subject {
-    fn is(&self, user: &UserInfo, binding_namespace: &str) -> bool {
+    fn who(&self, binding_namespace: &str) -> Option<Who> {
         match self.kind.as_str() {
-            "User" => self.name == user.name,
-            "Group" => user.in_group(&self.name),
+            "User" => Some(Who::User(self.name.clone())),
+            "Group" => Some(Who::Group(self.name.clone())),
             "ServiceAccount" => {
                 let namespace = if self.namespace.is_empty() {
                     binding_namespace
                 } else {
                     &self.namespace
                 };
-                user.name
-                    .strip_prefix("system:serviceaccount:")
-                    .and_then(|rest| rest.split_once(':'))
-                    .is_some_and(|(ns, name)| ns == namespace && name == self.name)
+                let name = &self.name;
+                Some(Who::User(format!(
+                    "system:serviceaccount:{namespace}:{name}"
+                )))
             }
-            _ => false,
+            _ => None,
         }
+    }
+}
+
+impl Bindings {
+    fn insert(&mut self, namespace: &str, name: &str, binding: Binding) {
+        self.remove(namespace, name);
+        for who in binding.subjects.iter().filter_map(|s| s.who(namespace)) {
+            let names = match who {
+                Who::User(user) => self.users.entry(user),
+                Who::Group(group) => self.groups.entry(group),
+            };
+            names.or_default().insert(name.to_owned());
+        }
+        self.by_name.insert(name.to_owned(), binding);
+    }
+
+    fn remove(&mut self, namespace: &str, name: &str) {
+        let Some(binding) = self.by_name.remove(name) else {
+            return;
+        };
+        for who in binding.subjects.iter().filter_map(|s| s.who(namespace)) {
+            let (index, key) = match who {
+                Who::User(user) => (&mut self.users, user),
+                Who::Group(group) => (&mut self.groups, group),
+            };
+            if let Some(names) = index.get_mut(&key) {
+                names.remove(name);
+                if names.is_empty() {
+                    index.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// The bindings that name a user, each once, in order of their names.
+    fn of(&self, user: &UserInfo) -> impl Iterator<Item = (&str, &Binding)> {
+        let groups = user
+            .groups
+            .iter()
+            .filter_map(|group| self.groups.get(group));
+        let found = self.users.get(&user.name).into_iter().chain(groups);
+        let mut names: Vec<&str> = found.flatten().map(String::as_str).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+            .into_iter()
+            .filter_map(|name| Some((name, self.by_name.get(name)?)))
     }
 }
 
@@ -99,12 +164,8 @@ impl Index {
             "rolebindings" | "clusterrolebindings" => {
                 let bindings = self.bindings.entry(namespace.to_owned()).or_default();
                 match value.and_then(|v| serde_json::from_slice::<Binding>(v).ok()) {
-                    Some(binding) => {
-                        bindings.insert(name.to_owned(), binding);
-                    }
-                    None => {
-                        bindings.remove(name);
-                    }
+                    Some(binding) => bindings.insert(namespace, name, binding),
+                    None => bindings.remove(namespace, name),
                 }
             }
             _ => {}
@@ -134,10 +195,8 @@ impl Index {
             &["", namespace][..]
         };
         for scope in scopes {
-            for (name, binding) in self.bindings.get(*scope).into_iter().flatten() {
-                if !binding.subjects.iter().any(|s| s.is(user, scope)) {
-                    continue;
-                }
+            let bindings = self.bindings.get(*scope).into_iter();
+            for (name, binding) in bindings.flat_map(|all| all.of(user)) {
                 let Some(rules) = self.rules(binding, scope) else {
                     continue;
                 };
@@ -166,10 +225,10 @@ impl Rbac {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn start(store: Arc<dyn Store>) -> Result<Arc<Self>, ReadError> {
+    pub async fn start(store: Arc<dyn Store>) -> Result<(Arc<Self>, Followed), ReadError> {
         let this = Arc::new(Self::default());
-        follow::start(this.clone(), store).await?;
-        Ok(this)
+        let followed = follow::start(this.clone(), store).await?;
+        Ok((this, followed))
     }
 
     /// Decides `request`.
@@ -250,7 +309,7 @@ mod tests {
 
     fn ask(user: UserInfo, verb: &str, namespace: &str, resource: &str) -> Attributes {
         Attributes {
-            user,
+            user: user.into(),
             verb: verb.into(),
             namespace: namespace.into(),
             resource: resource.into(),
@@ -324,6 +383,38 @@ mod tests {
         let key = format!("{PREFIX}clusterrolebindings/b");
         rbac.write().set(key.as_bytes(), None);
         assert!(!rbac.authorize(&request).allowed());
+    }
+
+    #[test]
+    fn a_binding_of_other_subjects_is_another() {
+        let grants = json!({"rules":[{"verbs":["get"],"apiGroups":[""],"resources":["pods"]}]});
+        let rbac = rbac(&[("clusterroles/r", grants)]);
+        let key = format!("{PREFIX}clusterrolebindings/b");
+        let bind = |subjects: serde_json::Value| {
+            let binding = json!({"roleRef":{"kind":"ClusterRole","name":"r"},"subjects":subjects});
+            let bytes = serde_json::to_vec(&binding).unwrap();
+            rbac.write().set(key.as_bytes(), Some(&bytes));
+        };
+        let may = |name: &str, groups: &[&str]| {
+            let request = ask(UserInfo::new(name, groups), "get", "n", "pods");
+            rbac.authorize(&request).allowed()
+        };
+        let user = |name: &str| json!({"kind":"User","name":name});
+        let group = |name: &str| json!({"kind":"Group","name":name});
+        bind(json!([user("jane"), user("joe"), group("devs")]));
+        assert!(may("jane", &[]) && may("joe", &[]) && may("ann", &["devs"]) && !may("ann", &[]));
+        // A group is no user of that name.
+        assert!(!may("devs", &["jane"]));
+        bind(json!([user("joe"), group("ops")]));
+        assert!(
+            !may("jane", &[]) && may("joe", &[]) && !may("ann", &["devs"]) && may("ann", &["ops"])
+        );
+        let joe = UserInfo::new("joe", &["ops"]);
+        assert_eq!(
+            rbac.rules_for(&joe, "n").len(),
+            1,
+            "named twice, counted once"
+        );
     }
 
     #[test]

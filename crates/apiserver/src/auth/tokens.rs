@@ -2,7 +2,7 @@
 //! pod, node or secret, with upstream's claims.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,6 +11,8 @@ use rcgen::{KeyPair, PublicKeyData};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+
+use super::UserInfo;
 
 /// Shortest lifetime that may be asked for, in seconds (upstream: 10 minutes).
 pub const MIN_LIFETIME_SECONDS: i64 = 600;
@@ -112,7 +114,22 @@ struct Inner {
     signing: EncodingKey,
     verifying: DecodingKey,
     jwk: Value,
-    verified: Verified,
+    remembered: Remembered,
+}
+
+/// A token whose signature and issuer are good.
+pub struct Verified {
+    /// What it says.
+    pub claims: Claims,
+    /// Whom it makes of its bearer.
+    user: OnceLock<Arc<UserInfo>>,
+}
+
+impl Verified {
+    /// Whom it makes of its bearer, as `make` says the first time.
+    pub fn user(&self, make: impl FnOnce() -> UserInfo) -> &Arc<UserInfo> {
+        self.user.get_or_init(|| Arc::new(make()))
+    }
 }
 
 /// Digest of a token.
@@ -121,25 +138,25 @@ type TokenDigest = [u8; 32];
 /// Tokens whose signature and issuer were found good: checking them again would cost more than most
 /// requests do. What passes with time (expiry, deleted subjects) is never remembered.
 #[derive(Default)]
-struct Verified {
-    claims: RwLock<HashMap<TokenDigest, Arc<Claims>>>,
+struct Remembered {
+    tokens: RwLock<HashMap<TokenDigest, Arc<Verified>>>,
 }
 
-impl Verified {
-    fn get(&self, token: &TokenDigest) -> Option<Arc<Claims>> {
-        let claims = self.claims.read().unwrap_or_else(PoisonError::into_inner);
-        claims.get(token).cloned()
+impl Remembered {
+    fn get(&self, token: &TokenDigest) -> Option<Arc<Verified>> {
+        let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
+        tokens.get(token).cloned()
     }
 
-    fn insert(&self, token: TokenDigest, found: Arc<Claims>, now: i64) {
-        let mut claims = self.claims.write().unwrap_or_else(PoisonError::into_inner);
-        if claims.len() >= REMEMBERED_TOKENS {
-            claims.retain(|_, claims| now < claims.exp);
+    fn insert(&self, token: TokenDigest, found: Arc<Verified>, now: i64) {
+        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
+        if tokens.len() >= REMEMBERED_TOKENS {
+            tokens.retain(|_, token| now < token.claims.exp);
         }
-        if claims.len() >= REMEMBERED_TOKENS {
-            claims.clear();
+        if tokens.len() >= REMEMBERED_TOKENS {
+            tokens.clear();
         }
-        claims.insert(token, found);
+        tokens.insert(token, found);
     }
 }
 
@@ -172,7 +189,7 @@ impl TokenIssuer {
                 signing,
                 verifying,
                 jwk,
-                verified: Verified::default(),
+                remembered: Remembered::default(),
             }),
         })
     }
@@ -255,22 +272,27 @@ impl TokenIssuer {
 
     /// The claims of `token` when its signature, issuer and times are good and it is for one of
     /// `audiences` (empty: for the API server); `None` when it is none of ours.
-    pub fn verify(&self, token: &str, audiences: &[String], now: i64) -> Option<Arc<Claims>> {
+    pub fn verify(&self, token: &str, audiences: &[String], now: i64) -> Option<Arc<Verified>> {
         let digest: TokenDigest = Sha256::digest(token).into();
-        let claims = match self.inner.verified.get(&digest) {
-            Some(claims) => claims,
+        let verified = match self.inner.remembered.get(&digest) {
+            Some(verified) => verified,
             None => {
-                let claims = Arc::new(self.signed(token)?);
-                self.inner.verified.insert(digest, claims.clone(), now);
-                claims
+                let verified = Arc::new(Verified {
+                    claims: self.signed(token)?,
+                    user: OnceLock::new(),
+                });
+                self.inner.remembered.insert(digest, verified.clone(), now);
+                verified
             }
         };
+        let claims = &verified.claims;
         let for_us = if audiences.is_empty() {
             claims.aud.contains(&self.inner.issuer)
         } else {
             claims.aud.iter().any(|a| audiences.contains(a))
         };
-        (for_us && claims.nbf <= now && now < claims.exp).then_some(claims)
+        let good = for_us && claims.nbf <= now && now < claims.exp;
+        good.then_some(verified)
     }
 
     /// The claims of a token that we signed, whenever that was.
@@ -335,7 +357,7 @@ mod tests {
         };
         let token = issuer.issue_for_secret(of, 1000).unwrap();
         let later = 1000 + 2 * MAX_LIFETIME_SECONDS;
-        let claims = issuer.verify(&token, &[], later).unwrap();
+        let claims = &issuer.verify(&token, &[], later).unwrap().claims;
         assert_eq!(claims.kubernetes.secret, Some(secret));
     }
 
@@ -344,7 +366,7 @@ mod tests {
         let issuer = issuer();
         let (token, expiry) = issuer.issue(request(), 1_000, "id".into()).unwrap();
         assert_eq!(expiry, 4_600);
-        let claims = issuer.verify(&token, &[], 4_599).unwrap();
+        let claims = &issuer.verify(&token, &[], 4_599).unwrap().claims;
         assert_eq!(claims.sub, "system:serviceaccount:default:app");
         assert_eq!(claims.kubernetes.serviceaccount.uid, "u1");
         assert!(issuer.verify(&token, &[], 4_600).is_none());
@@ -368,26 +390,31 @@ mod tests {
 
     #[test]
     fn the_remembered_are_bounded_and_the_living_stay() {
-        let verified = Verified::default();
+        let remembered = Remembered::default();
         let (token, _) = issuer().issue(request(), 0, "id".into()).unwrap();
         let payload = URL_SAFE_NO_PAD
             .decode(token.split('.').nth(1).unwrap())
             .unwrap();
-        let claims = |exp: i64| Claims {
-            exp,
-            ..serde_json::from_slice(&payload).unwrap()
+        let token = |exp: i64| {
+            Arc::new(Verified {
+                claims: Claims {
+                    exp,
+                    ..serde_json::from_slice(&payload).unwrap()
+                },
+                user: OnceLock::new(),
+            })
         };
         let digest = |n: usize| Sha256::digest(n.to_be_bytes()).into();
-        verified.insert(digest(0), Arc::new(claims(100)), 1);
+        remembered.insert(digest(0), token(100), 1);
         for n in 1..=REMEMBERED_TOKENS {
-            verified.insert(digest(n), Arc::new(claims(10)), 20);
+            remembered.insert(digest(n), token(10), 20);
         }
-        assert!(verified.get(&digest(0)).is_some());
-        assert!(verified.get(&digest(1)).is_none());
+        assert!(remembered.get(&digest(0)).is_some());
+        assert!(remembered.get(&digest(1)).is_none());
         for n in 0..=REMEMBERED_TOKENS * 2 {
-            verified.insert(digest(n), Arc::new(claims(100)), 20);
+            remembered.insert(digest(n), token(100), 20);
         }
-        assert!(verified.claims.read().unwrap().len() <= REMEMBERED_TOKENS);
+        assert!(remembered.tokens.read().unwrap().len() <= REMEMBERED_TOKENS);
     }
 
     #[test]

@@ -10,7 +10,6 @@ use std::time::Duration;
 use api::Status;
 use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, header};
-use rustls_pki_types::CertificateDer;
 
 use super::body::{Request, Response};
 use super::request_info::{Query, RequestInfo};
@@ -25,10 +24,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Where a request comes from.
 #[derive(Clone)]
 pub enum Peer {
-    /// A connection, with the verified client certificates of its TLS session.
+    /// A connection.
     Socket {
-        /// The client's certificate first; empty without one.
-        certificates: Arc<[CertificateDer<'static>]>,
+        /// Whom the verified client certificate of its TLS session names.
+        user: Option<Arc<UserInfo>>,
         /// The other end.
         address: SocketAddr,
     },
@@ -43,7 +42,7 @@ pub struct Call {
     /// Query parameters.
     pub query: Query,
     /// Who asks.
-    pub user: UserInfo,
+    pub user: Arc<UserInfo>,
     /// How answers are written.
     pub style: Style,
     /// Warnings for the response.
@@ -69,7 +68,7 @@ impl ApiServer {
             Call {
                 info,
                 query,
-                user: UserInfo::anonymous(),
+                user: Arc::default(),
                 style,
                 warnings: Warnings::default(),
             },
@@ -112,10 +111,11 @@ impl ApiServer {
 
     async fn answer(self: &Arc<Self>, request: Request, peer: Peer, mut call: Call) -> Response {
         let style = call.style;
-        let headers = request.headers().clone();
-        let mut response = match self.authorized(&headers, &peer, &mut call).await {
+        // The body cannot be shared between threads, so that only the head may be borrowed while waiting.
+        let (head, body) = request.into_parts();
+        let mut response = match self.authorized(&head.headers, &peer, &mut call).await {
             Ok(()) => match self.limited(&peer, &call) {
-                Ok(_slot) => self.dispatch(request, &call).await,
+                Ok(_slot) => self.dispatch(Request::from_parts(head, body), &call).await,
                 Err(status) => Err(status),
             },
             Err(status) => Err(status),
@@ -154,10 +154,10 @@ impl ApiServer {
         call: &mut Call,
     ) -> Result<(), Fail> {
         call.user = match peer {
-            Peer::Internal(user) => (**user).clone(),
-            Peer::Socket { certificates, .. } => {
+            Peer::Internal(user) => user.clone(),
+            Peer::Socket { user, .. } => {
                 let credentials = Credentials {
-                    certificate: certificates.first().map(AsRef::as_ref),
+                    certificate: user.as_ref(),
                     bearer: bearer(headers),
                 };
                 let now = self.registry.now().as_second();
@@ -170,16 +170,16 @@ impl ApiServer {
             asked.map_err(|e| Box::new(Status::bad_request(e.to_string())))?
         {
             for attributes in &needed {
-                self.authorize(attributes)?;
+                self.authorize(attributes).await?;
             }
-            call.user = user;
+            call.user = Arc::new(user);
         }
-        self.authorize(&attributes(&call.info, &call.user))
+        self.authorize(&attributes(&call.info, &call.user)).await
     }
 
     /// 403 in upstream's words unless the request is allowed.
-    pub(crate) fn authorize(&self, attributes: &Attributes) -> Result<(), Fail> {
-        let decision = self.authorizer.authorize(attributes);
+    pub(crate) async fn authorize(&self, attributes: &Attributes) -> Result<(), Fail> {
+        let decision = self.authorizer.decide(attributes).await;
         if decision.allowed() {
             return Ok(());
         }
@@ -196,19 +196,21 @@ impl ApiServer {
     }
 
     async fn dispatch(self: &Arc<Self>, request: Request, call: &Call) -> Result<Response, Fail> {
+        // Boxed, as all of `serve_resource` but reading one object: a request is moved several times before it begins,
+        // with the room that its largest answer would take.
         if let Some(remote) = self.aggregation.route(&call.info) {
-            self.serve_remote(request, call, &remote).await
+            Box::pin(self.serve_remote(request, call, &remote)).await
         } else if call.info.is_resource {
             self.serve_resource(request, call).await
         } else {
             let (parts, _) = request.into_parts();
-            self.serve_path(&parts.method, &parts.headers, call).await
+            Box::pin(self.serve_path(&parts.method, &parts.headers, call)).await
         }
     }
 }
 
 /// What is asked of the authorizer.
-pub fn attributes(info: &RequestInfo, user: &UserInfo) -> Attributes {
+pub fn attributes(info: &RequestInfo, user: &Arc<UserInfo>) -> Attributes {
     let mut attributes = Attributes {
         user: user.clone(),
         verb: info.verb.clone(),

@@ -7,7 +7,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::body;
 use super::handler::Peer;
 use crate::ApiServer;
+use crate::auth::authenticate::certificate_user;
 
 /// Longest time for a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -81,14 +81,11 @@ impl ApiServer {
     ) -> Result<(), body::BoxError> {
         socket.set_nodelay(true)?;
         let tls = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await??;
-        let certificates: Arc<[CertificateDer<'static>]> = tls
-            .get_ref()
-            .1
-            .peer_certificates()
-            .unwrap_or_default()
-            .into();
+        // The client's own certificate comes first.
+        let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
+        let user = certificates.first().and_then(|der| certificate_user(der));
         let peer = Peer::Socket {
-            certificates,
+            user: user.map(Arc::new),
             address,
         };
         let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {

@@ -139,7 +139,7 @@ impl ApiServer {
         let mut asked = attributes(info, &call.user);
         // Upgrades by WebSocket are GETs; opening a session is a create all the same.
         asked.verb = "create".to_owned();
-        self.authorize(&asked)?;
+        self.authorize(&asked).await?;
         let pod = self.object("pods", &info.namespace, &info.name).await?;
         let (ns, name) = (encode(&info.namespace), encode(&info.name));
         let uri = if info.subresource == "portforward" {

@@ -5,6 +5,7 @@ mod harness;
 mod admission;
 mod aggregation;
 mod apply;
+mod authorization;
 mod backend;
 mod conversion;
 mod crud;
