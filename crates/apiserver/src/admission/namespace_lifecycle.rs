@@ -1,10 +1,14 @@
 //! Objects live in namespaces that exist; nothing is created in one that goes away; the first ones stay.
 
+use std::borrow::Cow;
+
 use api::{Status, StatusCause};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::{Admitted, Operation, Plugin, Review};
-use crate::registry::{Fail, Write};
+use crate::registry::{Fail, Stored, Write};
 
 /// Namespaces that cannot be deleted.
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
@@ -23,9 +27,10 @@ impl Plugin for NamespaceLifecycle {
                 return Ok(());
             }
             // Whether it is terminating is decided with the commit itself.
+            let namespaces = review.registry.resource("", "v1", "namespaces")?;
             let found = review
                 .registry
-                .read(("", "v1", "namespaces"), "", review.namespace)
+                .find(&namespaces, "", review.namespace)
                 .await?;
             found
                 .map(drop)
@@ -44,10 +49,33 @@ impl Plugin for NamespaceLifecycle {
     }
 }
 
+/// What of a namespace tells whether it is terminating: read on every create, so without its whole tree.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Life<'a> {
+    metadata: Metadata,
+    #[serde(borrow)]
+    status: Phase<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Metadata {
+    deletion_timestamp: Option<IgnoredAny>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Phase<'a> {
+    #[serde(borrow)]
+    phase: Cow<'a, str>,
+}
+
 /// Refuses a create in a namespace that is terminating.
-pub fn check_alive(write: &Write<'_>, name: &str, namespace: &Value) -> Result<(), Fail> {
-    let phase = api::meta::str_at(namespace, &["status", "phase"]);
-    if phase != "Terminating" && namespace.pointer("/metadata/deletionTimestamp").is_none() {
+pub fn check_alive(write: &Write<'_>, name: &str, namespace: &Stored) -> Result<(), Fail> {
+    let life: Life<'_> =
+        serde_json::from_slice(&namespace.bytes).map_err(|e| Box::new(Status::internal(e)))?;
+    if life.status.phase != "Terminating" && life.metadata.deletion_timestamp.is_none() {
         return Ok(());
     }
     let kind = &write.resource.kind;

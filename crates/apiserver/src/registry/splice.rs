@@ -13,10 +13,7 @@ const EXTRA: usize = 48;
 
 /// Byte offset just behind `"metadata":{`.
 fn metadata_start(value: &[u8]) -> Option<usize> {
-    value
-        .windows(METADATA.len())
-        .position(|w| w == METADATA)
-        .map(|p| p + METADATA.len())
+    memchr::memmem::find(value, METADATA).map(|at| at + METADATA.len())
 }
 
 fn push_revision(out: &mut BytesMut, revision: u64, rest: &[u8]) {
