@@ -50,7 +50,7 @@ impl Tidy {
     pub fn run(self) -> anyhow::Result<()> {
         let mut breaches = arrows()?;
         breaches.extend(crate::conformance::breaches()?);
-        for file in &sources(&["crates", "xtask"])? {
+        for file in &sources(&["crates", "fuzz/src", "fuzz/fuzz_targets", "xtask"])? {
             let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
             breaches.extend(file_breaches(file, &text));
         }

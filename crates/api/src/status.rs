@@ -443,13 +443,14 @@ impl Status {
         Self::failure(400, "BadRequest", why)
     }
 
-    /// 405: the resource has no such verb.
-    pub fn method_not_allowed(group: &str, resource: &str, action: &str) -> Self {
-        let message = format!(
-            "{action} is not supported on resources of kind {:?}",
-            qualified(group, resource)
-        );
-        Self::failure(405, "MethodNotAllowed", message).with(about(group, resource, ""))
+    /// 405: the path knows no such method.
+    pub fn method_not_allowed() -> Self {
+        Self::failure(
+            405,
+            "MethodNotAllowed",
+            "the server does not allow this method on the requested resource",
+        )
+        .with(StatusDetails::default())
     }
 
     /// 410: the resource version asked for is gone.

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use api::{FieldError, Status, meta};
 use bytes::Bytes;
 use codec::{ContentType, FieldValidation};
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
 use serde_json::Value;
 
 use crate::ApiServer;
 use crate::http::body::{self, ReadBodyError, Request, RequestBody, Response};
 use crate::http::handler::Call;
 use crate::http::negotiate::{self, Encoding, Form, Offer, Transform};
+use crate::http::request_info::RequestInfo;
 use crate::http::respond;
 use crate::registry::list::{ListOptions, Page, served};
 use crate::registry::table::{self, IncludeObject};
@@ -357,6 +358,9 @@ impl ApiServer {
         let resource = self
             .registry
             .resource(&info.group, &info.version, &info.resource)?;
+        if unknown_method(request.method(), &info.subresource) {
+            return Err(not_allowed());
+        }
         if let Some((_, text)) = DEPRECATED
             .iter()
             .find(|(r, _)| info.group.is_empty() && *r == info.resource)
@@ -372,9 +376,8 @@ impl ApiServer {
         if !resource.kind.is_stored() {
             return Box::pin(self.serve_virtual(request, call, &resource)).await;
         }
-        let needs_name = matches!(info.verb.as_str(), "update" | "patch");
-        if !resource.answers(&info.verb) || (needs_name && !info.name_in_path) {
-            return Err(not_allowed(call));
+        if !resource.answers(&info.verb) || !fits(info, &resource.kind) {
+            return Err(not_allowed());
         }
         match info.verb.as_str() {
             "get" => {
@@ -384,6 +387,7 @@ impl ApiServer {
                     &[Transform::Table, Transform::Partial],
                 )?;
                 let write = call.write(&self.registry, &resource)?;
+                self.registry.reached(&call.query)?;
                 let stored = self
                     .registry
                     .get(&resource, write.namespace, &info.name)
@@ -405,7 +409,7 @@ impl ApiServer {
             "deletecollection" => {
                 Box::pin(self.serve_delete_collection(request, call, &resource)).await
             }
-            _ => Err(not_allowed(call)),
+            _ => Err(not_allowed()),
         }
     }
 
@@ -484,9 +488,6 @@ impl ApiServer {
         call: &Call,
         resource: &Arc<Resource>,
     ) -> Result<Response, Fail> {
-        if call.info.name_in_path {
-            return Err(not_allowed(call));
-        }
         let form = call.form(
             request.headers(),
             &resource.kind,
@@ -497,11 +498,6 @@ impl ApiServer {
             owner: Some(&owner),
             ..call.write(&self.registry, resource)?
         };
-        if resource.kind.namespaced && write.namespace.is_empty() {
-            return Err(Box::new(Status::bad_request(
-                "an empty namespace may not be set during creation",
-            )));
-        }
         let input = call.input(request).await?;
         let mut object = call.decode(resource, &input)?;
         write.track(&self.registry, None, &mut object);
@@ -653,11 +649,22 @@ impl ApiServer {
 }
 
 /// 405 in upstream's words.
-pub fn not_allowed(call: &Call) -> Fail {
-    let info = &call.info;
-    Box::new(Status::method_not_allowed(
-        &info.group,
-        &info.resource,
-        &info.verb,
-    ))
+pub fn not_allowed() -> Fail {
+    Box::new(Status::method_not_allowed())
+}
+
+/// Whether a verb that a resource knows is one of the path as well: all namespaces together are only read.
+fn fits(info: &RequestInfo, kind: &api::Kind) -> bool {
+    let across = kind.namespaced && info.namespace.is_empty();
+    match info.verb.as_str() {
+        "update" | "patch" | "delete" | "get" => info.name_in_path && !across,
+        "create" => !info.name_in_path && !across,
+        "deletecollection" => !across,
+        _ => true,
+    }
+}
+
+/// Whether no resource answers the method: only what is passed on to others does, whatever it is.
+fn unknown_method(method: &Method, subresource: &str) -> bool {
+    matches!(*method, Method::HEAD | Method::OPTIONS) && subresource != "proxy"
 }

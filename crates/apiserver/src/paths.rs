@@ -49,22 +49,17 @@ impl ApiServer {
         headers: &HeaderMap,
         call: &Call,
     ) -> Result<Response, Fail> {
-        if !reads(method) {
-            return Err(Box::new(match *method {
-                Method::POST | Method::PUT | Method::PATCH | Method::DELETE => Status::failure(
-                    405,
-                    "MethodNotAllowed",
-                    "the server does not allow this method on the requested resource",
-                ),
-                _ => Status::no_resource(),
-            }));
-        }
         let segments: Vec<&str> = call
             .info
             .path
             .split('/')
             .filter(|s| !s.is_empty())
             .collect();
+        let documents = ["api", "apis", "version", ".well-known", "openid"];
+        let first = segments.first().copied().unwrap_or_default();
+        if !reads(method) || (documents.contains(&first) && *method != Method::GET) {
+            return Err(Box::new(Status::method_not_allowed()));
+        }
         match segments.as_slice() {
             [] => Ok(self.document(call, &json!({"paths": self.root_paths()}))),
             ["api"] | ["apis"] => Ok(self.groups(headers, call, segments[0] == "api")),

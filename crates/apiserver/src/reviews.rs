@@ -24,7 +24,7 @@ impl ApiServer {
     ) -> Result<Response, Fail> {
         let kind = &resource.kind;
         if !kind.has_verb(&call.info.verb) {
-            return Err(not_allowed(call));
+            return Err(not_allowed());
         }
         match kind.kind.as_str() {
             "Binding" => {
@@ -56,7 +56,7 @@ impl ApiServer {
             "SelfSubjectRulesReview" => {
                 self.rules_review(&call.user, meta::str_at(&review, &["spec", "namespace"]))
             }
-            _ => return Err(not_allowed(call)),
+            _ => return Err(not_allowed()),
         };
         review["status"] = status;
         Ok(respond::json(StatusCode::CREATED, &review, call.style))
@@ -68,7 +68,7 @@ impl ApiServer {
             .iter()
             .filter_map(|a| a.as_str().map(str::to_owned))
             .collect();
-        let now = self.registry.now().as_second();
+        let now = self.registry.now();
         match self.authenticator.token_user(token, &audiences, now).await {
             Some((user, of_token)) => {
                 let issuer = [self.registry.config().tokens.issuer().to_owned()];

@@ -11,7 +11,7 @@ use crate::auth::{Authenticator, Authorizer};
 use crate::config::{Config, FrontProxy};
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
-use crate::registry::{Fail, Registry};
+use crate::registry::{Fail, Registry, Transformer};
 
 /// Most reading requests of clients at once (upstream: 400).
 const MAX_READS: usize = 400;
@@ -55,6 +55,7 @@ impl ApiServer {
             config.front_proxy = Some(FrontProxy::generate()?);
         }
         let tokens = config.tokens.clone();
+        let transformer = Transformer::new(config.encryption_key.as_ref());
         let authorizer = Arc::new(OnceLock::new());
         let chain = Chain::standard(authorizer.clone());
         let registry = Arc::new(Registry::new(config, store.clone(), chain));
@@ -71,7 +72,7 @@ impl ApiServer {
             .map_err(StartError::Bootstrap)?;
         let server = Arc::new(Self {
             aggregation,
-            authenticator: Authenticator::new(store.clone(), tokens),
+            authenticator: Authenticator::new(store.clone(), tokens, transformer),
             authorizer: decides,
             metrics: Metrics::new(),
             openapi: OpenApi::default(),

@@ -27,7 +27,7 @@ impl ApiServer {
             return Err(Box::new(Status::no_resource()));
         };
         if !subresource.verbs.contains(&info.verb) {
-            return Err(not_allowed(call));
+            return Err(not_allowed());
         }
         match (info.subresource.as_str(), info.verb.as_str()) {
             ("log" | "exec" | "attach" | "portforward" | "proxy", _) => {
@@ -48,7 +48,7 @@ impl ApiServer {
             }
             (name, "update") => self.serve_update(request, call, resource, part(name)).await,
             (name, "patch") => self.serve_patch(request, call, resource, part(name)).await,
-            _ => Err(not_allowed(call)),
+            _ => Err(not_allowed()),
         }
     }
 
@@ -106,7 +106,7 @@ impl ApiServer {
                     })
                     .await?
             }
-            _ => return Err(not_allowed(call)),
+            _ => return Err(not_allowed()),
         };
         Ok(respond::json(StatusCode::OK, &answer, call.style))
     }

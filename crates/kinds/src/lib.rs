@@ -6,11 +6,13 @@
 //! Order on create: `codec::default` → [`default`] → [`prepare_create`] → admission → [`validate_create`].
 //! On update: `codec::default` → [`default`] → [`prepare_update`] → admission → [`validate_update`].
 
+mod addresses;
 mod api_service;
 mod apps;
 mod autoscaling;
 mod batch;
 mod cells;
+mod certificates;
 mod check;
 mod core;
 mod custom;

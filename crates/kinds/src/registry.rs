@@ -6,7 +6,7 @@ use crate::api_service::ApiService;
 use crate::apps::{daemonset, deployment, replicaset, statefulset};
 use crate::core::{config, endpoints, event, namespace, node, pod, quota, service, volume};
 use crate::strategy::{Custom, Entry, Generic, Strategy};
-use crate::{autoscaling, batch, networking, rbac, small, storage};
+use crate::{autoscaling, batch, certificates, networking, rbac, small, storage};
 
 const fn entry(group: &'static str, kind: &'static str, strategy: &'static dyn Strategy) -> Entry {
     Entry {
@@ -117,7 +117,7 @@ pub static ALL: &[Entry] = &[
     entry(
         CERTIFICATES,
         "CertificateSigningRequest",
-        &small::SIGNING_REQUESTS,
+        &certificates::SigningRequest,
     ),
     entry(CERTIFICATES, "ClusterTrustBundle", &small::TRUST_BUNDLES),
     entry(
@@ -199,6 +199,7 @@ mod tests {
             for obj in [&empty, &odd] {
                 let ctx = crate::Ctx {
                     kind,
+                    subresource: "",
                     now: api::time::Timestamp::UNIX_EPOCH,
                 };
                 let mut new = obj.clone();

@@ -5,7 +5,7 @@ use api::{FieldError, meta, names};
 use serde_json::{Value, json};
 
 use crate::cells::{Cell, condition, join, labels, or, since, text};
-use crate::check::{immutable, one_of};
+use crate::check::{immutable, one_of, one_of_if_set};
 use crate::simple::Simple;
 
 /// core: ServiceAccounts.
@@ -84,11 +84,23 @@ pub(crate) static BUDGETS: Simple = Simple {
             ));
         }
         for field in ["minAvailable", "maxUnavailable"] {
-            errors.extend(crate::check::count_or_percent(
-                spec.get(field),
-                &format!("spec.{field}"),
-            ));
+            let (value, at) = (spec.get(field), format!("spec.{field}"));
+            errors.extend(crate::check::count_or_percent(value, &at));
+            if let Some(share) = value.filter(|v| crate::check::percent(v).is_some_and(|p| p > 100))
+            {
+                let why = "must not be greater than 100%";
+                errors.push(FieldError::invalid(at, share.clone(), why));
+            }
         }
+        if let Some(selector) = spec.get("selector") {
+            let at = "spec.selector";
+            errors.extend(crate::check::label_selector(selector, at));
+        }
+        errors.extend(one_of_if_set(
+            meta::str_at(spec, &["unhealthyPodEvictionPolicy"]),
+            "spec.unhealthyPodEvictionPolicy",
+            &["AlwaysAllow", "IfHealthyBudget"],
+        ));
         errors
     },
     ..Simple::BASE
@@ -149,25 +161,6 @@ pub(crate) static POLICY_BINDINGS: Simple = Simple {
         Cell::Age,
     ],
     generation: true,
-    ..Simple::BASE
-};
-
-/// certificates: CertificateSigningRequests.
-pub(crate) static SIGNING_REQUESTS: Simple = Simple {
-    cells: &[
-        Cell::Name,
-        Cell::Age,
-        Cell::Text(&["spec", "signerName"]),
-        Cell::Text(&["spec", "username"]),
-        Cell::With(|o, _| {
-            meta::int_at(o, &["spec", "expirationSeconds"])
-                .map_or_else(|| "<none>".to_owned(), api::time::human_duration)
-                .into()
-        }),
-        Cell::With(signing_status),
-    ],
-    labels: &[("spec.signerName", &["spec", "signerName"])],
-    validate_update: |new, old| immutable(new, old, &["spec"]).into_iter().collect(),
     ..Simple::BASE
 };
 
@@ -404,22 +397,6 @@ fn param_ref(obj: &Value, _now: Timestamp) -> Value {
         format!("{namespace}/{name}")
     }
     .into()
-}
-
-fn signing_status(obj: &Value, _now: Timestamp) -> Value {
-    let mut states: Vec<&str> = Vec::new();
-    for name in ["Approved", "Denied", "Failed"] {
-        if condition(obj, name).is_some() {
-            states.push(name);
-        }
-    }
-    if states.is_empty() {
-        states.push("Pending");
-    }
-    if !text(obj, &["status", "certificate"]).is_empty() {
-        states.push("Issued");
-    }
-    join(states, ",").into()
 }
 
 fn claim_state(obj: &Value, _now: Timestamp) -> Value {

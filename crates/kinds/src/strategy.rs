@@ -9,6 +9,8 @@ use serde_json::Value;
 pub struct Ctx<'a> {
     /// The kind at hand.
     pub kind: &'a Kind,
+    /// The subresource written through, or empty.
+    pub subresource: &'a str,
     /// The time of the request.
     pub now: Timestamp,
 }

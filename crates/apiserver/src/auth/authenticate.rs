@@ -1,16 +1,22 @@
 //! Turns a request's credentials into a [`UserInfo`]: client certificates (common name is the
-//! user, organizations are the groups) and service-account tokens.
+//! user, organizations are the groups), service-account tokens and bootstrap tokens.
 
 use std::sync::Arc;
 
+use api::time;
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde::Deserialize;
 use store::Store;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::UserInfo;
+use super::bootstrap_token::{self, BootstrapToken};
 use super::tokens::{BoundObject, Claims, TokenIssuer};
+use crate::registry::Transformer;
 
+/// How long tokens of an object that is being deleted stay good after its grace period, in seconds.
+const DELETION_LEEWAY_SECONDS: i64 = 60;
 /// Group of every service account.
 const SERVICE_ACCOUNTS: &str = "system:serviceaccounts";
 
@@ -33,12 +39,18 @@ pub struct Unauthenticated;
 pub struct Authenticator {
     store: Arc<dyn Store>,
     tokens: TokenIssuer,
+    transformer: Transformer,
 }
 
 impl Authenticator {
-    /// An authenticator that trusts tokens of `tokens` whose subjects are still in `store`.
-    pub fn new(store: Arc<dyn Store>, tokens: TokenIssuer) -> Self {
-        Self { store, tokens }
+    /// An authenticator that trusts tokens of `tokens` whose subjects are still in `store`, and those that Secrets in
+    /// it allow, as `transformer` opens them.
+    pub fn new(store: Arc<dyn Store>, tokens: TokenIssuer, transformer: Transformer) -> Self {
+        Self {
+            store,
+            tokens,
+            transformer,
+        }
     }
 
     /// Who the request is from; anonymous when it brings nothing.
@@ -48,7 +60,7 @@ impl Authenticator {
     pub async fn authenticate(
         &self,
         credentials: Credentials<'_>,
-        now: i64,
+        now: Timestamp,
     ) -> Result<Arc<UserInfo>, Unauthenticated> {
         if let Some(user) = credentials.certificate {
             return Ok(user.clone());
@@ -63,28 +75,36 @@ impl Authenticator {
         }
     }
 
-    /// The service account behind `token` and the token's audiences, for TokenReview; `None`
-    /// when the token is not good for `audiences` (empty: the API server).
+    /// Who is behind `token` and the token's audiences, for TokenReview; `None` when the token is
+    /// not good for `audiences` (empty: the API server).
     pub async fn token_user(
         &self,
         token: &str,
         audiences: &[String],
-        now: i64,
+        now: Timestamp,
     ) -> Option<(Arc<UserInfo>, Vec<String>)> {
-        let verified = self.tokens.verify(token, audiences, now)?;
+        if let Some(token) = BootstrapToken::parse(token) {
+            // Such a token is for the API server alone, whatever it is asked about.
+            let ours = self.tokens.issuer().to_owned();
+            let for_us = audiences.is_empty() || audiences.contains(&ours);
+            let user = self.bootstrapper(token, now).await.filter(|_| for_us);
+            return user.map(|user| (Arc::new(user), vec![ours]));
+        }
+        let verified = self.tokens.verify(token, audiences, now.as_second())?;
         let claims = &verified.claims;
         let bound = &claims.kubernetes;
-        let namespace = &bound.namespace;
+        // A pod's token names its node, too, but does not fall with it.
+        let node = bound.node.as_ref().filter(|_| bound.pod.is_none());
+        let namespace = Some(bound.namespace.as_str());
         let checks = [
-            ("serviceaccounts", Some(&bound.serviceaccount)),
-            ("pods", bound.pod.as_ref()),
-            ("secrets", bound.secret.as_ref()),
+            ("serviceaccounts", namespace, Some(&bound.serviceaccount)),
+            ("pods", namespace, bound.pod.as_ref()),
+            ("secrets", namespace, bound.secret.as_ref()),
+            ("nodes", None, node),
         ];
-        for (resource, object) in checks {
+        for (folder, namespace, object) in checks {
             if let Some(object) = object
-                && !self
-                    .lives(&format!("/registry/{resource}/{namespace}"), object)
-                    .await
+                && !self.lives(folder, namespace, object, now).await
             {
                 return None;
             }
@@ -93,27 +113,60 @@ impl Authenticator {
         Some((user, claims.aud.clone()))
     }
 
-    async fn lives(&self, folder: &str, object: &BoundObject) -> bool {
-        let key = Bytes::from(format!("{folder}/{}", object.name));
-        let Ok((Some(kv), _)) = self.store.get(&key, None).await else {
+    async fn bootstrapper(&self, token: BootstrapToken<'_>, now: Timestamp) -> Option<UserInfo> {
+        let name = token.secret_name();
+        let namespace = Some(bootstrap_token::NAMESPACE);
+        let secret = self.value("secrets", namespace, &name).await?;
+        let secret = serde_json::from_slice(&secret).ok()?;
+        match token.user(&secret, now) {
+            Ok(user) => Some(user),
+            Err(why) => {
+                tracing::info!("bootstrap secret {name} matching bearer token {why}");
+                None
+            }
+        }
+    }
+
+    /// Whether an object is still the one that a token was bound to.
+    async fn lives(
+        &self,
+        folder: &str,
+        namespace: Option<&str>,
+        bound: &BoundObject,
+        now: Timestamp,
+    ) -> bool {
+        let Some(value) = self.value(folder, namespace, &bound.name).await else {
             return false;
         };
-        // A value encrypted at rest (a Secret) cannot be read here; its presence must do.
-        metadata_uid(&kv.value).is_none_or(|uid| uid == object.uid)
+        let Ok(Object { metadata }) = serde_json::from_slice::<Object>(&value) else {
+            return false;
+        };
+        let deleted = metadata.deletion_timestamp.as_deref().and_then(time::parse);
+        let gone =
+            deleted.is_some_and(|at| at.as_second() + DELETION_LEEWAY_SECONDS < now.as_second());
+        metadata.uid == bound.uid && !gone
+    }
+
+    async fn value(&self, folder: &str, namespace: Option<&str>, name: &str) -> Option<Bytes> {
+        let namespace = namespace.map(|n| format!("{n}/")).unwrap_or_default();
+        let key = Bytes::from(format!("/registry/{folder}/{namespace}{name}"));
+        let (found, _) = self.store.get(&key, None).await.ok()?;
+        self.transformer.open(&key, found?.value).ok()
     }
 }
 
-fn metadata_uid(value: &[u8]) -> Option<String> {
-    // Only what is needed is kept: this is read for each request of a token.
-    #[derive(Deserialize)]
-    struct Object {
-        metadata: Metadata,
-    }
-    #[derive(Deserialize)]
-    struct Metadata {
-        uid: Option<String>,
-    }
-    serde_json::from_slice::<Object>(value).ok()?.metadata.uid
+/// What is needed of the object a token is bound to; no more is kept, for this is read for each request of a token.
+#[derive(Deserialize)]
+struct Object {
+    metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    uid: String,
+    #[serde(default)]
+    deletion_timestamp: Option<String>,
 }
 
 /// The user that a client certificate names.

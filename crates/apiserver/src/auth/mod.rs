@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 pub mod authenticate;
 pub mod bootstrap;
+pub mod bootstrap_token;
 mod follow;
 pub mod impersonate;
 pub mod node;

@@ -160,7 +160,7 @@ impl ApiServer {
                     certificate: user.as_ref(),
                     bearer: bearer(headers),
                 };
-                let now = self.registry.now().as_second();
+                let now = self.registry.now();
                 let user = self.authenticator.authenticate(credentials, now).await;
                 user.map_err(|_| Box::new(Status::unauthorized()))?
             }

@@ -73,7 +73,7 @@ impl ApiServer {
                 }
                 self.forward(request, call, target).await
             }
-            _ => Err(not_allowed(call)),
+            _ => Err(not_allowed()),
         }
     }
 

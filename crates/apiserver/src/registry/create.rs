@@ -16,6 +16,7 @@ impl Write<'_> {
     pub(super) fn ctx(&self) -> kinds::Ctx<'_> {
         kinds::Ctx {
             kind: self.resource.stored(),
+            subresource: self.subresource,
             now: self.now,
         }
     }

@@ -110,6 +110,28 @@ fn invalid(errors: &[FieldError]) -> Fail {
     Box::new(Status::invalid("meta.k8s.io", "ListOptions", "", errors))
 }
 
+/// The revision a request names.
+fn revision(query: &Query) -> Result<Option<u64>, Fail> {
+    let Some(text) = query.non_empty("resourceVersion") else {
+        return Ok(None);
+    };
+    text.parse().map(Some).map_err(|_| {
+        let why = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
+        invalid(&[FieldError::invalid("resourceVersion", text, why)])
+    })
+}
+
+/// A number of the query.
+fn number(query: &Query, name: &str) -> Result<Option<i64>, Fail> {
+    let Some(text) = query.non_empty(name) else {
+        return Ok(None);
+    };
+    text.parse().map(Some).map_err(|_| {
+        let why = format!("strconv.ParseInt: parsing {text:?}: invalid syntax");
+        Box::new(Status::bad_request(why))
+    })
+}
+
 impl ListOptions {
     /// Everything selected, as it is now.
     pub fn of(selection: Selection) -> Self {
@@ -124,18 +146,8 @@ impl ListOptions {
     /// # Errors
     /// 400 or 422 in upstream's words.
     pub fn parse(resource: &Resource, query: &Query, watch: bool) -> Result<Self, Fail> {
-        let number = |name: &'static str| match query.non_empty(name).map(str::parse::<u64>) {
-            None => Ok(None),
-            Some(Ok(n)) => Ok(Some(n)),
-            Some(Err(_)) => {
-                let value = query.get(name).unwrap_or_default();
-                Err(invalid(&[FieldError::invalid(
-                    name,
-                    value,
-                    format!("strconv.ParseUint: parsing {value:?}: invalid syntax"),
-                )]))
-            }
-        };
+        // What is negative bounds nothing.
+        let bound = |name| number(query, name).map(|n| n.and_then(|n| u64::try_from(n).ok()));
         let from = match query.non_empty("continue") {
             None => None,
             Some(text) => Some(Continue::decode(text).map_err(|why| {
@@ -151,17 +163,17 @@ impl ListOptions {
         };
         let options = Self {
             selection: Selection::parse(resource, query)?,
-            limit: number("limit")?.map_or(0, |n| {
+            limit: bound("limit")?.map_or(0, |n| {
                 usize::try_from(n).unwrap_or(LIMIT_MAX).min(LIMIT_MAX)
             }),
             from,
-            resource_version: number("resourceVersion")?,
+            resource_version: revision(query)?,
             version_match,
             bookmarks: query.flag("allowWatchBookmarks"),
             send_initial_events: query
                 .get("sendInitialEvents")
                 .map(|_| query.flag("sendInitialEvents")),
-            timeout: number("timeoutSeconds")?
+            timeout: bound("timeoutSeconds")?
                 .filter(|s| *s > 0)
                 .map(Duration::from_secs),
         };
@@ -259,11 +271,12 @@ impl Page {
         let size: usize = self.items.iter().map(|i| i.bytes.len() + 40).sum();
         let mut out = BytesMut::with_capacity(size + 256);
         out.put_slice(&self.head(resource));
+        let custom = resource.kind.custom.is_some();
         for (i, item) in self.items.iter().enumerate() {
             if i > 0 {
                 out.put_u8(b',');
             }
-            super::splice::append_item(&mut out, &item.bytes, item.revision);
+            super::splice::append_item(&mut out, &item.bytes, item.revision, custom);
         }
         out.put_slice(b"]}");
         out.freeze()
@@ -432,6 +445,20 @@ impl Registry {
             }
         }
         Ok(Some(page))
+    }
+
+    /// Refuses a request for what is not older than a revision that is still to come.
+    ///
+    /// # Errors
+    /// 504 as upstream answers, once it has waited.
+    pub fn reached(&self, query: &Query) -> Result<(), Fail> {
+        let current = self.store.revision();
+        match revision(query)? {
+            Some(asked) if asked > current => {
+                Err(Box::new(Status::too_large_resource_version(asked, current)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The revision to read at; `None` is now.

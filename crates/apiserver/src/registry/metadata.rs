@@ -69,7 +69,15 @@ pub fn carry_over(new: &mut Value, old: &Value, namespace: &str) {
     if !namespace.is_empty() {
         metadata.insert("namespace".into(), namespace.into());
     }
+    // An object that says it is another one is refused later.
+    let claims = metadata
+        .get("uid")
+        .and_then(Value::as_str)
+        .is_some_and(|uid| !uid.is_empty());
     for field in SYSTEM_FIELDS {
+        if field == "uid" && claims {
+            continue;
+        }
         match old.get(field) {
             // A client may shorten nothing here: the deletion fields belong to DELETE.
             Some(value) => {

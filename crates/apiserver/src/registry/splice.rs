@@ -48,8 +48,11 @@ pub fn append_object(out: &mut BytesMut, value: &[u8], revision: u64) {
     out.extend_from_slice(&value[start..]);
 }
 
-/// Appends `value` as an item of a typed list: upstream leaves `kind` and `apiVersion` out there.
-pub fn append_item(out: &mut BytesMut, value: &[u8], revision: u64) {
+/// Appends `value` as an item of a list: upstream leaves `kind` and `apiVersion` out there, but for `custom` ones.
+pub fn append_item(out: &mut BytesMut, value: &[u8], revision: u64, custom: bool) {
+    if custom {
+        return append_object(out, value, revision);
+    }
     let start = metadata_start(value).unwrap_or(value.len());
     if start == value.len() {
         out.extend_from_slice(value);
@@ -92,7 +95,7 @@ mod tests {
             &br#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"120","name":"a"},"data":{"x":"\"metadata\":{"}}"#[..]
         );
         let mut item = BytesMut::new();
-        append_item(&mut item, v, 0);
+        append_item(&mut item, v, 0, false);
         assert!(item.starts_with(br#"{"metadata":{"resourceVersion":"0","name":"a"}"#));
         assert_eq!(
             object(br#"{"kind":"X","apiVersion":"v1","metadata":{}}"#, 7),

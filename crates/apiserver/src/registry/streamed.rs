@@ -122,7 +122,8 @@ impl Writer {
         if std::mem::replace(&mut self.any, true) {
             out.put_u8(b',');
         }
-        splice::append_item(out, &stored.bytes, stored.revision);
+        let custom = self.resource.kind.custom.is_some();
+        splice::append_item(out, &stored.bytes, stored.revision, custom);
         Ok(())
     }
 }

@@ -66,7 +66,7 @@ impl Registry {
             let live = served_with_revision(write.resource, before.clone(), old.revision);
             let mut changed = change(&live)?;
             write.track(self, Some(&live), &mut changed);
-            check_identity(write, &changed, &before)?;
+            check_identity(write, &changed)?;
             check_revision(write, old.revision, &changed)?;
             let round = Round {
                 after: write.resource.to_stored(changed),
@@ -114,14 +114,18 @@ impl Registry {
             });
         }
         if unpinned && strategy.requires_resource_version() && part == Part::Main {
-            let why = api::FieldError::invalid(
-                "metadata.resourceVersion",
-                0,
-                "must be specified for an update",
-            );
-            return Err(write.invalid(write.name, &[why]));
+            // Upstream shows a version as the number it is there, and names the resource for the kind.
+            let why = "0x0: must be specified for an update";
+            let why = api::FieldError::unshown("metadata.resourceVersion", why);
+            let kind = &write.resource.kind;
+            let status = Status::invalid(&kind.group, &kind.resource, write.name, &[why]);
+            return Err(Box::new(status));
         }
-        let stored = self.update(write, part, |_| Ok(object.clone())).await?;
+        let replace = |live: &Value| {
+            check_uid(write, &object, live)?;
+            Ok(object.clone())
+        };
+        let stored = self.update(write, part, replace).await?;
         Ok(Update {
             stored,
             created: false,
@@ -259,8 +263,7 @@ fn deletes(object: &Value) -> bool {
         && !super::delete::held_by_spec(object)
 }
 
-fn check_identity(write: &Write<'_>, new: &Value, old: &Value) -> Result<(), Fail> {
-    let kind = &write.resource.kind;
+fn check_identity(write: &Write<'_>, new: &Value) -> Result<(), Fail> {
     let name = meta::name(new);
     if name != write.name {
         let why = if name.is_empty() {
@@ -273,7 +276,12 @@ fn check_identity(write: &Write<'_>, new: &Value, old: &Value) -> Result<(), Fai
         };
         return Err(Box::new(Status::bad_request(why)));
     }
-    check_namespace(write, new)?;
+    check_namespace(write, new)
+}
+
+/// Refuses to replace another object than the one that was meant.
+fn check_uid(write: &Write<'_>, new: &Value, old: &Value) -> Result<(), Fail> {
+    let kind = &write.resource.kind;
     let (asked, actual) = (meta::uid(new), meta::uid(old));
     if asked.is_empty() || asked == actual {
         return Ok(());

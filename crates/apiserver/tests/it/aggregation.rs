@@ -1,10 +1,12 @@
 //! Aggregation: group-versions that another server behind a service serves.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Bytes;
 use serde_json::{Value, json};
 use tower::Service;
@@ -209,4 +211,146 @@ async fn pods_are_reached_over_tls_as_well() {
     );
     let plain = c.get(&format!("{PODS}/p:{}/proxy/", backend.port)).await;
     assert_ne!(plain.code, 200);
+}
+
+const WARDLE: &str = "/apis/wardle.example.com/v1alpha1";
+const FLUNDERS: &str = "/apis/wardle.example.com/v1alpha1/namespaces/default/flunders";
+
+/// A server of one resource, as small as can be.
+#[derive(Default)]
+struct Wardle(Mutex<BTreeMap<String, Value>>);
+
+impl Wardle {
+    fn answer(&self, request: &Request<Bytes>) -> Response<Value> {
+        let mut all = self.0.lock().unwrap();
+        let said = |code: u16, value: Value| Response::builder().status(code).body(value).unwrap();
+        let path = request.uri().path();
+        let missing = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404});
+        if path == WARDLE {
+            return said(
+                200,
+                json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "wardle.example.com/v1alpha1", "resources": [
+                {"name": "flunders", "singularName": "flunder", "namespaced": true, "kind": "Flunder",
+                    "verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]}]}),
+            );
+        }
+        let name = path
+            .strip_prefix(FLUNDERS)
+            .map(|n| n.trim_matches('/').to_owned());
+        match (request.method(), name.as_deref()) {
+            (&Method::GET, Some("")) => said(
+                200,
+                json!({"kind": "FlunderList", "apiVersion": "wardle.example.com/v1alpha1",
+                "metadata": {"resourceVersion": "1"}, "items": all.values().collect::<Vec<_>>()}),
+            ),
+            (&Method::POST, Some("")) => {
+                let mut made: Value = serde_json::from_slice(request.body()).unwrap();
+                made["metadata"]["uid"] = "u".into();
+                all.insert(
+                    made["metadata"]["name"].as_str().unwrap().to_owned(),
+                    made.clone(),
+                );
+                said(201, made)
+            }
+            (&Method::GET, Some(name)) => match all.get(name) {
+                Some(found) => said(200, found.clone()),
+                None => said(404, missing),
+            },
+            (&Method::DELETE, Some(name)) => match all.remove(name) {
+                Some(_) => said(
+                    200,
+                    json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}),
+                ),
+                None => said(404, missing),
+            },
+            _ => said(404, missing),
+        }
+    }
+}
+
+/// Conformance: aggregator-supports-the-sample-apiserver
+#[tokio::test]
+async fn a_server_of_another_group_is_part_of_the_api() {
+    const NAME: &str = "v1alpha1.wardle.example.com";
+    let c = cluster().await;
+    let map = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
+    let data = c.get(map).await.body["data"].clone();
+    let trusted = data["requestheader-client-ca-file"].as_str();
+    let wardle = Wardle::default();
+    let names = ["sample-api.default.svc"];
+    let backend = Backend::start_with(&names, trusted, move |r| wardle.answer(&r)).await;
+    let service = json!({"metadata": {"name": "sample-api"}, "spec": {"type": "ExternalName", "externalName": "localhost"}});
+    c.create("/api/v1/namespaces/default/services", &service)
+        .await;
+    let made = json!({"metadata": {"name": NAME}, "spec": {
+        "group": "wardle.example.com", "version": "v1alpha1", "groupPriorityMinimum": 2000, "versionPriority": 200,
+        "caBundle": STANDARD.encode(&backend.authority),
+        "service": {"namespace": "default", "name": "sample-api", "port": backend.port}}});
+    c.create(API_SERVICES, &made).await;
+    until(&c, NAME, "Passed").await;
+
+    let count = async || c.get(FLUNDERS).await.body["items"].as_array().map(Vec::len);
+    for name in ["rest-flunder", "dynamic-flunder"] {
+        let flunder = json!({"kind": "Flunder", "apiVersion": "wardle.example.com/v1alpha1",
+            "metadata": {"name": name, "namespace": "default", "labels": {"sample-label": "true"}}, "spec": {}});
+        let made = c.post(FLUNDERS, &flunder).await;
+        assert_eq!(made.code, 201, "{}", made.body);
+        assert_eq!(count().await, Some(1));
+        let uri = format!("{FLUNDERS}/{name}");
+        assert_eq!(c.get(&uri).await.body["metadata"]["name"], name);
+        assert_eq!(c.delete(&uri).await.code, 200);
+        assert_eq!(c.get(&uri).await.code, 404);
+        assert_eq!(count().await, Some(0));
+    }
+    let listed = c.get(WARDLE).await.body;
+    assert_eq!(listed["resources"][0]["name"], "flunders");
+    let groups = c.get("/apis").await.body;
+    let groups = groups["groups"].as_array().unwrap();
+    assert!(groups.iter().any(|g| g["name"] == "wardle.example.com"));
+
+    let uri = format!("{API_SERVICES}/{NAME}");
+    let status = c.get(&format!("{uri}/status")).await;
+    assert_eq!(status.code, 200);
+    assert_eq!(status.body["status"]["conditions"][0]["type"], "Available");
+    let patched = c
+        .merge(&uri, &json!({"spec": {"versionPriority": 400}}))
+        .await;
+    assert_eq!(patched.body["spec"]["versionPriority"], 400);
+    let all = c.get(API_SERVICES).await.body;
+    let all = all["items"].as_array().unwrap();
+    assert!(all.iter().any(|s| s["metadata"]["name"] == NAME));
+    let condition = json!({"type": "StatusUpdated", "status": "True", "reason": "E2E", "message": "Set by a test"});
+    let told = written_back(&c, &format!("{uri}/status"), |o| {
+        let all = o["status"]["conditions"].as_array_mut().unwrap();
+        all.push(condition.clone());
+    })
+    .await;
+    let conditions = told["status"]["conditions"].as_array().unwrap();
+    assert!(conditions.iter().any(|c| c["type"] == "StatusUpdated"));
+    let labelled = written_back(&c, &uri, |o| {
+        o["metadata"]["labels"] = json!({"apiservice": "patched"})
+    })
+    .await;
+    assert_eq!(labelled["metadata"]["labels"]["apiservice"], "patched");
+    let chosen = format!("{API_SERVICES}?labelSelector=apiservice%3Dpatched");
+    assert_eq!(c.delete(&chosen).await.code, 200);
+    assert_eq!(c.get(&uri).await.code, 404);
+    assert_eq!(c.get(&chosen).await.body["items"], json!([]));
+    let passed_on = async || while c.get(FLUNDERS).await.code == 200 {};
+    tokio::time::timeout(Duration::from_secs(20), passed_on())
+        .await
+        .expect("requests are still passed on");
+}
+
+/// Reads, changes and writes back, again when another wrote between.
+async fn written_back(c: &Cluster, uri: &str, change: impl Fn(&mut Value)) -> Value {
+    loop {
+        let mut object = c.get(uri).await.body;
+        change(&mut object);
+        let answer = c.put(uri, &object).await;
+        if answer.code != 409 {
+            assert_eq!(answer.code, 200, "{}", answer.body);
+            return answer.body;
+        }
+    }
 }

@@ -27,6 +27,15 @@ impl Backend {
     where
         F: Fn(Request<Bytes>) -> Value + Send + Sync + 'static,
     {
+        let answer = move |request| Response::new(answer(request));
+        Self::start_with(names, trusted, answer).await
+    }
+
+    /// The same, for answers with codes of their own.
+    pub async fn start_with<F>(names: &[&str], trusted: Option<&str>, answer: F) -> Self
+    where
+        F: Fn(Request<Bytes>) -> Response<Value> + Send + Sync + 'static,
+    {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params
@@ -70,7 +79,7 @@ impl Backend {
 
 async fn serve<F>(listener: TcpListener, acceptor: TlsAcceptor, answer: Arc<F>)
 where
-    F: Fn(Request<Bytes>) -> Value + Send + Sync + 'static,
+    F: Fn(Request<Bytes>) -> Response<Value> + Send + Sync + 'static,
 {
     while let Ok((socket, _)) = listener.accept().await {
         let (acceptor, answer) = (acceptor.clone(), answer.clone());
@@ -83,8 +92,8 @@ where
                 async move {
                     let (parts, body) = request.into_parts();
                     let bytes = body.collect().await?.to_bytes();
-                    let said = answer(Request::from_parts(parts, bytes)).to_string();
-                    let mut response = Response::new(Full::new(Bytes::from(said)));
+                    let said = answer(Request::from_parts(parts, bytes));
+                    let mut response = said.map(|v| Full::new(Bytes::from(v.to_string())));
                     let json = http::HeaderValue::from_static("application/json");
                     response.headers_mut().insert("content-type", json);
                     Ok::<_, hyper::Error>(response)

@@ -51,7 +51,11 @@ fn review(body: &[u8]) -> Value {
 async fn shop(c: &Cluster) {
     let hook = Backend::start(&["localhost"], None, |request| review(request.body())).await;
     let version = |name: &str, storage: bool, fields: Value| {
-        json!({"name": name, "served": true, "storage": storage, "subresources": {"status": {}}, "schema": {"openAPIV3Schema": {
+        let chosen = fields.as_object().unwrap().keys();
+        let chosen: Vec<Value> = chosen
+            .map(|f| json!({"jsonPath": format!(".spec.{f}")}))
+            .collect();
+        json!({"name": name, "served": true, "storage": storage, "selectableFields": chosen, "subresources": {"status": {}}, "schema": {"openAPIV3Schema": {
             "type": "object", "properties": {"spec": {"type": "object", "properties": fields}, "status": {"type": "object", "properties": {"n": {"type": "integer"}}}}}}})
     };
     let text = json!({"type": "string"});
@@ -130,4 +134,159 @@ async fn what_the_webhook_says_is_passed_on() {
         why.contains("conversion webhook for shop.example.com/v1, Kind=Shirt failed: this one cannot be converted"),
         "{why}"
     );
+}
+
+const DEFINITION: &str =
+    "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/shirts.shop.example.com";
+
+fn shirt(version: &str, name: &str, spec: Value) -> Value {
+    json!({"kind": "Shirt", "apiVersion": format!("shop.example.com/{version}"), "metadata": {"name": name}, "spec": spec})
+}
+
+/// Waits until new objects are stored in the other version.
+async fn stored_as_second(c: &Cluster) {
+    let change = json!([{"op": "replace", "path": "/spec/versions/0/storage", "value": false},
+        {"op": "replace", "path": "/spec/versions/1/storage", "value": true}]);
+    let changed = c
+        .send("PATCH", DEFINITION, "application/json-patch+json", &change)
+        .await;
+    assert_eq!(changed.code, 200, "{}", changed.body);
+    assert_eq!(
+        changed.body["status"]["storedVersions"],
+        json!(["v1", "v2"])
+    );
+}
+
+/// Conformance: Custom Resource Definition Conversion Webhook, conversion custom resource
+/// Conformance: Custom Resource Definition Conversion Webhook, convert mixed version list
+#[tokio::test]
+async fn lists_of_objects_stored_in_several_versions_come_in_one() {
+    let c = cluster().await;
+    shop(&c).await;
+    let spec = json!({"hostPort": "localhost:8080"});
+    c.create(ALL, &shirt("v1", "one", spec.clone())).await;
+    let converted = c.get(&format!("{}/one", second(ALL))).await.body;
+    assert_eq!(converted["apiVersion"], "shop.example.com/v2");
+    let parts = json!({"host": "localhost", "port": "8080"});
+    assert_eq!(converted["spec"], parts);
+
+    stored_as_second(&c).await;
+    c.create(ALL, &shirt("v1", "two", spec.clone())).await;
+    for (uri, version, wanted) in [(ALL.to_owned(), "v1", &spec), (second(ALL), "v2", &parts)] {
+        let list = c.get(&uri).await.body;
+        let items = list["items"].as_array().unwrap();
+        assert_eq!(items.len(), 2, "{list}");
+        for (item, name) in items.iter().zip(["one", "two"]) {
+            assert_eq!(item["apiVersion"], format!("shop.example.com/{version}"));
+            assert_eq!(
+                (&item["metadata"]["name"], &item["spec"]),
+                (&json!(name), wanted)
+            );
+        }
+    }
+    // What is written again is stored anew; then the old version can go.
+    let same = c.get(&format!("{ALL}/one")).await.body;
+    assert_eq!(c.put(&format!("{ALL}/one"), &same).await.code, 200);
+    let drop = json!([{"op": "remove", "path": "/spec/versions/0"}]);
+    let early = c
+        .send("PATCH", DEFINITION, "application/json-patch+json", &drop)
+        .await;
+    assert_eq!(early.code, 422, "{}", early.body);
+    let migrated = json!({"status": {"storedVersions": ["v2"]}});
+    let told = c.merge(&format!("{DEFINITION}/status"), &migrated).await;
+    assert_eq!(told.code, 200, "{}", told.body);
+    let dropped = c
+        .send("PATCH", DEFINITION, "application/json-patch+json", &drop)
+        .await;
+    assert_eq!(dropped.code, 200, "{}", dropped.body);
+    assert_eq!(
+        c.get(&format!("{}/one", second(ALL))).await.body["spec"],
+        parts
+    );
+}
+
+/// What an informer does: lists, then follows from there.
+struct Informer {
+    events: Events,
+}
+
+impl Informer {
+    async fn of(c: &Cluster, uri: &str) -> Self {
+        let list = c.get(uri).await.body;
+        let version = list["metadata"]["resourceVersion"].as_str().unwrap();
+        let rest = "watch=true&allowWatchBookmarks=true&timeoutSeconds=300";
+        let uri = format!("{uri}&{rest}&resourceVersion={version}");
+        Self {
+            events: c.watch(&uri).await,
+        }
+    }
+
+    /// The next event that is not about an object that stays.
+    async fn step(&mut self) -> String {
+        loop {
+            let (kind, name) = self.events.step().await;
+            if matches!(kind.as_str(), "ADDED" | "DELETED") {
+                return format!("{kind} {name}");
+            }
+        }
+    }
+}
+
+/// Conformance: custom-resource-definition-field-selectors-list-watch-register-informers
+#[tokio::test]
+async fn fields_of_every_version_select() {
+    let c = cluster().await;
+    shop(&c).await;
+    let all = second(ALL);
+    let host = format!("{all}?fieldSelector=spec.host%3Dhost1");
+    let both = format!("{host}%2Cspec.port%3D80");
+    let first = format!("{ALL}?fieldSelector=spec.hostPort%3Dhost1%3A80");
+    let mut informers = Vec::new();
+    for uri in [&host, &both, &first] {
+        let watch = c.watch(&format!("{uri}&watch=true")).await;
+        informers.push([Informer { events: watch }, Informer::of(&c, uri).await]);
+    }
+    for (name, spec) in [
+        ("a", json!({"host": "host1", "port": "80"})),
+        ("b", json!({"host": "host1", "port": "8080"})),
+        ("c", json!({"host": "host2"})),
+    ] {
+        c.create(&all, &shirt("v2", name, spec)).await;
+    }
+    let names = async |uri: &str| {
+        let list = c.get(uri).await.body;
+        let items = list["items"].as_array().unwrap().clone();
+        let name = |i: &Value| i["metadata"]["name"].as_str().unwrap().to_owned();
+        items.iter().map(name).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(names(&host).await, "a b");
+    assert_eq!(names(&both).await, "a");
+    assert_eq!(names(&first).await, "a");
+    let other = format!("{ALL}?fieldSelector=spec.hostPort%3Dhost1%3A8080");
+    assert_eq!(names(&other).await, "b");
+    for (informers, wanted) in informers.iter_mut().zip([&["a", "b"][..], &["a"], &["a"]]) {
+        for informer in informers {
+            for name in wanted {
+                assert_eq!(informer.step().await, format!("ADDED {name}"));
+            }
+        }
+    }
+    let now = json!({"gracePeriodSeconds": 0});
+    let gone = c.send("DELETE", &both, "application/json", &now).await;
+    assert_eq!(gone.code, 200, "{}", gone.body);
+    let mut b = c.get(&format!("{all}/b")).await.body;
+    b["spec"]["host"] = "host2".into();
+    assert_eq!(c.put(&format!("{all}/b"), &b).await.code, 200);
+    assert_eq!(names(&host).await + &names(&both).await, "");
+    for (informers, wanted) in informers.iter_mut().zip([&["a", "b"][..], &["a"], &["a"]]) {
+        for informer in informers {
+            for name in wanted {
+                assert_eq!(informer.step().await, format!("DELETED {name}"));
+            }
+        }
+    }
+    let unknown = c
+        .get(&format!("{ALL}?fieldSelector=spec.host%3Dhost1"))
+        .await;
+    assert_eq!(unknown.code, 400, "{}", unknown.body);
 }

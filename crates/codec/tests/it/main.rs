@@ -1,5 +1,8 @@
 //! What must hold for any object, whatever its kind and however odd.
 
+mod merging;
+mod worlds;
+
 use api::Kind;
 use codec::{ContentType, FieldValidation};
 use proptest::prelude::*;

@@ -1,5 +1,7 @@
 //! Jobs and CronJobs.
 
+mod rules;
+
 use api::time::{self, Timestamp};
 use api::{FieldError, meta};
 use serde_json::{Value, json};
@@ -82,6 +84,8 @@ impl Strategy for Job {
             &["spec", "selector"],
             &["spec", "completionMode"],
             &["spec", "podFailurePolicy"],
+            &["spec", "successPolicy"],
+            &["spec", "managedBy"],
             &["spec", "backoffLimitPerIndex"],
         ];
         if !indexed {
@@ -188,14 +192,14 @@ fn validate_job_spec(spec: &Value, at: &str) -> Vec<FieldError> {
         format!("{at}.completionMode"),
         &["NonIndexed", "Indexed"],
     ));
-    if meta::str_at(spec, &["completionMode"]) == "Indexed"
-        && meta::int_at(spec, &["completions"]).is_none()
-    {
-        errors.push(FieldError::required(
-            format!("{at}.completions"),
-            "when completion mode is Indexed",
-        ));
-    }
+    errors.extend(rules::indexed(spec, at));
+    errors.extend(rules::failure_policy(spec, at));
+    errors.extend(rules::success_policy(spec, at));
+    errors.extend(crate::check::one_of_if_set(
+        meta::str_at(spec, &["podReplacementPolicy"]),
+        format!("{at}.podReplacementPolicy"),
+        &["Failed", "TerminatingOrFailed"],
+    ));
     errors
 }
 
@@ -327,6 +331,7 @@ mod tests {
             &mut job,
             &Ctx {
                 kind,
+                subresource: "",
                 now: Timestamp::UNIX_EPOCH,
             },
         );

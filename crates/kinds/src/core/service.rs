@@ -19,6 +19,10 @@ const NONE: &str = "None";
 pub(crate) struct Service;
 
 impl Strategy for Service {
+    fn allows_create_on_update(&self) -> bool {
+        true
+    }
+
     fn default(&self, service: &mut Value) {
         let Some(spec) = service.get_mut("spec") else {
             return;
@@ -494,6 +498,7 @@ mod tests {
     fn ctx() -> Ctx<'static> {
         Ctx {
             kind: api::kind("", "v1", "services").unwrap(),
+            subresource: "",
             now: Timestamp::UNIX_EPOCH,
         }
     }

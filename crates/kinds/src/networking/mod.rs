@@ -1,16 +1,19 @@
 //! Ingresses, network policies and addresses of the networking group.
 
+mod ingress;
+mod policy;
+
 use api::time::Timestamp;
 use api::{FieldError, meta};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::addresses::{range, valid_range};
 use crate::cells::{Cell, join, or, text};
-use crate::check::{immutable, label_selector, one_of, port};
+use crate::check::immutable;
 use crate::simple::Simple;
 
 /// How many hosts a cell shows.
 const HOSTS_SHOWN: usize = 3;
-const PATH_TYPES: &[&str] = &["Exact", "ImplementationSpecific", "Prefix"];
 
 /// Rules of Ingresses.
 pub(crate) static INGRESSES: Simple = Simple {
@@ -23,7 +26,7 @@ pub(crate) static INGRESSES: Simple = Simple {
         Cell::Age,
     ],
     generation: true,
-    validate: validate_ingress,
+    validate: ingress::validate,
     ..Simple::BASE
 };
 
@@ -45,6 +48,7 @@ pub(crate) static INGRESS_CLASSES: Simple = Simple {
             meta::set(parameters, &["scope"], "Cluster".into());
         }
     },
+    validate: ingress::validate_class,
     validate_update: |new, old| {
         immutable(new, old, &["spec", "controller"])
             .into_iter()
@@ -61,8 +65,8 @@ pub(crate) static POLICIES: Simple = Simple {
         Cell::Age,
     ],
     generation: true,
-    default: default_policy,
-    validate: validate_policy,
+    default: policy::default,
+    validate: policy::validate,
     ..Simple::BASE
 };
 
@@ -100,6 +104,8 @@ pub(crate) static SERVICE_CIDRS: Simple = Simple {
         }),
         Cell::Age,
     ],
+    validate: validate_service_cidr,
+    validate_update: service_ranges_stay,
     ..Simple::BASE
 };
 
@@ -166,176 +172,37 @@ fn parent(obj: &Value, _now: Timestamp) -> Value {
         .into()
 }
 
-fn validate_ingress(obj: &Value) -> Vec<FieldError> {
-    let spec = obj.get("spec").unwrap_or(&Value::Null);
+fn validate_service_cidr(obj: &Value) -> Vec<FieldError> {
+    let at = "spec.cidrs";
+    let all = meta::list_at(obj, &["spec", "cidrs"]);
+    if all.is_empty() {
+        return vec![FieldError::required(at, "at least one CIDR required")];
+    }
     let mut errors = Vec::new();
-    let rules = meta::list_at(spec, &["rules"]);
-    if rules.is_empty() && spec.get("defaultBackend").is_none() {
-        errors.push(FieldError::invalid(
-            "spec",
-            json!(spec),
-            "either `defaultBackend` or `rules` must be specified",
-        ));
+    let texts = || all.iter().filter_map(Value::as_str);
+    if all.len() > 2 {
+        let why = "may only hold up to 2 values";
+        errors.push(FieldError::invalid(at, all.to_vec(), why));
+    } else if let [Some(a), Some(b)] = texts().map(range).collect::<Vec<_>>()[..]
+        && a.0.is_ipv4() == b.0.is_ipv4()
+    {
+        let why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+        errors.push(FieldError::invalid(at, all.to_vec(), why));
     }
-    if let Some(backend) = spec.get("defaultBackend") {
-        errors.extend(validate_backend(backend, "spec.defaultBackend"));
-    }
-    for (i, rule) in rules.iter().enumerate() {
-        errors.extend(validate_host(
-            meta::str_at(rule, &["host"]),
-            &format!("spec.rules[{i}].host"),
-        ));
-        let Some(http) = rule.get("http") else {
-            continue;
-        };
-        let paths = meta::list_at(http, &["paths"]);
-        if paths.is_empty() {
-            errors.push(FieldError::required(
-                format!("spec.rules[{i}].http.paths"),
-                "",
-            ));
-        }
-        for (j, path) in paths.iter().enumerate() {
-            errors.extend(validate_path(
-                path,
-                &format!("spec.rules[{i}].http.paths[{j}]"),
-            ));
-        }
+    for (i, text) in texts().enumerate() {
+        errors.extend(valid_range(text, &format!("{at}[{i}]")));
     }
     errors
 }
 
-fn validate_host(host: &str, at: &str) -> Vec<FieldError> {
-    if host.is_empty() {
+/// A range of the other family may be added, nothing else changes.
+fn service_ranges_stay(new: &Value, old: &Value) -> Vec<FieldError> {
+    let cidrs = |of| meta::list_at(of, &["spec", "cidrs"]);
+    let (is, was) = (cidrs(new), cidrs(old));
+    if was.len() == 1 && is.len() == 2 && is[0] == was[0] {
         return Vec::new();
     }
-    if host.parse::<std::net::IpAddr>().is_ok() {
-        return vec![FieldError::invalid(
-            at,
-            host,
-            "must be a DNS name, not an IP address",
-        )];
-    }
-    let bare = host.strip_prefix("*.").unwrap_or(host);
-    crate::check::named(api::names::dns1123_subdomain(bare), at, host)
-}
-
-fn validate_path(path: &Value, at: &str) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let kind = meta::str_at(path, &["pathType"]);
-    if kind.is_empty() {
-        errors.push(FieldError::required(
-            format!("{at}.pathType"),
-            "pathType must be specified",
-        ));
-    } else {
-        errors.extend(one_of(kind, format!("{at}.pathType"), PATH_TYPES));
-    }
-    let value = meta::str_at(path, &["path"]);
-    let free = value.is_empty() && kind == "ImplementationSpecific";
-    if !value.starts_with('/') && !free {
-        errors.push(FieldError::invalid(
-            format!("{at}.path"),
-            value,
-            "must be an absolute path",
-        ));
-    }
-    errors.extend(validate_backend(
-        path.get("backend").unwrap_or(&Value::Null),
-        &format!("{at}.backend"),
-    ));
-    errors
-}
-
-fn validate_backend(backend: &Value, at: &str) -> Vec<FieldError> {
-    let (service, resource) = (backend.get("service"), backend.get("resource"));
-    let Some(service) = service else {
-        return if resource.is_some() {
-            Vec::new()
-        } else {
-            vec![FieldError::required(
-                at,
-                "resource or service backend is required",
-            )]
-        };
-    };
-    let mut errors = Vec::new();
-    if resource.is_some() {
-        errors.push(FieldError::invalid(
-            at,
-            "",
-            "cannot set both resource and service backends",
-        ));
-    }
-    if meta::str_at(service, &["name"]).is_empty() {
-        errors.push(FieldError::required(format!("{at}.service.name"), ""));
-    }
-    let (name, number) = (
-        meta::str_at(service, &["port", "name"]),
-        meta::int_at(service, &["port", "number"]).unwrap_or(0),
-    );
-    match (name.is_empty(), number) {
-        (true, 0) => errors.push(FieldError::required(at, "port name or number is required")),
-        (true, n) => errors.extend(port(n, format!("{at}.service.port.number"))),
-        (false, 0) => errors.extend(crate::check::named(
-            api::names::port_name(name),
-            &format!("{at}.service.port.name"),
-            name,
-        )),
-        (false, _) => errors.push(FieldError::invalid(
-            at,
-            "",
-            "cannot set both port name & port number",
-        )),
-    }
-    errors
-}
-
-fn default_policy(obj: &mut Value) {
-    if meta::list_at(obj, &["spec", "policyTypes"]).is_empty() && obj.get("spec").is_some() {
-        let egress = !meta::list_at(obj, &["spec", "egress"]).is_empty();
-        let types = if egress {
-            json!(["Ingress", "Egress"])
-        } else {
-            json!(["Ingress"])
-        };
-        meta::set(obj, &["spec", "policyTypes"], types);
-    }
-}
-
-fn validate_policy(obj: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    if let Some(selector) = meta::get(obj, &["spec", "podSelector"]) {
-        errors.extend(label_selector(selector, "spec.podSelector"));
-    }
-    for (i, kind) in meta::list_at(obj, &["spec", "policyTypes"])
-        .iter()
-        .filter_map(Value::as_str)
-        .enumerate()
-    {
-        errors.extend(one_of(
-            kind,
-            format!("spec.policyTypes[{i}]"),
-            &["Egress", "Ingress"],
-        ));
-    }
-    for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
-        for (i, rule) in meta::list_at(obj, &["spec", direction]).iter().enumerate() {
-            for (j, peer) in meta::list_at(rule, &[peers]).iter().enumerate() {
-                let at = format!("spec.{direction}[{i}].{peers}[{j}]");
-                let block = peer.get("ipBlock").is_some();
-                let selectors =
-                    peer.get("podSelector").is_some() || peer.get("namespaceSelector").is_some();
-                if !block && !selectors {
-                    errors.push(FieldError::required(at, "must specify a peer"));
-                } else if block && selectors {
-                    errors.push(FieldError::forbidden(
-                        at,
-                        "may not specify both ipBlock and another peer",
-                    ));
-                }
-            }
-        }
-    }
-    errors
+    immutable(new, old, &["spec", "cidrs"])
+        .into_iter()
+        .collect()
 }

@@ -37,6 +37,7 @@ fn create(kind: &Kind, body: &[u8], like: &Value) -> Value {
     kinds::default(kind, &mut obj);
     let ctx = Ctx {
         kind,
+        subresource: "",
         now: "2026-06-15T04:15:57Z".parse().expect("time"),
     };
     kinds::prepare_create(&mut obj, &ctx);
@@ -154,6 +155,7 @@ fn check(document: &str) -> Result<bool, String> {
     }
     let ctx = Ctx {
         kind,
+        subresource: "",
         now: api::time::Timestamp::UNIX_EPOCH,
     };
     kinds::prepare_create(&mut obj, &ctx);

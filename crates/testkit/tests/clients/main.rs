@@ -5,6 +5,7 @@
 //! folder, so that only the first run pays.
 
 mod documents;
+mod explain;
 mod go;
 mod helm;
 mod kube_rs;

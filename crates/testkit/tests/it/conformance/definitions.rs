@@ -250,7 +250,7 @@ async fn custom_resources_are_watched() {
     }
 }
 
-/// Conformance (partly): custom-resource-definition-field-selectors-list-watch-register-informers
+/// Selectors of fields that a definition names choose what is listed, watched and deleted.
 #[tokio::test]
 async fn custom_resources_are_selected_by_their_fields() {
     let world = World::api().await;

@@ -38,7 +38,6 @@ fn waldo() -> Value {
     json!({"type": "object", "description": "Waldo CRD for Testing", "properties": {"spec": {"type": "object"}}})
 }
 
-/// Conformance (partly): Custom Resource OpenAPI Publish, with validation schema
 #[tokio::test]
 async fn a_schema_is_published_and_kept_to() {
     let world = World::api().await;
@@ -67,9 +66,6 @@ async fn a_schema_is_published_and_kept_to() {
     make(json!({"bars": [{"name": "test-bar"}]})).await.ok(201);
 }
 
-/// Conformance (partly): Custom Resource OpenAPI Publish, with x-kubernetes-preserve-unknown-fields in object
-/// Conformance (partly): Custom Resource OpenAPI Publish, with x-kubernetes-preserve-unknown-fields at root
-/// Conformance (partly): Custom Resource OpenAPI Publish, with x-kubernetes-preserve-unknown-fields in embedded object
 #[tokio::test]
 async fn what_preserves_takes_everything() {
     let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});

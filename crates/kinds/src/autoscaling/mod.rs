@@ -1,11 +1,16 @@
 //! HorizontalPodAutoscalers: rules, the metrics cell, and the older version of the kind.
 
+mod validate;
+mod versions;
+
+use api::meta;
 use api::time::Timestamp;
-use api::{FieldError, meta};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::cells::{Cell, or, text};
 use crate::simple::Simple;
+use validate::validate;
+pub(crate) use versions::convert;
 
 const CPU_TARGET: i64 = 80;
 /// How many metrics the cell shows.
@@ -57,44 +62,6 @@ fn default(obj: &mut Value) {
     down.entry("selectPolicy").or_insert_with(|| json!("Max"));
     down.entry("policies")
         .or_insert_with(|| json!([policy("Percent", 100)]));
-}
-
-fn validate(obj: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let (min, max) = (
-        meta::int_at(obj, &["spec", "minReplicas"]).unwrap_or(1),
-        meta::int_at(obj, &["spec", "maxReplicas"]).unwrap_or(0),
-    );
-    if min < 1 {
-        errors.push(FieldError::invalid(
-            "spec.minReplicas",
-            min,
-            "must be greater than or equal to 1",
-        ));
-    }
-    if max < 1 {
-        errors.push(FieldError::invalid(
-            "spec.maxReplicas",
-            max,
-            "must be greater than 0",
-        ));
-    }
-    if max < min {
-        errors.push(FieldError::invalid(
-            "spec.maxReplicas",
-            max,
-            "must be greater than or equal to `minReplicas`",
-        ));
-    }
-    for field in ["kind", "name"] {
-        if meta::str_at(obj, &["spec", "scaleTargetRef", field]).is_empty() {
-            errors.push(FieldError::required(
-                format!("spec.scaleTargetRef.{field}"),
-                "",
-            ));
-        }
-    }
-    errors
 }
 
 fn metrics(obj: &Value, _now: Timestamp) -> Value {
@@ -169,51 +136,6 @@ fn metric(spec: &Value, current: Option<&Value>) -> String {
         "{prefix}{percent}/{}%",
         or(target("averageUtilization"), "<auto>")
     )
-}
-
-/// From v2, the stored version, to v1 or back. What v1 cannot say is kept in annotations upstream; here only the
-/// CPU target survives the way through v1.
-pub(crate) fn convert(obj: &mut Value, to_v1: bool) {
-    let Some(mut spec) = meta::remove(obj, &["spec"]) else {
-        return;
-    };
-    if to_v1 {
-        let is_cpu = |m: &&Value| meta::str_at(m, &["resource", "name"]) == "cpu";
-        let target = meta::list_at(&spec, &["metrics"])
-            .iter()
-            .find(is_cpu)
-            .and_then(|m| meta::get(m, &["resource", "target", "averageUtilization"]).cloned());
-        meta::remove(&mut spec, &["metrics"]);
-        meta::remove(&mut spec, &["behavior"]);
-        if let Some(target) = target {
-            meta::set(&mut spec, &["targetCPUUtilizationPercentage"], target);
-        }
-        let metrics = meta::remove(obj, &["status", "currentMetrics"]).unwrap_or_default();
-        let now = metrics
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(is_cpu)
-            .and_then(|m| meta::get(m, &["resource", "current", "averageUtilization"]).cloned());
-        if let Some(now) = now {
-            meta::set(obj, &["status", "currentCPUUtilizationPercentage"], now);
-        }
-        meta::remove(obj, &["status", "conditions"]);
-    } else {
-        if let Some(target) = meta::remove(&mut spec, &["targetCPUUtilizationPercentage"]) {
-            let metric = json!([{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": target}}}]);
-            meta::set(&mut spec, &["metrics"], metric);
-        }
-        if let Some(now) = meta::remove(obj, &["status", "currentCPUUtilizationPercentage"]) {
-            let metric = json!([{"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": now}}}]);
-            meta::set(obj, &["status", "currentMetrics"], metric);
-        }
-    }
-    let mut rest: Map<String, Value> = Map::new();
-    rest.insert("spec".to_owned(), spec);
-    if let Some(map) = obj.as_object_mut() {
-        map.extend(rest);
-    }
 }
 
 #[cfg(test)]
