@@ -63,6 +63,16 @@ impl ServiceWatch {
         self.changes.wake.notified().await;
     }
 
+    /// All Services count as changed, as something that they all depend on did; for handlers of other caches.
+    pub(crate) fn all_change(&self) -> impl Fn() + Send + Sync + 'static {
+        let (changes, services) = (Arc::clone(&self.changes), self.services.clone());
+        move || {
+            for service in services.entries() {
+                changes.mark(service.key.clone());
+            }
+        }
+    }
+
     /// The Services that changed since the last time; at first all.
     pub(crate) fn take(&self) -> BTreeSet<Key> {
         std::mem::take(

@@ -60,12 +60,13 @@ pub fn families(service: &Service) -> Vec<String> {
     }
 }
 
-/// The pods of a service that have an address of the family and have not ended, by port.
+/// The pods of a service that have an address of the family and have not ended, by port. `zone_of`
+/// tells the zone of a node, if it has one; the pods of a node it does not know are left out.
 pub fn group(
     service: &Service,
     pods: &[Pod],
     family: &str,
-    zone_of: impl Fn(&str) -> Option<String>,
+    zone_of: impl Fn(&str) -> Option<Option<String>>,
 ) -> Groups {
     let mut groups = Groups::new();
     for pod in pods.iter().filter(|p| !pods::is_terminal(p)) {
@@ -75,11 +76,16 @@ pub fn group(
         let node = Some(pods::node(pod))
             .filter(|n| !n.is_empty())
             .map(str::to_owned);
+        let zone = match node.as_deref().map(&zone_of) {
+            Some(None) => continue,
+            Some(Some(zone)) => zone,
+            None => None,
+        };
         let backend = Backend {
             address,
             serving: pods::is_ready(pod),
             terminating: pod.metadata.deletion_timestamp.is_some(),
-            zone: node.as_deref().and_then(&zone_of),
+            zone,
             node,
             hostname: hostname(service, pod),
             target: ObjectReference {
@@ -198,7 +204,7 @@ mod tests {
             pod("e", "fd00::1", 9090, "True"),
             ended,
         ];
-        let groups = group(&service, &pods, "IPv4", |_| Some("z1".into()));
+        let groups = group(&service, &pods, "IPv4", |_| Some(Some("z1".into())));
         let shape: Vec<_> = groups
             .iter()
             .map(|(ports, all)| {
@@ -225,15 +231,16 @@ mod tests {
             (first.hostname.as_deref(), first.zone.as_deref()),
             (Some("b"), Some("z1"))
         );
-        assert_eq!(group(&service, &pods, "IPv6", |_| None).len(), 1);
+        assert_eq!(group(&service, &pods, "IPv6", |_| Some(None)).len(), 1);
+        let nowhere = group(&service, &pods, "IPv4", |_| None);
+        assert!(nowhere.is_empty(), "their node is gone: {nowhere:?}");
     }
 
     #[test]
     fn a_port_that_a_pod_does_not_have_is_left_out() {
         let service = service(json!([{"port": 80, "targetPort": "nope"}]));
-        let groups = group(&service, &[pod("a", "10.0.0.2", 1, "True")], "IPv4", |_| {
-            None
-        });
+        let pods = [pod("a", "10.0.0.2", 1, "True")];
+        let groups = group(&service, &pods, "IPv4", |_| Some(None));
         assert_eq!(groups.keys().next(), Some(&vec![]));
     }
 }

@@ -128,7 +128,7 @@ impl Reconcile for Legacy {
         }
         let pods = self.pods.list_matching(&key.namespace, &selector);
         let families = backends::families(&service);
-        let groups = backends::group(&service, &pods, &families[0], |_| None);
+        let groups = backends::group(&service, &pods, &families[0], |_| Some(None));
         let spec = service.spec.as_ref();
         let publish_all = spec
             .and_then(|s| s.publish_not_ready_addresses)

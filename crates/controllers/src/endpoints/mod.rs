@@ -3,9 +3,11 @@
 //! Both controllers share what they look at; each has its own queue and writes its own kind.
 
 mod backends;
+mod hints;
 mod legacy;
 mod mirror;
 mod slices;
+mod topology;
 
 use client::{Cache, Change, Key, Queue, Scope, Selector};
 use futures::future::BoxFuture;

@@ -1,15 +1,12 @@
 //! EndpointSlices: at most a hundred endpoints each, changed as little as possible.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use client::{Cache, Error, Key, Queue, Reconcile, Recorder, Requeue, Scope, write};
+use client::{Cache, Error, Key, Queue, Reconcile, Recorder, Requeue, Scope, events, write};
 use k8s_openapi::{
     api::{
         core::v1::{Node, Pod, Service},
-        discovery::v1::{
-            Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode,
-            ForZone,
-        },
+        discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
@@ -19,7 +16,9 @@ use serde_json::json;
 use super::{
     HEADLESS, TRIGGER_TIME, View, ZONE,
     backends::{self, Backend, Groups, Port},
+    hints::{self, Policy},
     selector_of,
+    topology::Topology,
 };
 use crate::{Context, claim};
 
@@ -69,11 +68,10 @@ fn wanted(service: &Service, groups: &Groups) -> Wanted {
     let all = spec
         .and_then(|s| s.publish_not_ready_addresses)
         .unwrap_or(false);
-    let near = spec.and_then(|s| s.traffic_distribution.as_deref());
     let mut wanted: Wanted = groups
         .iter()
         .map(|(ports, backends)| {
-            let endpoints = backends.iter().map(|b| hinted(endpoint(b, all), near));
+            let endpoints = backends.iter().map(|b| endpoint(b, all));
             (ports.clone(), endpoints.collect())
         })
         .collect();
@@ -81,22 +79,6 @@ fn wanted(service: &Service, groups: &Groups) -> Wanted {
         wanted.insert(Vec::new(), Vec::new());
     }
     wanted
-}
-
-/// Says who is to use an endpoint, where the service prefers what is near.
-fn hinted(mut endpoint: Endpoint, near: Option<&str>) -> Endpoint {
-    let ready = endpoint.conditions.as_ref().and_then(|c| c.ready) == Some(true);
-    let same_node = near == Some("PreferSameNode");
-    let same_zone = same_node || matches!(near, Some("PreferClose" | "PreferSameZone"));
-    let zone = endpoint.zone.clone().filter(|_| ready && same_zone);
-    let node = endpoint.node_name.clone().filter(|_| ready && same_node);
-    if zone.is_some() || node.is_some() {
-        endpoint.hints = Some(EndpointHints {
-            for_zones: zone.map(|name| vec![ForZone { name }]),
-            for_nodes: node.map(|name| vec![ForNode { name }]),
-        });
-    }
-    endpoint
 }
 
 /// Decides for one address family. `existing` are the slices of that family.
@@ -185,7 +167,7 @@ fn endpoint(backend: &Backend, publish_all: bool) -> Endpoint {
     }
 }
 
-fn key_of(endpoint: &Endpoint) -> (String, String) {
+pub(super) fn key_of(endpoint: &Endpoint) -> (String, String) {
     let uid = endpoint.target_ref.as_ref().and_then(|t| t.uid.clone());
     (
         endpoint.addresses.first().cloned().unwrap_or_default(),
@@ -246,6 +228,7 @@ struct Slices {
     pods: Cache<Pod>,
     nodes: Cache<Node>,
     slices: Cache<EndpointSlice>,
+    topology: Arc<Topology>,
 }
 
 pub(super) async fn run(context: Context, view: View, queue: Queue<Key>) {
@@ -267,6 +250,7 @@ pub(super) async fn run(context: Context, view: View, queue: Queue<Key>) {
         nodes,
     } = view;
     let recorder = context.recorder_as("endpoint-slice-controller");
+    let topology = Topology::watch(&services, &pods, &nodes, &queue);
     let reconciler = Slices {
         context: context.clone(),
         recorder,
@@ -274,6 +258,7 @@ pub(super) async fn run(context: Context, view: View, queue: Queue<Key>) {
         pods,
         nodes,
         slices,
+        topology,
     };
     context.work(reconciler, queue).await;
 }
@@ -287,6 +272,7 @@ impl Reconcile for Slices {
 
     async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
         let Some(service) = self.services.get(key)? else {
+            self.topology.forget(key);
             return Ok(Requeue::OnChange);
         };
         let Some(selector) = selector_of(&service) else {
@@ -296,25 +282,28 @@ impl Reconcile for Slices {
             return Ok(Requeue::OnChange);
         }
         let pods = self.pods.list_matching(&key.namespace, &selector);
-        let zone_of = |node: &str| {
-            let node = self.nodes.entry(&Key::cluster(node))?;
-            node.label(ZONE).map(str::to_owned)
-        };
-        let own: Vec<EndpointSlice> = self.own(key);
+        let own: Vec<EndpointSlice> = owned(&self.slices, key, MANAGER);
         let families = backends::families(&service);
-        let mut acts: Vec<Act> = own
-            .iter()
-            .filter(|s| !families.contains(&s.address_type))
-            .map(|s| Act::Delete(s.metadata.name.clone().unwrap_or_default()))
-            .collect();
+        let is_of = |s: &EndpointSlice| {
+            let owners = s.metadata.owner_references.iter().flatten();
+            let of_service = owners
+                .map(|o| &o.uid)
+                .any(|uid| service.metadata.uid.as_ref() == Some(uid));
+            of_service && families.contains(&s.address_type)
+        };
+        let (own, strange): (Vec<_>, Vec<_>) = own.into_iter().partition(is_of);
+        let name = |s: EndpointSlice| s.metadata.name.unwrap_or_default();
+        let mut acts: Vec<Act> = strange.into_iter().map(|s| Act::Delete(name(s))).collect();
         for family in &families {
-            let groups = backends::group(&service, &pods, family, zone_of);
+            let groups =
+                backends::group(&service, &pods, family, |node| self.zone_of(&service, node));
             let existing: Vec<EndpointSlice> = own
                 .iter()
                 .filter(|s| s.address_type == *family)
                 .cloned()
                 .collect();
-            let groups = wanted(&service, &groups);
+            let mut groups = wanted(&service, &groups);
+            self.hint(&service, key, family, &mut groups, &existing);
             acts.extend(plan(&Whose::of(&service), family, &groups, &existing));
         }
         let writer = Writer {
@@ -334,8 +323,43 @@ impl Reconcile for Slices {
 }
 
 impl Slices {
-    fn own(&self, key: &Key) -> Vec<EndpointSlice> {
-        owned(&self.slices, key, MANAGER)
+    /// The zone of a node, if it has one; `None`: the pods of a node that is not there answer nobody.
+    fn zone_of(&self, service: &Service, node: &str) -> Option<Option<String>> {
+        let spec = service.spec.as_ref();
+        let all = spec.and_then(|s| s.publish_not_ready_addresses);
+        match self.nodes.entry(&Key::cluster(node)) {
+            Some(node) => Some(node.label(ZONE).map(str::to_owned)),
+            None => all.unwrap_or(false).then_some(None),
+        }
+    }
+
+    /// Says who is to use which endpoint, and tells where that changed.
+    fn hint(
+        &self,
+        service: &Service,
+        key: &Key,
+        family: &str,
+        groups: &mut Wanted,
+        existing: &[EndpointSlice],
+    ) {
+        let mut endpoints: Vec<&mut Endpoint> = groups.values_mut().flatten().collect();
+        let policy = Policy::of(service);
+        let told = if policy == Policy::Auto {
+            let existing = existing.iter().flat_map(|s| s.endpoints.iter().flatten());
+            let before: BTreeMap<_, _> = existing.map(|e| (key_of(e), hints::zone(e))).collect();
+            let before = |e: &Endpoint| before.get(&key_of(e)).cloned().flatten();
+            let shares = self.topology.shares();
+            let outcome = hints::share_out(&mut endpoints, shares.as_ref(), before);
+            self.topology.note(key, family, outcome)
+        } else {
+            endpoints.iter_mut().for_each(|e| hints::near(e, policy));
+            self.topology.drop_out(key, family)
+        };
+        if let Some((kind, reason, message)) = told {
+            let about = events::reference(service);
+            let message = format!("{message}, addressType: {family}");
+            self.recorder.event(&about, kind, reason, message);
+        }
     }
 }
 
@@ -523,25 +547,5 @@ mod tests {
         assert_eq!(of(&backend, false), (Some(false), Some(true), Some(true)));
         backend.serving = false;
         assert_eq!(of(&backend, true), (Some(true), Some(false), Some(true)));
-    }
-    #[test]
-    fn what_is_near_is_preferred_where_the_service_says_so() {
-        let mut backend = groups(1).into_values().next().unwrap().remove(0);
-        (backend.zone, backend.node) = (Some("z".into()), Some("n".into()));
-        let hints = |b: &Backend, near: Option<&str>| {
-            let hints = hinted(endpoint(b, false), near).hints.unwrap_or_default();
-            (
-                hints.for_zones.map(|z| z[0].name.clone()),
-                hints.for_nodes.map(|n| n[0].name.clone()),
-            )
-        };
-        let (zone, node) = (Some("z".to_owned()), Some("n".to_owned()));
-        assert_eq!(hints(&backend, None), (None, None));
-        for near in ["PreferClose", "PreferSameZone"] {
-            assert_eq!(hints(&backend, Some(near)), (zone.clone(), None));
-        }
-        assert_eq!(hints(&backend, Some("PreferSameNode")), (zone, node));
-        backend.serving = false;
-        assert_eq!(hints(&backend, Some("PreferClose")), (None, None));
     }
 }

@@ -19,7 +19,7 @@ mod tests;
 use ipnet::Ipv4Net;
 
 pub use apply::Applier;
-pub use model::{Audience, Backend, Frontend, Frontends, Otherwise, Protocol, frontends};
+pub use model::{Audience, Backend, Frontend, Frontends, Otherwise, Place, Protocol, frontends};
 pub use run::run;
 pub use table::{ChainId, Changes, ElementId, Elements, SetId, StaleFlow, Table};
 

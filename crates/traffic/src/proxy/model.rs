@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::{Service, ServicePort};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::discovery::v1::{EndpointHints, EndpointSlice};
 
 /// Label that hands a Service to another proxy.
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
@@ -93,10 +93,50 @@ pub struct Backend {
 /// A Service's share of the table.
 pub type Frontends = BTreeMap<Frontend, Backend>;
 
+/// Where the proxy is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Its node.
+    pub node: String,
+    /// The zone of its node, if the node tells.
+    pub zone: Option<String>,
+}
+
+/// The ready endpoints that are meant for those at one place.
+#[derive(Default)]
+struct Hinted {
+    mine: BTreeSet<SocketAddrV4>,
+    /// Whether an endpoint does not tell whom it is for.
+    unclear: bool,
+}
+
+impl Hinted {
+    fn note<'a>(
+        &mut self,
+        address: SocketAddrV4,
+        meant_for: impl Iterator<Item = &'a str>,
+        me: Option<&str>,
+    ) {
+        let mut meant_for = meant_for.peekable();
+        self.unclear |= meant_for.peek().is_none();
+        if meant_for.any(|name| Some(name) == me) {
+            self.mine.insert(address);
+        }
+    }
+
+    /// Hints hold where every endpoint has one and somebody is meant for this place.
+    fn chosen(&self) -> Option<&BTreeSet<SocketAddrV4>> {
+        (!self.unclear && !self.mine.is_empty()).then_some(&self.mine)
+    }
+}
+
 /// The endpoints of one Service port.
 #[derive(Default)]
 struct Endpoints {
     ready: BTreeSet<SocketAddrV4>,
+    /// Those of `ready` that are meant for this node, and for its zone.
+    for_node: Hinted,
+    for_zone: Hinted,
     /// Shutting down, but still serving: used where nothing is ready.
     leaving: BTreeSet<SocketAddrV4>,
     ready_here: BTreeSet<SocketAddrV4>,
@@ -106,10 +146,20 @@ struct Endpoints {
 impl Endpoints {
     fn anywhere(&self) -> &BTreeSet<SocketAddrV4> {
         if self.ready.is_empty() {
-            &self.leaving
-        } else {
-            &self.ready
+            return &self.leaving;
         }
+        let near = self.for_node.chosen().or(self.for_zone.chosen());
+        near.unwrap_or(&self.ready)
+    }
+
+    fn add_ready(&mut self, address: SocketAddrV4, hints: Option<&EndpointHints>, place: &Place) {
+        self.ready.insert(address);
+        let nodes = hints.and_then(|h| h.for_nodes.as_deref());
+        let nodes = nodes.into_iter().flatten().map(|n| n.name.as_str());
+        self.for_node.note(address, nodes, Some(&place.node));
+        let zones = hints.and_then(|h| h.for_zones.as_deref());
+        let zones = zones.into_iter().flatten().map(|z| z.name.as_str());
+        self.for_zone.note(address, zones, place.zone.as_deref());
     }
 
     fn here(&self) -> &BTreeSet<SocketAddrV4> {
@@ -121,8 +171,8 @@ impl Endpoints {
     }
 }
 
-/// The Service's frontends as they should be on `node`.
-pub fn frontends(service: &Service, slices: &[EndpointSlice], node: &str) -> Frontends {
+/// The Service's frontends as they should be at `place`.
+pub fn frontends(service: &Service, slices: &[EndpointSlice], place: &Place) -> Frontends {
     let mut all = Frontends::new();
     let Some(spec) = service.spec.as_ref().filter(|_| is_ours(service)) else {
         return all;
@@ -138,7 +188,7 @@ pub fn frontends(service: &Service, slices: &[EndpointSlice], node: &str) -> Fro
         let mut share = PortShare {
             all: &mut all,
             protocol,
-            endpoints: collect(slices, port, protocol, node),
+            endpoints: collect(slices, port, protocol, place),
             affinity: affinity(service),
         };
         for address in &addresses.cluster {
@@ -300,7 +350,7 @@ fn collect(
     slices: &[EndpointSlice],
     port: &ServicePort,
     protocol: Protocol,
-    node: &str,
+    place: &Place,
 ) -> Endpoints {
     let mut found = Endpoints::default();
     let name = port.name.as_deref().unwrap_or_default();
@@ -320,11 +370,11 @@ fn collect(
             let ready = conditions.ready.unwrap_or(true);
             let leaving =
                 conditions.serving.unwrap_or(ready) && conditions.terminating.unwrap_or(false);
-            let here = endpoint.node_name.as_deref() == Some(node);
+            let here = endpoint.node_name.as_ref() == Some(&place.node);
             let address = SocketAddrV4::new(address, number);
             // An endpoint that is shutting down is never ready, except where its Service publishes those too.
             if ready {
-                found.ready.insert(address);
+                found.add_ready(address, endpoint.hints.as_ref(), place);
                 if here {
                     found.ready_here.insert(address);
                 }
@@ -369,6 +419,14 @@ mod tests {
             "conditions": {"ready": ready, "serving": serving, "terminating": terminating}})
     }
 
+    /// A node that tells no zone.
+    fn on(node: &str) -> Place {
+        Place {
+            node: node.into(),
+            zone: None,
+        }
+    }
+
     fn show(frontends: &Frontends) -> Vec<String> {
         let show = |(f, b): (&Frontend, &Backend)| {
             let address = f.address.map_or("*".to_string(), |a| a.to_string());
@@ -403,7 +461,7 @@ mod tests {
             ])),
         ];
         assert_eq!(
-            show(&frontends(&service, &slices, "a")),
+            show(&frontends(&service, &slices, &on("a"))),
             [
                 "All 10.43.0.5 Tcp 9 -> Reject",
                 "All 10.43.0.5 Tcp 80 -> 10.42.0.3:8080 10.42.1.2:8080",
@@ -422,7 +480,7 @@ mod tests {
             endpoint("10.42.0.5", "a", false, false, false)
         ]))];
         assert_eq!(
-            show(&frontends(&service, &slices, "a")),
+            show(&frontends(&service, &slices, &on("a"))),
             ["All 10.43.0.5 Tcp 80 -> 10.42.0.3:8080"]
         );
     }
@@ -441,7 +499,7 @@ mod tests {
             false
         )]))];
         assert_eq!(
-            show(&frontends(&service(spec("Cluster")), &remote, "a")),
+            show(&frontends(&service(spec("Cluster")), &remote, &on("a"))),
             [
                 "All * Tcp 30080 -> 10.42.1.2:8080",
                 "All 10.43.0.5 Tcp 80 -> 10.42.1.2:8080",
@@ -450,7 +508,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            show(&frontends(&service(spec("Local")), &remote, "a")),
+            show(&frontends(&service(spec("Local")), &remote, &on("a"))),
             [
                 "All * Tcp 30080 -> Drop",
                 "All 10.43.0.5 Tcp 80 -> 10.42.1.2:8080",
@@ -462,7 +520,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            show(&frontends(&service(spec("Local")), &[], "a"))[0],
+            show(&frontends(&service(spec("Local")), &[], &on("a")))[0],
             "All * Tcp 30080 -> Reject"
         );
     }
@@ -478,12 +536,77 @@ mod tests {
             endpoint("10.42.1.2", "b", true, true, false)
         ]))];
         assert_eq!(
-            show(&frontends(&service, &slices, "a")),
+            show(&frontends(&service, &slices, &on("a"))),
             ["All 10.43.0.5 Tcp 80 -> 10.42.0.2:8080"]
         );
         assert_eq!(
-            show(&frontends(&service, &slices, "c")),
+            show(&frontends(&service, &slices, &on("c"))),
             ["All 10.43.0.5 Tcp 80 -> Drop"]
+        );
+    }
+
+    #[test]
+    fn hints_are_followed_where_every_endpoint_has_one_and_one_is_for_us() {
+        let service =
+            service(json!({"clusterIP": "10.43.0.5", "ports": [{"name": "http", "port": 80}]}));
+        let hinted = |ip: &str, ready: bool, nodes: &[&str], zones: &[&str]| {
+            let names = |all: &[&str]| all.iter().map(|n| json!({"name": n})).collect::<Vec<_>>();
+            let mut endpoint = endpoint(ip, "x", ready, ready, false);
+            endpoint["hints"] = json!({"forNodes": names(nodes), "forZones": names(zones)});
+            endpoint
+        };
+        let near = [
+            hinted("10.42.0.1", true, &["a"], &["z1"]),
+            hinted("10.42.0.2", true, &["b"], &["z1", "z2"]),
+            hinted("10.42.0.3", true, &["c"], &["z2"]),
+        ];
+        let unready = hinted("10.42.0.9", false, &[], &[]);
+        let by_zone = [near[1].clone(), hinted("10.42.0.4", true, &[], &["z1"])];
+        let unclear = [near[0].clone(), hinted("10.42.0.4", true, &[], &[])];
+        let of_a = |zone: &str| Place {
+            node: "a".into(),
+            zone: Some(zone.into()),
+        };
+        let elsewhere = |zone: &str| Place {
+            node: "q".into(),
+            zone: Some(zone.into()),
+        };
+        let cases: [(&[serde_json::Value], Place, &[u8]); 8] = [
+            (&near, of_a("z2"), &[1]),
+            (&near, on("b"), &[2]),
+            (&near, elsewhere("z1"), &[1, 2]),
+            (&near, elsewhere("z2"), &[2, 3]),
+            (&near, elsewhere("z3"), &[1, 2, 3]),
+            (&near, on("q"), &[1, 2, 3]),
+            (&by_zone, of_a("z2"), &[2]),
+            (&unclear, of_a("z1"), &[1, 4]),
+        ];
+        for (endpoints, place, expected) in cases {
+            let all = [endpoints, std::slice::from_ref(&unready)].concat();
+            let found = frontends(&service, &[slice(json!(all))], &place);
+            let expected: Vec<_> = expected
+                .iter()
+                .map(|n| format!("10.42.0.{n}:8080"))
+                .collect();
+            assert_eq!(
+                show(&found),
+                [format!("All 10.43.0.5 Tcp 80 -> {}", expected.join(" "))],
+                "{place:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_policy_of_this_node_alone_goes_before_hints() {
+        let service = service(
+            json!({"clusterIP": "10.43.0.5", "internalTrafficPolicy": "Local",
+            "ports": [{"name": "http", "port": 80}]}),
+        );
+        let mut here = endpoint("10.42.0.2", "a", true, true, false);
+        here["hints"] = json!({"forZones": [{"name": "other"}]});
+        assert_eq!(
+            show(&frontends(&service, &[slice(json!([here]))], &on("a"))),
+            ["All 10.43.0.5 Tcp 80 -> 10.42.0.2:8080"]
         );
     }
 
@@ -493,11 +616,11 @@ mod tests {
             json!({"clusterIP": "None", "ports": [{"port": 80}]}),
             json!({"type": "ExternalName", "externalName": "example.org", "ports": [{"port": 80, "nodePort": 3}]}),
         ] {
-            assert!(frontends(&service(spec), &[], "a").is_empty());
+            assert!(frontends(&service(spec), &[], &on("a")).is_empty());
         }
         let mut foreign = service(json!({"clusterIP": "10.43.0.5", "ports": [{"port": 80}]}));
         foreign.metadata.labels = Some([(PROXY_NAME_LABEL.to_string(), "x".to_string())].into());
-        assert!(frontends(&foreign, &[], "a").is_empty());
+        assert!(frontends(&foreign, &[], &on("a")).is_empty());
     }
 
     #[test]
@@ -507,7 +630,7 @@ mod tests {
             spec.as_object_mut()
                 .unwrap()
                 .extend(extra.as_object().unwrap().clone());
-            frontends(&service(spec), &[], "a")
+            frontends(&service(spec), &[], &on("a"))
                 .into_values()
                 .next()
                 .unwrap()

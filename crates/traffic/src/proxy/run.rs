@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use client::{Caches, Key};
+use client::{Cache, Caches, Key, Scope};
 use ipnet::Ipv4Net;
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use net::link::{Links, Route};
 use net::nft::{Event, Monitor};
@@ -13,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::apply::Applier;
-use super::model::{Frontends, frontends};
+use super::model::{Frontends, Place, frontends};
 use super::{Config, Error};
 use crate::watch::ServiceWatch;
 
@@ -34,7 +35,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let watch = ServiceWatch::start(&caches);
-    let node = config.node_name.clone();
+    let here = Here::start(&caches, &config.node_name, &watch);
     let unreachable = config.unreachable;
     let opened = tokio::task::spawn_blocking(move || {
         route_services(&config)?;
@@ -44,14 +45,14 @@ pub async fn run(
     let mut monitor = Some(monitor);
     tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
-        () = watch.synced() => {}
+        _ = async { tokio::join!(watch.synced(), here.node.synced()) } => {}
     }
     let mut ready = Some(ready);
     let mut pause = RETRY.0;
     let mut events = Vec::new();
     loop {
         // The first pass replaces the table even if there is no Service.
-        let changed = changes(&watch, &node, unreachable);
+        let changed = changes(&watch, &here.place(), unreachable);
         let heard = std::mem::take(&mut events);
         let applied = tokio::task::spawn_blocking(move || {
             let applied = applier.update(changed).and_then(|()| applier.heard(&heard));
@@ -85,9 +86,47 @@ pub async fn run(
     }
 }
 
+/// Label that tells a node's zone.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+/// This node, as the cluster has it; Services follow its zone.
+struct Here {
+    name: String,
+    node: Cache<Node>,
+}
+
+impl Here {
+    fn start(caches: &Caches, name: &str, watch: &ServiceWatch) -> Self {
+        let node = caches.get::<Node>(Scope::all().fields(format!("metadata.name={name}")));
+        let all_change = watch.all_change();
+        node.on_change(move |change| {
+            let zone = |entry: &Option<_>| zone_of(entry.as_deref());
+            if zone(&change.old) != zone(&change.new) {
+                all_change();
+            }
+        });
+        Self {
+            name: name.to_owned(),
+            node,
+        }
+    }
+
+    fn place(&self) -> Place {
+        let node = self.node.entry(&Key::cluster(self.name.as_str()));
+        Place {
+            node: self.name.clone(),
+            zone: zone_of(node.as_deref()),
+        }
+    }
+}
+
+fn zone_of(node: Option<&client::Entry>) -> Option<String> {
+    node?.label(ZONE_LABEL).map(str::to_owned)
+}
+
 fn changes(
     watch: &ServiceWatch,
-    node: &str,
+    place: &Place,
     unreachable: Option<Ipv4Net>,
 ) -> BTreeMap<Key, Frontends> {
     let changed = watch.take().into_iter().map(|key| {
@@ -96,7 +135,7 @@ fn changes(
             if let Some(range) = unreachable {
                 slices.iter_mut().for_each(|slice| leave_out(slice, range));
             }
-            frontends(&service, &slices, node)
+            frontends(&service, &slices, place)
         });
         (key, wanted.unwrap_or_default())
     });

@@ -1,4 +1,4 @@
-//! A fake API server of Services and EndpointSlices: lists, and watches that tell what the test puts in.
+//! A fake API server of Services, EndpointSlices and Nodes: lists, and watches that tell what the test puts in.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use serde_json::{Value, json};
 
 pub const SERVICES: &str = "/api/v1/services";
+pub const NODES: &str = "/api/v1/nodes";
 pub const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 
 #[derive(Clone, Default)]
@@ -82,10 +83,10 @@ impl Api {
             .filter(|(path, _)| *path == uri.path())
             .map(|(_, o)| o.clone())
             .collect();
-        let (version, kind) = if uri.path() == SERVICES {
-            ("v1", "ServiceList")
-        } else {
-            ("discovery.k8s.io/v1", "EndpointSliceList")
+        let (version, kind) = match uri.path() {
+            SERVICES => ("v1", "ServiceList"),
+            NODES => ("v1", "NodeList"),
+            _ => ("discovery.k8s.io/v1", "EndpointSliceList"),
         };
         let list = json!({"apiVersion": version, "kind": kind, "items": items,
             "metadata": {"resourceVersion": state.revision.to_string()}});

@@ -9,9 +9,9 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use traffic::proxy::{Applier, Config, frontends};
+use traffic::proxy::{Applier, Config, Place, frontends};
 
-use crate::api::{Api, SERVICES, SLICES};
+use crate::api::{Api, NODES, SERVICES, SLICES};
 use crate::world::{World, ask, ask_udp, pod_ip};
 
 fn config() -> Config {
@@ -23,6 +23,13 @@ fn config() -> Config {
         node_pod_cidr: "10.42.0.0/24".parse().unwrap(),
         bridge: "styr0".into(),
         unreachable: None,
+    }
+}
+
+fn here() -> Place {
+    Place {
+        node: "node".into(),
+        zone: None,
     }
 }
 
@@ -49,7 +56,7 @@ impl Proxy {
         let slice: EndpointSlice = serde_json::from_value(json!({"metadata": {"name": name}, "addressType": "IPv4",
             "endpoints": endpoints, "ports": [{"name": "web", "port": 8080}, {"name": "dns", "port": 5353, "protocol": "UDP"}]}))
         .unwrap();
-        let wanted = frontends(&service, &[slice], "node");
+        let wanted = frontends(&service, &[slice], &here());
         self.0
             .update(BTreeMap::from([(Key::new("default", name), wanted)]))
             .unwrap();
@@ -286,7 +293,7 @@ fn external_addresses_and_allowed_sources() {
         let slice: EndpointSlice = serde_json::from_value(json!({"metadata": {"name": "web"}, "addressType": "IPv4",
             "endpoints": [{"addresses": ["10.42.0.2"], "nodeName": "node"}], "ports": [{"name": "web", "port": 8080}]}))
         .unwrap();
-        let wanted = frontends(&service, &[slice], "node");
+        let wanted = frontends(&service, &[slice], &here());
         proxy
             .0
             .update(BTreeMap::from([(Key::new("default", "web"), wanted)]))
@@ -401,6 +408,23 @@ fn the_running_proxy_follows_the_api() {
             assert!(begun.elapsed().as_secs() < 2);
         }
         println!("followed within {:?}", begun.elapsed());
+        // Each endpoint is meant for one zone: the node's own answers alone, and another one when the node moves.
+        let meant = |ip: &str, zone: &str| json!({"addresses": [ip], "hints": {"forZones": [{"name": zone}]}});
+        let mut hinted = slice("10.42.0.2");
+        hinted["endpoints"] = json!([meant("10.42.0.2", "a"), meant("10.42.0.3", "b")]);
+        api.put(SLICES, hinted);
+        for (zone, pod) in [("a", "pod2"), ("b", "pod3")] {
+            let labels = json!({"topology.kubernetes.io/zone": zone});
+            api.put(
+                NODES,
+                json!({"metadata": {"name": "node", "labels": labels}}),
+            );
+            let answers = || world.ask(&client, "10.43.0.7:80").unwrap().0;
+            let begun = std::time::Instant::now();
+            while !(0..10).all(|_| answers() == pod) {
+                assert!(begun.elapsed().as_secs() < 20, "{zone}");
+            }
+        }
         // Another firewall is loaded: everything is flushed, and a chain that drops appears.
         world.on("node", || {
             use net::nft::{Batch, Chain, Connection, Family, Hook, Policy};
@@ -462,7 +486,7 @@ fn five_thousand_services_are_loaded_and_changed_quickly() {
             .unwrap();
         (
             Key::new("default", format!("s{n}")),
-            frontends(&service, &[slice], "node"),
+            frontends(&service, &[slice], &here()),
         )
     };
     let all: BTreeMap<_, _> = (1..=5000).map(|n| service(n, 4)).collect();
