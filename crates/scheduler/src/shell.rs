@@ -1,6 +1,6 @@
 //! The scheduling loop, and what it does to the cluster.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use client::{Cache, Caches, Client, Error, EventType, Key, Recorder, Scope, write};
 use futures::{FutureExt, StreamExt};
@@ -11,9 +11,7 @@ use serde_json::{Value, json};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Config,
-    config::DEFAULT_NAME,
-    diagnosis,
+    Config, diagnosis,
     extender::Extender,
     framework::{Candidate, Diagnosis, Event},
     plugins::{self, Handle},
@@ -52,7 +50,8 @@ pub(crate) struct Scheduler {
     client: Client,
     caches: Caches,
     config: Config,
-    recorder: Recorder,
+    /// By the names of the profiles: a pod hears of its own.
+    recorders: HashMap<String, Recorder>,
     shared: Arc<Shared>,
     tasks: TaskTracker,
     binds: Arc<tokio::sync::Semaphore>,
@@ -73,9 +72,9 @@ impl Scheduler {
         let profiles = profiles(&config, &handle)?;
         let extenders = config.configuration.extenders.iter().cloned();
         let extenders = extenders.map(Extender::new).collect::<Result<_, _>>()?;
-        let name = config.configuration.profiles.first();
-        let name = name.map_or(DEFAULT_NAME, |p| &p.name);
-        let recorder = Recorder::new(client.clone(), name, "", config.clock.clone());
+        let recorder = |name: &str| Recorder::new(client.clone(), name, "", config.clock.clone());
+        let names = config.configuration.profiles.iter().map(|p| p.name.clone());
+        let recorders = names.map(|name| (name.clone(), recorder(&name))).collect();
         let shared = Arc::new(Shared::new(profiles, config.configuration.backoff));
         let binds = Arc::new(tokio::sync::Semaphore::new(BINDS_MAX));
         Ok(Self {
@@ -85,7 +84,7 @@ impl Scheduler {
             client,
             caches,
             config,
-            recorder,
+            recorders,
             shared,
             tasks: TaskTracker::new(),
             binds,
@@ -149,8 +148,7 @@ impl Scheduler {
             Decision::Error(error) => {
                 self.shared.with(|state| state.queue.failed(&pod));
                 let warning = EventType::Warning;
-                self.recorder
-                    .event(&pod.reference, warning, "FailedScheduling", error);
+                self.tell(&pod, &pod.reference, warning, "FailedScheduling", error);
             }
         }
     }
@@ -305,8 +303,13 @@ impl Scheduler {
                 Ok(()) => {
                     this.shared.with(|state| state.queue.remove(&pod.key));
                     let message = format!("Successfully assigned {} to {node}", pod.key);
-                    this.recorder
-                        .event(&pod.reference, EventType::Normal, "Scheduled", message);
+                    this.tell(
+                        &pod,
+                        &pod.reference,
+                        EventType::Normal,
+                        "Scheduled",
+                        message,
+                    );
                 }
                 Err(error) => {
                     profile.unreserve(&pod, &node);
@@ -314,6 +317,20 @@ impl Scheduler {
                 }
             }
         });
+    }
+
+    /// Records an event in the name of the pod's profile.
+    fn tell(
+        &self,
+        pod: &PodInfo,
+        about: &ObjectReference,
+        kind: EventType,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
+        if let Some(recorder) = self.recorders.get(&pod.scheduler) {
+            recorder.event(about, kind, reason, message);
+        }
     }
 
     /// The pod is not where it was assumed to be; it is tried again.
@@ -331,8 +348,13 @@ impl Scheduler {
             }
         });
         self.shared.wake.notify_one();
-        self.recorder
-            .event(&pod.reference, EventType::Warning, "FailedScheduling", why);
+        self.tell(
+            pod,
+            &pod.reference,
+            EventType::Warning,
+            "FailedScheduling",
+            why,
+        );
     }
 
     fn report(
@@ -346,12 +368,8 @@ impl Scheduler {
         } else {
             diagnosis::message(&diagnosis)
         };
-        self.recorder.event(
-            &pod.reference,
-            EventType::Warning,
-            "FailedScheduling",
-            &*message,
-        );
+        let warning = EventType::Warning;
+        self.tell(&pod, &pod.reference, warning, "FailedScheduling", &*message);
         let this = Arc::clone(self);
         self.tasks.spawn(async move {
             let waiting = this
@@ -460,8 +478,7 @@ impl Scheduler {
             ..ObjectReference::default()
         };
         let message = format!("Preempted by pod {} on node {node}", pod.uid());
-        self.recorder
-            .event(&about, EventType::Normal, "Preempted", message);
+        self.tell(pod, &about, EventType::Normal, "Preempted", message);
         Ok(())
     }
 }

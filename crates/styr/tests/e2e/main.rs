@@ -3,7 +3,9 @@
 //! Each test has its own cluster in its own folder and leaves the host as it found it; the harness
 //! proves it. Tests that need stock kubectl say so and pass where there is none.
 
+mod batch;
 mod configuration;
+mod deployments;
 mod garbage;
 mod guestbook;
 mod harness;
@@ -15,6 +17,8 @@ mod mysql;
 mod probes;
 mod registry;
 mod rollout;
+mod scaling;
+mod scheduling;
 mod static_pods;
 mod survival;
 mod terminal;
