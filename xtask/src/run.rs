@@ -1,14 +1,20 @@
 //! Running other programs, with their failure as an error.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-/// The folder of the workspace.
+/// The folder of the workspace that the program is called in: not of the one it was built in, as several work trees
+/// may share a build folder.
 pub fn workspace() -> PathBuf {
-    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    here.parent().map(PathBuf::from).unwrap_or(here)
+    let here = std::env::current_dir().unwrap_or_default();
+    let is_root = |folder: &&Path| {
+        let manifest = std::fs::read_to_string(folder.join("Cargo.toml"));
+        manifest.is_ok_and(|text| text.lines().any(|line| line == "[workspace]"))
+    };
+    let root = here.ancestors().find(is_root);
+    root.map_or_else(|| here.clone(), PathBuf::from)
 }
 
 /// A `cargo` command in the workspace, of the toolchain that runs this program.

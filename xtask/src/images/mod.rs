@@ -24,6 +24,8 @@ use archive::{Blob, ImageBlobs, Writer};
 use layer::LayerWriter;
 use spec::{Base, Family, Image};
 
+use crate::run::workspace;
+
 /// Part of every archive's fingerprint: raise it when the way archives are made changes.
 const FORMAT: u32 = 1;
 /// Names a folder for downloaded packages to be shared between checkouts.
@@ -91,8 +93,7 @@ impl Images {
 
 /// Where the archives are: `target/images` of this workspace.
 pub fn directory() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    root.parent().unwrap_or(root).join("target/images")
+    workspace().join("target/images")
 }
 
 fn stamp_path(target: &Path, family: &Family) -> PathBuf {
