@@ -2,14 +2,9 @@
 
 use std::time::Duration;
 
-use crate::harness::{Cluster, has_kubectl};
+use crate::harness::{Cluster, has_kubectl, words};
 
 const PATIENCE: Duration = Duration::from_secs(180);
-
-/// The columns of a table, one blank apart.
-fn words(table: &str) -> String {
-    table.split_whitespace().collect::<Vec<_>>().join(" ")
-}
 
 fn job(name: &str, spec: &str, script: &str) -> String {
     format!(

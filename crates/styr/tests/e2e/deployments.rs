@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Cluster, fetch, has_kubectl, node_port};
+use crate::harness::{Cluster, fetch, has_kubectl, node_port, words};
 
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -105,11 +105,6 @@ fn a_replica_set_replaces_scales_lets_go_and_takes_in() {
     cluster.eventually(PATIENCE, &["get", "pods"], |out| {
         out.contains("No resources found")
     });
-}
-
-/// The columns of a table, one blank apart.
-fn words(table: &str) -> String {
-    table.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[test]

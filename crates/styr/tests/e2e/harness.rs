@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::leaks::Traces;
@@ -13,6 +14,8 @@ use crate::leaks::Traces;
 const LOOK: Duration = Duration::from_millis(100);
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
+/// Clusters start one after the other: two that look for free ports at once find the same.
+static STARTING: Mutex<()> = Mutex::new(());
 
 /// A cluster of its own: name, folder and kubeconfig.
 pub struct Cluster {
@@ -81,6 +84,8 @@ impl Cluster {
 
     /// Runs `styr`.
     pub fn styr(&self, arguments: &[&str]) -> Output {
+        let starts = arguments.first() == Some(&"up");
+        let _turn = starts.then(|| STARTING.lock().unwrap_or_else(PoisonError::into_inner));
         let output = self.styr_command(arguments).output();
         output.expect("styr can be started")
     }
@@ -219,6 +224,11 @@ fn success(program: &str, arguments: &[&str], output: Output) -> String {
         output.status
     );
     stdout
+}
+
+/// The columns of a table, one blank apart.
+pub fn words(table: &str) -> String {
+    table.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Looks until `condition` holds or `patience` is over; gives whether it held.

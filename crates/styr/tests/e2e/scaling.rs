@@ -9,13 +9,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Cluster, has_kubectl, kubectl};
+use crate::harness::{Cluster, has_kubectl, kubectl, words};
 
 const PATIENCE: Duration = Duration::from_secs(240);
-
-fn words(table: &str) -> String {
-    table.split_whitespace().collect::<Vec<_>>().join(" ")
-}
 
 /// Its pods go to simulated nodes.
 fn web(replicas: u32) -> String {

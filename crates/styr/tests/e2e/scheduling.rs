@@ -4,13 +4,9 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::harness::{Cluster, has_kubectl, kubectl};
+use crate::harness::{Cluster, has_kubectl, kubectl, words};
 
 const PATIENCE: Duration = Duration::from_secs(180);
-
-fn words(table: &str) -> String {
-    table.split_whitespace().collect::<Vec<_>>().join(" ")
-}
 
 fn pod(name: &str, spec: &str) -> String {
     format!(
