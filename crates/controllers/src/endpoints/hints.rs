@@ -348,11 +348,19 @@ mod tests {
         Ok(all.iter().map(hint).collect())
     }
 
+    /// Shares of the CPU, zones of the endpoints, what they were given before, what they get.
+    type Case<'a> = (
+        &'a [(&'a str, f64)],
+        &'a [&'a str],
+        &'a [&'a str],
+        &'a [&'a str],
+    );
+
     #[test]
     fn endpoints_are_shared_out_as_the_cpu_is() {
         let even = [("a", 0.5), ("b", 0.5)];
         let skewed = [("a", 0.75), ("b", 0.25)];
-        let cases: [(&[(&str, f64)], &[&str], &[&str], &[&str]); 6] = [
+        let cases: [Case; 6] = [
             (&even, &["a", "b"], &[], &["a", "b"]),
             (&even, &["a", "a", "a", "b"], &[], &["b", "a", "a", "b"]),
             (&skewed, &["a", "b", "b", "b"], &[], &["a", "a", "a", "b"]),

@@ -2,16 +2,19 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use client::{Cache, Change, EventType, Key, Queue};
+use client::{Cache, Change, Entry, EventType, Key, Queue};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 
 use super::{
     ZONE,
     hints::{Capacity, Shares},
-    selecting,
+    selector_of,
 };
 
 /// What becomes an event: its type, reason and message.
@@ -40,25 +43,18 @@ impl Topology {
         queue: &Queue<Key>,
     ) -> Arc<Self> {
         let topology = Arc::new(Self::default());
-        let (known, to) = (topology.clone(), queue.clone());
+        // What is there at first is looked at anyway.
+        let begun = Arc::new(AtomicBool::new(false));
+        let (known, to, later) = (topology.clone(), queue.clone(), begun.clone());
         let (services, pods) = (services.clone(), pods.clone());
         nodes.on_change(move |change| {
-            for key in known.heard(change) {
-                to.add(key);
+            let mut keys = known.heard(change);
+            if later.load(Ordering::Relaxed) && is_elsewhere(change) {
+                keys.extend(selecting_any(&pods.entries_on(&change.key.name), &services));
             }
-            if is_elsewhere(change) {
-                for pod in pods.entries_on(&change.key.name) {
-                    let change = Change {
-                        key: pod.key.clone(),
-                        old: None,
-                        new: Some(pod),
-                    };
-                    selecting(&change, &services)
-                        .into_iter()
-                        .for_each(|key| to.add(key));
-                }
-            }
+            keys.into_iter().for_each(|key| to.add(key));
         });
+        begun.store(true, Ordering::Relaxed);
         topology
     }
 
@@ -117,6 +113,27 @@ impl Topology {
     pub fn forget(&self, key: &Key) {
         self.state().outcomes.retain(|(of, _), _| of != key);
     }
+}
+
+/// The services that select one of these pods.
+fn selecting_any(pods: &[Arc<Entry>], services: &Cache<Service>) -> Vec<Key> {
+    let mut by_namespace: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
+    for pod in pods {
+        by_namespace
+            .entry(&pod.key.namespace)
+            .or_default()
+            .push(pod);
+    }
+    let mut keys = Vec::new();
+    for (namespace, pods) in by_namespace {
+        let all = services.list_in(namespace);
+        let selects = |service: &&Service| {
+            let selector = selector_of(service);
+            selector.is_some_and(|s| pods.iter().any(|p| p.matches(&s)))
+        };
+        keys.extend(all.iter().filter(selects).map(Key::of));
+    }
+    keys
 }
 
 /// Whether a node is new, or in another zone than it was.
