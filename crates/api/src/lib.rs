@@ -6,6 +6,7 @@
 pub mod custom;
 pub mod discovery;
 mod facts;
+pub mod feed;
 pub mod jsonpath;
 mod kind;
 pub mod meta;
@@ -13,6 +14,7 @@ pub mod names;
 pub mod quantity;
 mod schema;
 pub mod selector;
+pub mod splice;
 mod status;
 pub mod time;
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::ApiServer;
 use crate::http::body::{self, ReadBodyError, Request, RequestBody, Response};
-use crate::http::handler::Call;
+use crate::http::handler::{self, Call};
 use crate::http::negotiate::{self, Encoding, Form, Offer, Transform};
 use crate::http::request_info::RequestInfo;
 use crate::http::respond;
@@ -394,6 +394,9 @@ impl ApiServer {
                     .await?;
                 call.object(&self.registry, &resource, StatusCode::OK, stored, form)
             }
+            "list" if request.extensions().get::<api::feed::Wanted>().is_some() => {
+                self.serve_feed(call, &resource).await
+            }
             "list" => {
                 let (head, _) = request.into_parts();
                 Box::pin(self.serve_list(&head.headers, call, &resource)).await
@@ -438,6 +441,21 @@ impl ApiServer {
         }
         let page = self.registry.list(resource, namespace, &options).await?;
         call.list(&self.registry, resource, &page, form)
+    }
+
+    /// Answers a client in this process with what a list and a watch would bring.
+    async fn serve_feed(&self, call: &Call, resource: &Arc<Resource>) -> Result<Response, Fail> {
+        let mut watch = handler::attributes(&call.info, &call.user);
+        watch.verb = "watch".to_owned();
+        self.authorize(&watch)?;
+        let options = ListOptions::parse(resource, &call.query, false)?;
+        let feed = self
+            .registry
+            .feed(resource, &call.info.namespace, options.selection)
+            .await?;
+        let mut response = Response::new(body::empty());
+        response.extensions_mut().insert(api::feed::Feed::new(feed));
+        Ok(response)
     }
 
     async fn serve_watch(
@@ -637,7 +655,7 @@ impl ApiServer {
         let page = self.registry.list(resource, write.namespace, &list).await?;
         let mut targets = Vec::with_capacity(page.items.len());
         for item in &page.items {
-            let value = item.value()?;
+            let value = item.identity()?;
             targets.push((
                 meta::namespace(&value).to_owned(),
                 meta::name(&value).to_owned(),

@@ -222,15 +222,19 @@ pub fn field_value(kind: &Kind, obj: &Value, label: &str) -> Option<String> {
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
         return Some(selectable(meta::get(obj, &path)));
     }
-    let path: &[&str] = match label {
-        "metadata.name" => &["metadata", "name"],
-        "metadata.namespace" if kind.namespaced => &["metadata", "namespace"],
+    Some(selectable(meta::get(obj, field_path(kind, label)?)))
+}
+
+/// Where the value of a field label of a built-in kind is; `None` if the kind has no such field label.
+pub fn field_path(kind: &Kind, label: &str) -> Option<&'static [&'static str]> {
+    match label {
+        "metadata.name" => Some(&["metadata", "name"]),
+        "metadata.namespace" if kind.namespaced => Some(&["metadata", "namespace"]),
         _ => field_labels(kind)
             .iter()
             .find(|(name, _)| *name == label)
-            .map(|(_, path)| *path)?,
-    };
-    Some(selectable(meta::get(obj, path)))
+            .map(|(_, path)| *path),
+    }
 }
 
 /// A field's value as selectors compare it.

@@ -31,8 +31,8 @@ pub use crate::core::pod::qos_class;
 
 pub use definition::{CLEANUP_FINALIZER, approval_of, set_condition, structural_problems};
 pub use generic::{
-    convert, default, delete_grace, field_labels, field_names, field_value, hold_on_delete,
-    prepare_create, prepare_status_update, prepare_update, row, validate_create,
+    convert, default, delete_grace, field_labels, field_names, field_path, field_value,
+    hold_on_delete, prepare_create, prepare_status_update, prepare_update, row, validate_create,
     validate_status_update, validate_update, warnings,
 };
 pub use metadata::{validate_labels_and_annotations, validate_metadata, validate_metadata_update};

@@ -3,9 +3,8 @@
 //! An object goes at once when nothing holds it. Otherwise it is marked with a deletionTimestamp and stays until its
 //! finalizers are gone and, for kinds with graceful deletion, until its node agent says so (a delete with grace 0).
 
-use std::collections::VecDeque;
-
 use api::{Status, meta};
+use futures::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 use store::{Commit, CommitError, Expect, Mutation};
 
@@ -16,6 +15,8 @@ use crate::http::request_info::Query;
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
+/// Objects of a collection that are deleted at once: the store writes those together that come together.
+const TOGETHER: usize = 64;
 
 /// What a delete request says besides the name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -331,19 +332,22 @@ impl Registry {
         options: &DeleteOptions,
         objects: Vec<(String, String)>,
     ) -> Result<(), Fail> {
-        let mut rest = VecDeque::from(objects);
-        while let Some((namespace, name)) = rest.pop_front() {
+        let one = |(namespace, name): (String, String)| async move {
             let one = Write {
                 namespace: &namespace,
                 name: &name,
                 ..*write
             };
             match self.delete(&one, options).await {
-                Err(status) if status.code != 404 => return Err(status),
-                _ => {}
+                Err(status) if status.code != 404 => Err(status),
+                _ => Ok(()),
             }
-        }
-        Ok(())
+        };
+        futures::stream::iter(objects)
+            .map(one)
+            .buffer_unordered(TOGETHER)
+            .try_collect()
+            .await
     }
 }
 

@@ -9,6 +9,7 @@ mod claims;
 mod conversion;
 mod create;
 mod delete;
+pub mod feed;
 pub mod list;
 pub mod metadata;
 mod pods;
@@ -18,7 +19,7 @@ pub mod scale;
 mod selection;
 mod services;
 mod shared;
-pub mod splice;
+mod sparse;
 pub mod streamed;
 pub mod table;
 mod transform;
@@ -33,6 +34,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use store::{CommitError, KeyValue, RangeRequest, ReadError, Store, prefix_end};
 
+pub use api::splice;
 pub use apply::Owner;
 pub use claims::Claims;
 pub use create::new_uid;
@@ -68,6 +70,15 @@ impl Stored {
     /// When the stored bytes are no JSON.
     pub fn value(&self) -> Result<Value, Fail> {
         serde_json::from_slice(&self.bytes).map_err(|e| Box::new(Status::internal(e)))
+    }
+
+    /// The object with nothing in it but its name and namespace.
+    ///
+    /// # Errors
+    /// As [`Self::value`].
+    pub fn identity(&self) -> Result<Value, Fail> {
+        const PATHS: &[sparse::Path<'_>] = &[&["metadata", "name"], &["metadata", "namespace"]];
+        sparse::read(&self.bytes, PATHS).map_err(|e| Box::new(Status::internal(e)))
     }
 
     /// The object as clients see it: with its resourceVersion.

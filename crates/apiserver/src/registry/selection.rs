@@ -8,8 +8,11 @@ use api::selector::{FieldSelector, LabelSelector};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Fail, Resource};
+use super::{Fail, Resource, sparse};
 use crate::http::request_info::Query;
+
+/// Where labels are.
+const LABELS: sparse::Path<'_> = &["metadata", "labels"];
 
 /// Which objects are meant: both selectors must match.
 #[derive(Debug, Clone, Default)]
@@ -67,14 +70,17 @@ impl Selectable {
     }
 }
 
-/// The tree of a stored object as field selectors see it.
+/// A stored object as selectors see it: of a built-in kind only what they may ask for.
 fn tree(resource: &Resource, bytes: &[u8]) -> Option<Value> {
-    let mut object = serde_json::from_slice::<Value>(bytes).ok()?;
     let kind = resource.stored();
-    if kind.custom.is_some() {
-        // Selectable fields may have defaults that the stored object lacks.
-        codec::default(kind, &mut object);
+    if kind.custom.is_none() {
+        let fields = kinds::field_names(kind).filter_map(|name| kinds::field_path(kind, &name));
+        let paths: Vec<sparse::Path<'_>> = fields.chain([LABELS]).collect();
+        return sparse::read(bytes, &paths).ok();
     }
+    // Selectable fields may have defaults that the stored object lacks.
+    let mut object = serde_json::from_slice::<Value>(bytes).ok()?;
+    codec::default(kind, &mut object);
     Some(object)
 }
 

@@ -65,7 +65,7 @@ struct Watcher {
 }
 
 /// Why a watch ends.
-enum Ending {
+pub(super) enum Ending {
     /// It was as long as it may be.
     Expired,
     /// The server stops, or serves the resource otherwise.
@@ -73,7 +73,11 @@ enum Ending {
 }
 
 /// Resolves when a watch of the resource has to end.
-fn ending(registry: &Registry, resource: &Resource, life: Duration) -> BoxFuture<'static, Ending> {
+pub(super) fn ending(
+    registry: &Registry,
+    resource: &Resource,
+    life: Duration,
+) -> BoxFuture<'static, Ending> {
     let stop = registry.stop.clone();
     let retirement = resource.retirement().cloned();
     Box::pin(async move {
@@ -159,7 +163,7 @@ impl Registry {
     }
 }
 
-fn watch_failure(error: ReadError, asked: u64) -> Fail {
+pub(super) fn watch_failure(error: ReadError, asked: u64) -> Fail {
     match error {
         ReadError::Compacted { oldest } => {
             Box::new(Status::too_old_resource_version(asked, oldest))
@@ -194,7 +198,7 @@ fn joined(mut lines: Vec<Bytes>) -> Bytes {
 }
 
 /// What an event is to those who watch a selection, and the object that tells it.
-async fn transition(
+pub(super) async fn transition(
     view: &View,
     registry: &Registry,
     resource: &Resource,

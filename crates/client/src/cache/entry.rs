@@ -1,6 +1,9 @@
 //! One cached object: the server's bytes and the fields that indexes and handlers need.
 
-use std::sync::Arc;
+use std::{
+    any::Any,
+    sync::{Arc, OnceLock},
+};
 
 use crate::Selector;
 use bytes::Bytes;
@@ -52,12 +55,47 @@ pub struct Entry {
     /// `spec.nodeName`, where the kind has it.
     pub node: Option<Arc<str>>,
     bytes: Bytes,
+    /// Whether the bytes are those of the store, which lack the revision.
+    bare: bool,
+    digest: OnceLock<Arc<dyn Any + Send + Sync>>,
+}
+
+/// What somebody wants to know of many objects again and again, read from each once.
+pub trait Digest: Any + Send + Sync + Sized {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] when the object is not as it should be.
+    fn of(entry: &Entry) -> Result<Self, Error>;
 }
 
 impl Entry {
     /// Reads an object of the server. Fields other than the few above stay bytes; with
     /// `metadata_only` the bytes are dropped.
     pub(super) fn parse(bytes: &[u8], metadata_only: bool) -> Result<Self, serde_json::Error> {
+        let mut entry = Self::head(bytes)?;
+        if !metadata_only {
+            entry.bytes = Bytes::copy_from_slice(bytes);
+        }
+        Ok(entry)
+    }
+
+    /// Reads an object as the store has it, and shares its bytes.
+    pub(super) fn share(
+        bytes: &Bytes,
+        revision: u64,
+        metadata_only: bool,
+    ) -> Result<Self, serde_json::Error> {
+        let mut entry = Self::head(bytes)?;
+        entry.revision = revision;
+        entry.bare = true;
+        if !metadata_only {
+            entry.bytes = bytes.clone();
+        }
+        Ok(entry)
+    }
+
+    fn head(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         let head: Head = serde_json::from_slice(bytes)?;
         let meta = head.metadata;
         let mut labels: Vec<_> = meta.labels.unwrap_or_default().0;
@@ -77,11 +115,9 @@ impl Entry {
                 .spec
                 .and_then(|s| s.node_name)
                 .filter(|n| !n.is_empty()),
-            bytes: if metadata_only {
-                Bytes::new()
-            } else {
-                Bytes::copy_from_slice(bytes)
-            },
+            bytes: Bytes::new(),
+            bare: false,
+            digest: OnceLock::new(),
         })
     }
 
@@ -90,13 +126,49 @@ impl Entry {
     /// # Errors
     /// [`Error::Decode`] when the bytes are not a `K`, or only the metadata is cached.
     pub fn decode<K: DeserializeOwned>(&self) -> Result<K, Error> {
-        serde_json::from_slice(&self.bytes).map_err(|source| Error::Decode {
-            key: self.key.clone(),
-            source,
-        })
+        let decoded = if self.bare && !self.bytes.is_empty() {
+            serde_json::from_slice(&api::splice::object(&self.bytes, self.revision))
+        } else {
+            serde_json::from_slice(&self.bytes)
+        };
+        decoded.map_err(|source| self.undecodable(source))
     }
 
-    /// The object as JSON; empty when only the metadata is cached.
+    /// The part of the object that `V` borrows, which must not be its `resourceVersion`: that is
+    /// [`Entry::revision`].
+    ///
+    /// # Errors
+    /// As [`Entry::decode`].
+    pub fn view<'a, V: Deserialize<'a>>(&'a self) -> Result<V, Error> {
+        serde_json::from_slice(&self.bytes).map_err(|source| self.undecodable(source))
+    }
+
+    fn undecodable(&self, source: serde_json::Error) -> Error {
+        Error::Decode {
+            key: self.key.clone(),
+            source,
+        }
+    }
+
+    /// What `D` reads from the object. It is read once: an entry keeps the first kind of digest that
+    /// it is asked for.
+    ///
+    /// # Errors
+    /// As [`Digest::of`].
+    pub fn digest<D: Digest>(&self) -> Result<Arc<D>, Error> {
+        if let Some(known) = self.digest.get()
+            && let Ok(known) = Arc::clone(known).downcast::<D>()
+        {
+            return Ok(known);
+        }
+        let made = Arc::new(D::of(self)?);
+        // Whoever came first has the place.
+        let _ = self.digest.set(made.clone());
+        Ok(made)
+    }
+
+    /// The object as JSON, with or without its `resourceVersion`; empty when only the metadata is
+    /// cached.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
@@ -253,6 +325,35 @@ mod tests {
         assert_eq!(entry.controller().map(|o| o.uid.as_str()), Some("o"));
         assert_eq!(entry.node.as_deref(), Some("m"));
         assert_eq!(entry.bytes().as_ref(), json);
+    }
+
+    #[test]
+    fn shared_bytes_are_decoded_with_their_revision_and_digested_once() {
+        struct Phase(String);
+        impl Digest for Phase {
+            fn of(entry: &Entry) -> Result<Self, Error> {
+                #[derive(Deserialize)]
+                struct Status {
+                    phase: String,
+                }
+                #[derive(Deserialize)]
+                struct View {
+                    status: Status,
+                }
+                Ok(Self(entry.view::<View>()?.status.phase))
+            }
+        }
+        let stored = br#"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"a"},"status":{"phase":"Running"}}"#;
+        let bytes = Bytes::from_static(stored);
+        let entry = Entry::share(&bytes, 9, false).unwrap();
+        assert_eq!(entry.bytes().as_ptr(), bytes.as_ptr());
+        let pod: serde_json::Value = entry.decode().unwrap();
+        assert_eq!(pod["metadata"]["resourceVersion"], "9");
+        let phase = entry.digest::<Phase>().unwrap();
+        assert_eq!(phase.0, "Running");
+        assert!(Arc::ptr_eq(&phase, &entry.digest::<Phase>().unwrap()));
+        let only = Entry::share(&bytes, 9, true).unwrap();
+        assert!(only.bytes().is_empty() && only.revision == 9);
     }
 
     #[test]

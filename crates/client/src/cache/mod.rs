@@ -1,7 +1,8 @@
 //! Shared caches: one list-and-watch per resource and scope in a process, whoever asks.
 //!
 //! A cache holds the bytes the server sent and the few fields its indexes need; an object is
-//! decoded when somebody looks at it, because a typed object costs ten times its bytes.
+//! decoded when somebody looks at it, because a typed object costs ten times its bytes. Where the
+//! server is in this process, the bytes are the server's own.
 //!
 //! Invariants:
 //! - a cache never shows an object older than one it has shown before, except after the watch
@@ -26,7 +27,7 @@ use crate::Selector;
 use serde::de::DeserializeOwned;
 
 use crate::{Client, Error, Jitter, Key};
-pub use entry::{Entry, Owner};
+pub use entry::{Digest, Entry, Owner};
 use watch::Shared;
 pub use watch::Subscription;
 
@@ -335,6 +336,17 @@ impl<K> Cache<K> {
         self.shared.read(|i| i.owned_by(uid).cloned().collect())
     }
 
+    /// How many objects name `uid` among their owners.
+    pub fn owned_count(&self, uid: &str) -> usize {
+        self.shared.read(|i| i.owned_count(uid))
+    }
+
+    /// The objects of a namespace that have no controller.
+    pub fn orphans_in(&self, namespace: &str) -> Vec<Arc<Entry>> {
+        self.shared
+            .read(|i| i.orphans_in(namespace).cloned().collect())
+    }
+
     /// The objects whose `spec.nodeName` is `node`.
     pub fn entries_on(&self, node: &str) -> Vec<Arc<Entry>> {
         self.shared.read(|i| i.on_node(node).cloned().collect())
@@ -352,8 +364,11 @@ impl<K> Cache<K> {
 
     /// The objects that carry the label `key=value`, in any namespace.
     pub fn entries_labelled(&self, key: &str, value: &str) -> Vec<Arc<Entry>> {
-        self.shared
-            .read(|i| i.labelled(key, value).cloned().collect())
+        let find = |i: &index::Index| Some(i.labelled(key, value)?.cloned().collect());
+        self.shared.read(find).unwrap_or_else(|| {
+            self.shared.index_label(key);
+            self.shared.read(find).unwrap_or_default()
+        })
     }
 
     /// Calls `handler` for every object now in the cache and then for each change, one after

@@ -1,4 +1,5 @@
-//! The task that keeps one cache equal to the server: list once, then follow the watch.
+//! The task that keeps one cache equal to the server: list once, then follow the watch. A server in
+//! this process answers the list with a feed instead, which brings both without text in between.
 //!
 //! ```text
 //!           ┌────────── 410 Gone, or a broken answer ──────────┐
@@ -13,7 +14,9 @@ use std::{
     time::Duration,
 };
 
+use api::feed::{self, Batches};
 use bytes::{Buf, Bytes, BytesMut};
+use futures::StreamExt;
 use http::header::ACCEPT;
 use http_body_util::BodyExt;
 use tokio::sync::watch::Sender;
@@ -124,6 +127,12 @@ impl Shared {
         )
     }
 
+    pub(super) fn index_label(&self, key: &str) {
+        let mut index = self.content.index.write();
+        let index = index.as_mut().unwrap_or_else(|e| e.get_mut());
+        index.index_label(key);
+    }
+
     pub(super) fn entry(&self, key: &Key) -> Option<Arc<Entry>> {
         self.read(|i| i.get(key).cloned())
     }
@@ -206,9 +215,33 @@ enum Failure {
     TooLarge(usize),
     #[error("the revision is too old")]
     Gone,
+    #[error("the server said: {0}")]
+    Ended(String),
+}
+
+/// What a list has led to.
+enum Listed {
+    /// The cache is as the server was at this revision.
+    At(String),
+    /// The server is in this process and brings everything.
+    Fed(Batches),
+}
+
+/// An answer to a list.
+enum Page {
+    Json(Bytes),
+    Feed(Batches),
 }
 
 impl Failure {
+    /// Of a server in this process.
+    fn of_fed(status: &api::Status) -> Self {
+        match status.code {
+            410 => Self::Gone,
+            _ => Self::Ended(status.message.clone()),
+        }
+    }
+
     fn of_status(status: kube::core::Status) -> Self {
         if status.code == 410 {
             Self::Gone
@@ -234,10 +267,11 @@ impl Task {
             let started = tokio::time::Instant::now();
             let outcome = match revision.take() {
                 None => match self.list().await {
-                    Ok(listed) => {
+                    Ok(Listed::At(listed)) => {
                         revision = Some(listed);
                         continue;
                     }
+                    Ok(Listed::Fed(batches)) => self.eat(batches).await,
                     Err(failure) => Err((None, failure)),
                 },
                 Some(from) => self.watch(from).await,
@@ -262,12 +296,15 @@ impl Task {
         });
     }
 
-    /// Makes the cache equal to the server's list; answers the list's revision.
-    async fn list(&self) -> Result<String, Failure> {
+    /// Makes the cache equal to the server's list, unless the server feeds it.
+    async fn list(&self) -> Result<Listed, Failure> {
         let mut seen = BTreeSet::new();
         let mut token = None;
         let revision = loop {
-            let body = self.page(token.as_deref()).await?;
+            let body = match self.page(token.as_deref()).await? {
+                Page::Json(body) => body,
+                Page::Feed(batches) => return Ok(Listed::Fed(batches)),
+            };
             let page: wire::List<'_> = serde_json::from_slice(&body)?;
             for item in page.items.unwrap_or_default() {
                 let entry = Entry::parse(item.get().as_bytes(), self.query.metadata_only)?;
@@ -279,25 +316,65 @@ impl Task {
                 None => break page.metadata.resource_version,
             }
         };
+        self.forget_all_but(&seen);
+        self.advance(|p| {
+            p.synced = true;
+            p.revision = revision.parse().unwrap_or(p.revision);
+        });
+        Ok(Listed::At(revision))
+    }
+
+    fn forget_all_but(&self, seen: &BTreeSet<Key>) {
         let gone = self
             .content
             .index
             .read()
             .unwrap_or_else(PoisonError::into_inner)
-            .missing_from(&seen);
+            .missing_from(seen);
         gone.iter().for_each(|key| self.content.remove(key, None));
-        self.advance(|p| {
-            p.synced = true;
-            p.revision = revision.parse().unwrap_or(p.revision);
-        });
-        Ok(revision)
     }
 
-    async fn page(&self, token: Option<&str>) -> Result<Bytes, Failure> {
+    /// Follows a feed until it ends; after that the server is to be asked again.
+    async fn eat(&self, mut batches: Batches) -> Result<Option<String>, (Option<String>, Failure)> {
+        let mut seen = Some(BTreeSet::new());
+        while let Some(batch) = batches.next().await {
+            let batch = batch.map_err(|status| (None, Failure::of_fed(&status)))?;
+            for item in &batch.items {
+                let entry = Entry::share(&item.value, item.revision, self.query.metadata_only)
+                    .map_err(|error| (None, error.into()))?;
+                if let Some(seen) = &mut seen {
+                    seen.insert(entry.key.clone());
+                }
+                match item.change {
+                    feed::Change::Set => self.content.apply(entry),
+                    feed::Change::Gone => self.content.remove(&entry.key.clone(), Some(entry)),
+                }
+            }
+            if batch.complete
+                && let Some(seen) = seen.take()
+            {
+                self.forget_all_but(&seen);
+            }
+            self.advance(|p| {
+                p.synced |= batch.complete;
+                p.revision = p.revision.max(batch.revision);
+            });
+            // A long feed is always ready.
+            tokio::task::yield_now().await;
+        }
+        Ok(None)
+    }
+
+    async fn page(&self, token: Option<&str>) -> Result<Page, Failure> {
         let limit = PAGE.to_string();
         let mut pairs = vec![("limit", limit.as_str())];
         pairs.extend(token.map(|t| ("continue", t)));
-        let mut body = self.ask(self.query_string(&pairs)).await?;
+        let mut response = self.ask(self.query_string(&pairs)).await?;
+        let fed = response.extensions_mut().remove::<feed::Feed>();
+        if let Some(batches) = fed.and_then(|f| f.take()) {
+            return Ok(Page::Feed(batches));
+        }
+        let mut body = response.into_body();
         let mut page = BytesMut::new();
         while let Some(chunk) = next_data(&mut body).await? {
             if page.len() + chunk.len() > PAGE_MAX {
@@ -305,7 +382,7 @@ impl Task {
             }
             page.extend_from_slice(&chunk);
         }
-        Ok(page.freeze())
+        Ok(Page::Json(page.freeze()))
     }
 
     /// Follows the watch until it ends; answers the revision to go on from (`None`: list again).
@@ -328,7 +405,7 @@ impl Task {
             ("timeoutSeconds", &seconds),
             ("resourceVersion", revision),
         ]);
-        let mut body = self.ask(query).await?;
+        let mut body = self.ask(query).await?.into_body();
         let mut buffer = BytesMut::new();
         while let Some(chunk) = next_data(&mut body).await? {
             buffer.extend_from_slice(&chunk);
@@ -386,23 +463,27 @@ impl Task {
             .finish()
     }
 
-    async fn ask(&self, query: String) -> Result<kube::client::Body, Failure> {
+    async fn ask(&self, query: String) -> Result<http::Response<kube::client::Body>, Failure> {
         const META: &str =
             "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
         const META_LIST: &str =
             "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
-        let accept = match (self.query.metadata_only, query.contains("watch=true")) {
+        let watches = query.contains("watch=true");
+        let accept = match (self.query.metadata_only, watches) {
             (false, _) => "application/json",
             (true, true) => META,
             (true, false) => META_LIST,
         };
-        let request = http::Request::get(format!("{}?{query}", self.query.path))
+        let mut request = http::Request::get(format!("{}?{query}", self.query.path))
             .header(ACCEPT, accept)
             .body(kube::client::Body::empty())
             .map_err(kube::Error::HttpError)?;
+        if !watches {
+            request.extensions_mut().insert(feed::Wanted);
+        }
         let response = self.client.send(request).await?;
         if response.status().is_success() {
-            return Ok(response.into_body());
+            return Ok(response);
         }
         let code = response.status().as_u16();
         let body = response.into_body().collect().await?.to_bytes();

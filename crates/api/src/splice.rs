@@ -1,4 +1,5 @@
-//! Adding what the store keeps outside an object to its stored bytes, without parsing them.
+//! Adding what the store keeps outside an object to its stored bytes, without parsing them: on the way out of
+//! the API server, and where a client in the same process shares the store's bytes.
 //!
 //! Stored values are canonical JSON: `kind`, `apiVersion` and `metadata` come first, in this order, and
 //! `metadata` has no `resourceVersion`. So the first `"metadata":{` of a value is the place where the
