@@ -3,7 +3,8 @@
 //! Recording never waits and never fails: an event goes into a bounded channel, and one task per
 //! recorder writes it. What would flood the server is counted instead, as Kubernetes does it:
 //! the same event again raises a count; many similar ones are combined; a source that goes
-//! on about one object is cut off for a while.
+//! on about one object is cut off for a while; and thousands of objects at once do not cost
+//! thousands of writes at once.
 
 mod correlate;
 
@@ -16,13 +17,16 @@ use k8s_openapi::{
 };
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::{Client, Clock, error, write};
 use correlate::{Correlator, Decision};
 
 /// Events waiting to be written; more are dropped.
 const WAITING_MAX: usize = 1000;
+/// Events that one recorder writes at once, and those it writes a second after that.
+const BURST: u32 = 300;
+const EACH_SECOND: u32 = 100;
 /// Tries to write one event.
 const TRIES: u32 = 3;
 /// Wait between tries.
@@ -123,9 +127,14 @@ pub fn reference<K: kube::Resource<DynamicType = ()>>(object: &K) -> ObjectRefer
 
 async fn write_all(client: Client, source: EventSource, mut waiting: mpsc::Receiver<Occurrence>) {
     let mut correlator = Correlator::default();
+    let mut pace = Pace::new(Instant::now());
     while let Some(occurrence) = waiting.recv().await {
         let about = occurrence.about.name.clone().unwrap_or_default();
         let (decision, ticket) = correlator.observe(occurrence);
+        if decision == Decision::Drop {
+            continue;
+        }
+        tokio::time::sleep_until(pace.next(Instant::now())).await;
         let written = match decision {
             Decision::Drop => continue,
             Decision::Create(occurrence, count) => {
@@ -145,6 +154,28 @@ async fn write_all(client: Client, source: EventSource, mut waiting: mpsc::Recei
             Err(e) if error::is_not_found(&e) || error::is_forbidden_by_termination(&e) => {}
             Err(error) => tracing::warn!(%error, about, "event lost"),
         }
+    }
+}
+
+/// When the next event may be written.
+struct Pace {
+    /// When the burst is whole again.
+    full: Instant,
+}
+
+impl Pace {
+    const STEP: Duration = Duration::from_micros(1_000_000 / EACH_SECOND as u64);
+
+    fn new(now: Instant) -> Self {
+        Self { full: now }
+    }
+
+    /// Takes a turn; answers when it comes.
+    fn next(&mut self, now: Instant) -> Instant {
+        self.full = self.full.max(now) + Self::STEP;
+        self.full
+            .checked_sub(Self::STEP * BURST)
+            .map_or(now, |t| t.max(now))
     }
 }
 
@@ -224,6 +255,18 @@ fn object(source: &EventSource, occurrence: &Occurrence, count: i32) -> Event {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_burst_goes_at_once_and_the_rest_in_turn() {
+        let start = Instant::now() + Duration::from_secs(60);
+        let mut pace = Pace::new(start);
+        assert!((0..BURST).all(|_| pace.next(start) == start));
+        assert_eq!(pace.next(start), start + Pace::STEP);
+        assert_eq!(pace.next(start), start + Pace::STEP * 2);
+        let later = start + Pace::STEP * 2 * BURST;
+        assert!((0..BURST).all(|_| pace.next(later) == later));
+        assert!(pace.next(later) > later);
+    }
 
     #[test]
     fn events_carry_upstreams_fields() {
