@@ -54,9 +54,9 @@ pub fn candidates<K>(
 ) -> Vec<Arc<Entry>> {
     let mut all = cache.entries_owned_by(uid);
     let orphans = cache
-        .entries_matching(namespace, selector)
+        .orphans_in(namespace)
         .into_iter()
-        .filter(|e| e.controller().is_none() && e.owners.iter().all(|o| o.uid != uid));
+        .filter(|e| e.matches(selector) && e.owners.iter().all(|o| o.uid != uid));
     all.extend(orphans);
     all.retain(|e| &*e.key.namespace == namespace);
     all

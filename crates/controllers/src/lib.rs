@@ -14,6 +14,7 @@ mod catalogue;
 mod claim;
 mod conditions;
 mod context;
+mod digest;
 mod history;
 mod pod_control;
 mod pods;

@@ -1,6 +1,6 @@
 //! Empties namespaces that are being deleted, pods first, and then lets them go.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use client::{Cache, Entry, Error, Key, Queue, Reconcile, Requeue, Scope, write};
 use futures::future::BoxFuture;
@@ -13,6 +13,7 @@ use kube::{
     api::{DeleteParams, ListParams, PostParams},
     core::Request,
 };
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use crate::{
@@ -27,6 +28,8 @@ pub const CONTROLLER: Controller = Controller {
 };
 
 const FINALIZER: &str = "kubernetes";
+/// What goes within this time is looked at together: thousands of pods go one by one.
+const GATHER: Duration = Duration::from_millis(100);
 
 struct Namespaces {
     context: Context,
@@ -54,7 +57,7 @@ async fn follow(context: Context, served: Vec<Served>) {
         subscriptions.push(cache.subscribe(move |change| {
             let key = Key::cluster(change.key.namespace.clone());
             if all.entry(&key).is_some_and(|n| n.deleting) {
-                to.add(key);
+                to.add_after(key, GATHER);
             }
         }));
     }
@@ -210,52 +213,54 @@ impl Namespaces {
     async fn empty(&self, namespace: &str) -> Result<bool, Error> {
         let is_pods = |s: &Served| s.resource.group.is_empty() && s.resource.plural == "pods";
         let pods = self.contents.iter().filter(|(s, _)| is_pods(s));
-        for (served, _) in pods {
-            if !self.clear(served, namespace).await? {
+        for (served, known) in pods {
+            if !self.clear(served, known, namespace).await? {
                 return Ok(false);
             }
         }
         let mut all = true;
-        for (served, _) in self.contents.iter().filter(|(s, _)| !is_pods(s)) {
-            all &= self.clear(served, namespace).await?;
+        for (served, known) in self.contents.iter().filter(|(s, _)| !is_pods(s)) {
+            all &= self.clear(served, known, namespace).await?;
         }
         Ok(all)
     }
 
-    async fn clear(&self, served: &Served, namespace: &str) -> Result<bool, Error> {
+    /// Deletes what is there of one resource; answers whether the server says that nothing is.
+    async fn clear(
+        &self,
+        served: &Served,
+        known: &Cache<()>,
+        namespace: &str,
+    ) -> Result<bool, Error> {
+        let seen = known.entries_in(namespace);
+        // All of it is on its way: its end will be seen.
+        if !seen.is_empty() && seen.iter().all(|e| e.deleting) {
+            return Ok(false);
+        }
+        if seen.is_empty() && self.is_empty(served, namespace).await? {
+            return Ok(true);
+        }
         let client = &self.context.client;
         let collection = || Request::new(served.resource.path(namespace));
         let background = DeleteParams::background();
-        let found: Value = client
-            .request(collection().list(&ListParams::default())?)
-            .await?;
-        let items = found["items"]
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        let fresh: Vec<&str> = items
-            .iter()
-            .filter(|i| i["metadata"]["deletionTimestamp"].is_null())
-            .filter_map(|i| i["metadata"]["name"].as_str())
-            .collect();
-        if fresh.is_empty() {
-            return Ok(items.is_empty());
-        }
         if served.deletes_collections {
             let request = collection().delete_collection(&background, &ListParams::default())?;
-            client.request::<Value>(request).await?;
+            client.request::<IgnoredAny>(request).await?;
         } else {
-            for name in fresh {
-                let deleted = client
-                    .request::<Value>(collection().delete(name, &background)?)
-                    .await;
-                write::tolerate_missing(deleted)?;
+            for entry in seen.iter().filter(|e| !e.deleting) {
+                let request = collection().delete(&entry.key.name, &background)?;
+                write::tolerate_missing(client.request::<IgnoredAny>(request).await)?;
             }
         }
-        let after: Value = client
-            .request(collection().list(&ListParams::default().limit(1))?)
-            .await?;
-        Ok(after["items"].as_array().is_none_or(Vec::is_empty))
+        self.is_empty(served, namespace).await
+    }
+
+    /// Whether the server has nothing: caches may not know yet what was made just before.
+    async fn is_empty(&self, served: &Served, namespace: &str) -> Result<bool, Error> {
+        let request = Request::new(served.resource.path(namespace));
+        let request = request.list(&ListParams::default().limit(1))?;
+        let found: Value = self.context.client.request(request).await?;
+        Ok(found["items"].as_array().is_none_or(Vec::is_empty))
     }
 
     async fn report(

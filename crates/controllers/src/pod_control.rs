@@ -9,13 +9,15 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Resource,
     api::{Patch, PatchParams, PostParams},
+    core::Request,
 };
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::pods;
 
-/// Requests under way at once.
-const PARALLEL: usize = 16;
+/// Requests under way at once: the store writes those together that come together.
+const PARALLEL: usize = 64;
 /// Pods of the first batch; each further batch doubles while all goes well.
 const FIRST_BATCH: usize = 1;
 
@@ -30,6 +32,19 @@ pub struct PodControl {
     pub recorder: Recorder,
 }
 
+/// What counts of the answer to a creation; the rest is what was asked for.
+#[derive(Deserialize)]
+struct Made {
+    metadata: MadeMeta,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MadeMeta {
+    name: String,
+    resource_version: String,
+}
+
 impl PodControl {
     /// Makes pods in batches that double, so that a quota or a broken template costs one failed
     /// request, not hundreds. Answers how many were made, and the last failure.
@@ -40,7 +55,8 @@ impl PodControl {
         let (mut made, mut revision, mut failure) = (0, 0, None);
         let mut left = all.into_iter().peekable();
         let mut batch = FIRST_BATCH;
-        while left.peek().is_some() && failure.is_none() {
+        let mut ends = false;
+        while left.peek().is_some() && failure.is_none() && !ends {
             let requests: Vec<_> = left
                 .by_ref()
                 .take(batch)
@@ -56,7 +72,8 @@ impl PodControl {
                         made += 1;
                         revision = revision.max(seen);
                     }
-                    Ok(None) => {}
+                    // Nor will any other be made there.
+                    Ok(None) => ends = true,
                     Err(e) => failure = Some(e),
                 }
             }
@@ -76,13 +93,15 @@ impl PodControl {
         O: Resource<DynamicType = ()>,
     {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let api = write::namespaced::<Pod>(&self.client, namespace);
-        match api.create(&PostParams::default(), &pod).await {
-            Ok(made) => {
-                let name = made.metadata.name.as_deref().unwrap_or_default();
-                let message = format!("Created pod: {name}");
+        let body = serde_json::to_vec(&pod).map_err(kube::Error::SerdeError)?;
+        let request = Request::new(Pod::url_path(&(), Some(namespace)))
+            .create(&PostParams::default(), body)
+            .map_err(kube::Error::BuildRequest)?;
+        match self.client.request::<Made>(request).await {
+            Ok(Made { metadata }) => {
+                let message = format!("Created pod: {}", metadata.name);
                 self.recorder.normal(owner, "SuccessfulCreate", message);
-                Ok(Some(write::revision_of(&made)))
+                Ok(Some(metadata.resource_version.parse().unwrap_or(0)))
             }
             Err(e) if client::is_forbidden_by_termination(&e) => Ok(None),
             Err(e) => {

@@ -53,7 +53,16 @@ pub fn is_ready(pod: &Pod) -> bool {
 /// How long until it is available (ready for `min_ready_seconds`); zero: it is; `None`: not
 /// before something changes.
 pub fn available_in(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Option<SignedDuration> {
-    let due = ready_since(pod)?.saturating_add(SignedDuration::from_secs(min_ready_seconds.into()));
+    available_after(ready_since(pod)?, min_ready_seconds, now)
+}
+
+/// How long until a pod that has been ready since then is available.
+pub fn available_after(
+    ready: Timestamp,
+    min_ready_seconds: i32,
+    now: Timestamp,
+) -> Option<SignedDuration> {
+    let due = ready.saturating_add(SignedDuration::from_secs(min_ready_seconds.into()));
     let wait = due.ok()?.duration_since(now);
     Some(if min_ready_seconds == 0 {
         SignedDuration::ZERO

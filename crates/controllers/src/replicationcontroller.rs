@@ -17,9 +17,13 @@ use serde_json::json;
 
 use crate::{
     Context, Controller, claim,
+    digest::{Member, members},
     pod_control::PodControl,
     pods,
-    replicaset::plan::{self, Act},
+    replicaset::{
+        gather,
+        plan::{self, Act},
+    },
 };
 
 /// The entry of [`crate::ALL`].
@@ -44,11 +48,13 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
         let to = queue.clone();
         owners.on_change(move |change| to.add(change.key.clone()));
         pods.synced().await;
-        let (to, of) = (queue.clone(), owners.clone());
+        let (to, of, all) = (queue.clone(), owners.clone(), pods.clone());
         pods.on_change(move |change| {
-            owners_of(change, &of)
-                .into_iter()
-                .for_each(|key| to.add(key))
+            let owner = change.latest().and_then(|e| e.controller());
+            let wait = gather(owner.map_or(0, |o| all.owned_count(&o.uid)));
+            for key in owners_of(change, &of) {
+                to.add_after(key, wait);
+            }
         });
         let control = PodControl {
             client: context.client.clone(),
@@ -137,7 +143,7 @@ impl Reconcile for ReplicationControllers {
         };
         let failure = self.act(&owner, &owned, act).await;
         let uid = set.metadata.uid.as_deref().unwrap_or_default();
-        let pods = self.pods.list_owned_by(uid);
+        let pods = members(self.pods.entries_owned_by(uid));
         let reported = failure.as_ref().map(|(reason, e)| (*reason, e.words()));
         let status = plan::status(&set, &pods, reported, self.context.now());
         self.write_status(&owner, key, &status).await?;
@@ -152,7 +158,7 @@ impl Reconcile for ReplicationControllers {
 }
 
 impl ReplicationControllers {
-    async fn claim(&self, owner: &ReplicationController, key: &Key) -> Result<Vec<Pod>, Error> {
+    async fn claim(&self, owner: &ReplicationController, key: &Key) -> Result<Vec<Member>, Error> {
         let Some(selector) = selector(owner) else {
             return Ok(Vec::new());
         };
@@ -163,13 +169,13 @@ impl ReplicationControllers {
         let owners = write::namespaced(&self.context.client, &key.namespace);
         let pods = write::namespaced(&self.context.client, &key.namespace);
         let owned = claim::settle(owner, &owners, &pods, &self.pods, claims).await?;
-        Ok(client::cache::decode_all(&owned))
+        Ok(members(owned))
     }
 
     async fn act(
         &self,
         owner: &ReplicationController,
-        owned: &[Pod],
+        owned: &[Member],
         act: Act,
     ) -> Option<(&'static str, Error)> {
         match act {
@@ -183,7 +189,9 @@ impl ReplicationControllers {
                 failure.map(|e| ("FailedCreate", e))
             }
             Act::Delete(which) => {
-                let doomed: Vec<&Pod> = which.into_iter().map(|i| &owned[i]).collect();
+                let doomed = which.into_iter().map(|i| owned[i].entry.clone());
+                let doomed: Vec<Pod> = client::cache::decode_all(&doomed.collect::<Vec<_>>());
+                let doomed: Vec<&Pod> = doomed.iter().collect();
                 let (_, failure) = self.control.delete(owner, &doomed).await;
                 failure.map(|e| ("FailedDelete", e))
             }

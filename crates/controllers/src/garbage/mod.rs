@@ -130,6 +130,10 @@ impl World {
                 .for_each(|o| queue.add(o));
         }
         let Some(new) = &change.new else { return };
+        let old = change.old.as_ref().filter(|old| old.uid == new.uid);
+        if old.is_some_and(|old| plan::is_same(old, new)) {
+            return;
+        }
         self.living().insert(new.uid.clone(), object.clone());
         if plan::waits(new) && !change.old.as_ref().is_some_and(|old| plan::waits(old)) {
             self.dependents(&new.uid)
@@ -177,16 +181,13 @@ impl World {
             .collect()
     }
 
-    /// Dependents that keep their owner from going.
-    fn blocking(&self, uid: &str) -> Vec<Object> {
-        let blocks = |o: &Object| {
-            self.entry(o).is_some_and(|e| {
-                e.owners
-                    .iter()
-                    .any(|owner| owner.uid == uid && owner.block_owner_deletion)
-            })
-        };
-        self.dependents(uid).into_iter().filter(blocks).collect()
+    /// Whether a dependent keeps its owner from going.
+    fn blocks(&self, dependent: &Object, uid: &str) -> bool {
+        self.entry(dependent).is_some_and(|e| {
+            e.owners
+                .iter()
+                .any(|owner| owner.uid == uid && owner.block_owner_deletion)
+        })
     }
 }
 
@@ -208,7 +209,8 @@ impl Reconcile for Collector {
             }
         }
         let dependents = self.world.dependents(&entry.uid);
-        let blocking = self.world.blocking(&entry.uid);
+        let mut blocking = dependents.clone();
+        blocking.retain(|d| self.world.blocks(d, &entry.uid));
         match plan::plan(&entry, &fates, !blocking.is_empty(), !dependents.is_empty()) {
             Act::Nothing => {}
             Act::Delete(Policy::Foreground) if self.is_in_a_circle(&dependents) => {

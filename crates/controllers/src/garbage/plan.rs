@@ -55,6 +55,11 @@ pub fn waits(entry: &Entry) -> bool {
     entry.deleting && has(entry, FOREGROUND)
 }
 
+/// Whether a change of an object left alone all that is looked at here.
+pub fn is_same(old: &Entry, new: &Entry) -> bool {
+    old.owners == new.owners && old.finalizers == new.finalizers && old.deleting == new.deleting
+}
+
 /// Decides. `fates` are those of its owners, in their order; `blocked`: a dependent that blocks
 /// its deletion is left; `has_dependents`: any is.
 pub fn plan(entry: &Entry, fates: &[Fate], blocked: bool, has_dependents: bool) -> Act {

@@ -2,7 +2,7 @@
 
 pub(crate) mod plan;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use client::{
     Cache, Change, Error, Key, Queue, Reconcile, Requeue, Scope, Selector, cache::decode_all, write,
@@ -15,7 +15,12 @@ use k8s_openapi::api::{
 use kube::Api;
 use serde_json::json;
 
-use crate::{Context, Controller, claim, pod_control::PodControl, pods};
+use crate::{
+    Context, Controller, claim,
+    digest::{Member, members},
+    pod_control::PodControl,
+    pods,
+};
 use plan::Act;
 
 /// The entry of [`crate::ALL`].
@@ -23,6 +28,16 @@ pub const CONTROLLER: Controller = Controller {
     name: "replicaset-controller",
     run,
 };
+
+/// Changes of pods are gathered for this long, and longer by [`GATHER_MORE`] for each pod there is: a
+/// look at all of them takes its time, and nobody needs one for each change.
+const GATHER: Duration = Duration::from_millis(10);
+const GATHER_MORE: Duration = Duration::from_micros(20);
+
+/// How long to gather changes of the pods of an owner that has so many.
+pub(crate) fn gather(pods: usize) -> Duration {
+    GATHER + GATHER_MORE * u32::try_from(pods).unwrap_or(u32::MAX)
+}
 
 struct ReplicaSets {
     context: Context,
@@ -40,11 +55,13 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
         let to = queue.clone();
         sets.on_change(move |change| to.add(change.key.clone()));
         pods.synced().await;
-        let (to, of) = (queue.clone(), sets.clone());
+        let (to, of, all) = (queue.clone(), sets.clone(), pods.clone());
         pods.on_change(move |change| {
-            owners_of(change, &of)
-                .into_iter()
-                .for_each(|key| to.add(key))
+            let owner = change.latest().and_then(|e| e.controller());
+            let wait = gather(owner.map_or(0, |o| all.owned_count(&o.uid)));
+            for key in owners_of(change, &of) {
+                to.add_after(key, wait);
+            }
         });
         let control = PodControl {
             client: context.client.clone(),
@@ -105,9 +122,8 @@ impl Reconcile for ReplicaSets {
             plan::plan(&set, &owned, || self.crowd(&set), self.context.now())
         };
         let failure = self.act(&set, key, &owned, act).await;
-        let pods = self
-            .pods
-            .list_owned_by(set.metadata.uid.as_deref().unwrap_or_default());
+        let uid = set.metadata.uid.as_deref().unwrap_or_default();
+        let pods = members(self.pods.entries_owned_by(uid));
         let reported = failure.as_ref().map(|(reason, e)| (*reason, e.words()));
         let status = plan::status(&set, &pods, reported, self.context.now());
         self.write_status(&set, key, status).await?;
@@ -126,7 +142,7 @@ impl ReplicaSets {
         write::namespaced(&self.context.client, &key.namespace)
     }
 
-    async fn claim(&self, set: &ReplicaSet, key: &Key) -> Result<Vec<Pod>, Error> {
+    async fn claim(&self, set: &ReplicaSet, key: &Key) -> Result<Vec<Member>, Error> {
         let selector = Selector::of(&set.spec.selector).map_err(|e| Error::Other(e.to_string()))?;
         if selector.is_everything() {
             return Ok(Vec::new());
@@ -137,7 +153,7 @@ impl ReplicaSets {
         let claims = claim::sort(uid, deleting, &selector, candidates);
         let sets = write::namespaced(&self.context.client, &key.namespace);
         let owned = claim::settle(set, &sets, &self.api(key), &self.pods, claims).await?;
-        Ok(decode_all(&owned))
+        Ok(members(owned))
     }
 
     /// Active pods per node of all ReplicaSets with the same controller.
@@ -148,9 +164,9 @@ impl ReplicaSets {
         };
         let mut crowd = HashMap::new();
         for sibling in self.sets.entries_owned_by(&owner.uid) {
-            for pod in self.pods.list_owned_by(&sibling.uid) {
-                if pods::is_active(&pod) {
-                    *crowd.entry(pods::node(&pod).to_owned()).or_default() += 1;
+            for pod in members(self.pods.entries_owned_by(&sibling.uid)) {
+                if pod.is_active() {
+                    *crowd.entry(pod.node().to_owned()).or_default() += 1;
                 }
             }
         }
@@ -161,7 +177,7 @@ impl ReplicaSets {
         &self,
         set: &ReplicaSet,
         key: &Key,
-        owned: &[Pod],
+        owned: &[Member],
         act: Act,
     ) -> Option<(&'static str, Error)> {
         match act {
@@ -174,7 +190,9 @@ impl ReplicaSets {
                 failure.map(|e| ("FailedCreate", e))
             }
             Act::Delete(which) => {
-                let doomed: Vec<&Pod> = which.into_iter().map(|i| &owned[i]).collect();
+                let doomed = which.into_iter().map(|i| owned[i].entry.clone());
+                let doomed: Vec<Pod> = decode_all(&doomed.collect::<Vec<_>>());
+                let doomed: Vec<&Pod> = doomed.iter().collect();
                 let (_, failure) = self.control.delete(set, &doomed).await;
                 failure.map(|e| ("FailedDelete", e))
             }

@@ -3,19 +3,15 @@
 use std::{cmp::Ordering, collections::HashMap};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::{
-    apps::v1::{ReplicaSet, ReplicaSetStatus},
-    core::v1::Pod,
-};
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
 
 use crate::{
     conditions::{self, Verdict},
-    pods,
+    digest::{Member, Phase},
 };
 
 /// Pods made or deleted in one pass.
 const BURST: usize = 500;
-const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 const REPLICA_FAILURE: &str = "ReplicaFailure";
 
 /// What is to be done about the pods of a ReplicaSet.
@@ -33,13 +29,11 @@ pub enum Act {
 /// ReplicaSets of the same owner.
 pub fn plan(
     set: &ReplicaSet,
-    pods: &[Pod],
+    pods: &[Member],
     crowd: impl FnOnce() -> HashMap<String, usize>,
     now: Timestamp,
 ) -> Act {
-    let active: Vec<usize> = (0..pods.len())
-        .filter(|&i| pods::is_active(&pods[i]))
-        .collect();
+    let active: Vec<usize> = (0..pods.len()).filter(|&i| pods[i].is_active()).collect();
     let wanted = usize::try_from(replicas(set)).unwrap_or(0);
     match active.len().cmp(&wanted) {
         Ordering::Equal => Act::Nothing,
@@ -68,47 +62,30 @@ struct Rank {
     assigned: bool,
     phase: u8,
     ready: bool,
-    cost: i64,
+    cost: i32,
     crowd: std::cmp::Reverse<usize>,
     ready_age: u32,
-    restarts: std::cmp::Reverse<i64>,
+    restarts: std::cmp::Reverse<i32>,
     age: u32,
-    uid: String,
+    uid: Box<str>,
 }
 
 impl Rank {
-    fn of(pod: &Pod, crowd: &HashMap<String, usize>, now: Timestamp) -> Self {
-        let since = pods::ready_since(pod);
-        let annotations = pod.metadata.annotations.as_ref();
-        let statuses = pod
-            .status
-            .as_ref()
-            .and_then(|s| s.container_statuses.as_ref());
+    fn of(pod: &Member, crowd: &HashMap<String, usize>, now: Timestamp) -> Self {
         Self {
-            assigned: !pods::node(pod).is_empty(),
-            phase: match pods::phase(pod) {
-                "Pending" => 0,
-                "Running" => 2,
-                _ => 1,
+            assigned: !pod.node().is_empty(),
+            phase: match pod.phase {
+                Phase::Pending => 0,
+                Phase::Unknown | Phase::Over => 1,
+                Phase::Running => 2,
             },
-            ready: since.is_some(),
-            cost: annotations
-                .and_then(|a| a.get(DELETION_COST))
-                .and_then(|c| c.parse::<i32>().ok())
-                .unwrap_or(0)
-                .into(),
-            crowd: std::cmp::Reverse(crowd.get(pods::node(pod)).copied().unwrap_or(0)),
-            ready_age: magnitude(since, now),
-            restarts: std::cmp::Reverse(
-                statuses
-                    .into_iter()
-                    .flatten()
-                    .map(|s| i64::from(s.restart_count))
-                    .max()
-                    .unwrap_or(0),
-            ),
-            age: magnitude(pod.metadata.creation_timestamp.as_ref().map(|t| t.0), now),
-            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            ready: pod.ready_since.is_some(),
+            cost: pod.deletion_cost,
+            crowd: std::cmp::Reverse(crowd.get(pod.node()).copied().unwrap_or(0)),
+            ready_age: magnitude(pod.ready_since, now),
+            restarts: std::cmp::Reverse(pod.restarts),
+            age: magnitude(pod.created, now),
+            uid: pod.entry.uid.clone(),
         }
     }
 }
@@ -127,7 +104,7 @@ fn magnitude(since: Option<Timestamp>, now: Timestamp) -> u32 {
 /// The status as the pods and `failure` (reason and message of a failed create or delete) say.
 pub fn status(
     set: &ReplicaSet,
-    pods: &[Pod],
+    pods: &[Member],
     failure: Option<(&'static str, String)>,
     now: Timestamp,
 ) -> ReplicaSetStatus {
@@ -138,18 +115,15 @@ pub fn status(
         .as_ref()
         .and_then(|t| t.metadata.as_ref())
         .and_then(|m| m.labels.as_ref());
-    let labelled = |pod: &Pod| {
-        let own = pod.metadata.labels.as_ref();
-        template_labels
-            .into_iter()
-            .flatten()
-            .all(|(k, v)| own.and_then(|l| l.get(k)) == Some(v))
+    let labelled = |pod: &Member| {
+        let mut labels = template_labels.into_iter().flatten();
+        labels.all(|(k, v)| pod.entry.label(k) == Some(v))
     };
-    let active: Vec<&Pod> = pods.iter().filter(|p| pods::is_active(p)).collect();
-    let count = |test: &dyn Fn(&Pod) -> bool| active.iter().filter(|p| test(p)).count() as i32;
+    let active: Vec<&Member> = pods.iter().filter(|p| p.is_active()).collect();
+    let count = |test: &dyn Fn(&Member) -> bool| active.iter().filter(|p| test(p)).count() as i32;
     let terminating = pods
         .iter()
-        .filter(|p| p.metadata.deletion_timestamp.is_some() && !pods::is_terminal(p))
+        .filter(|p| p.entry.deleting && !p.is_terminal())
         .count() as i32;
     let current = set.status.clone().unwrap_or_default();
     let mut conditions = current.conditions.unwrap_or_default();
@@ -165,12 +139,14 @@ pub fn status(
         }
         None => conditions::remove(&mut conditions, REPLICA_FAILURE),
     }
-    let available =
-        |p: &Pod| pods::available_in(p, min_ready, now).is_some_and(|wait| wait.is_zero());
+    let available = |p: &Member| {
+        p.available_in(min_ready, now)
+            .is_some_and(|wait| wait.is_zero())
+    };
     ReplicaSetStatus {
         replicas: active.len() as i32,
         fully_labeled_replicas: positive(count(&labelled)),
-        ready_replicas: positive(count(&pods::is_ready)),
+        ready_replicas: positive(count(&|p| p.ready_since.is_some())),
         available_replicas: positive(count(&available)),
         terminating_replicas: Some(terminating),
         observed_generation: set.metadata.generation,
@@ -183,11 +159,11 @@ fn positive(count: i32) -> Option<i32> {
 }
 
 /// When the next ready pod becomes available without any other change.
-pub fn next_available(set: &ReplicaSet, pods: &[Pod], now: Timestamp) -> Option<SignedDuration> {
+pub fn next_available(set: &ReplicaSet, pods: &[Member], now: Timestamp) -> Option<SignedDuration> {
     let min_ready = set.spec.min_ready_seconds.unwrap_or(0);
     pods.iter()
-        .filter(|p| pods::is_active(p))
-        .filter_map(|p| pods::available_in(p, min_ready, now))
+        .filter(|p| p.is_active())
+        .filter_map(|p| p.available_in(min_ready, now))
         .filter(|wait| !wait.is_zero())
         .min()
 }
@@ -195,7 +171,8 @@ pub fn next_available(set: &ReplicaSet, pods: &[Pod], now: Timestamp) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use client::cache::parse_entry;
+    use serde_json::{Value, json};
 
     fn set(replicas: i32) -> ReplicaSet {
         serde_json::from_value(json!({
@@ -206,18 +183,22 @@ mod tests {
         .unwrap()
     }
 
-    fn pod(name: &str, node: &str, phase: &str, ready_at: Option<i64>) -> Pod {
+    fn pod(name: &str, node: &str, phase: &str, ready_at: Option<i64>) -> Value {
         let conditions = ready_at.map(|at| {
             json!([{"type": "Ready", "status": "True",
                     "lastTransitionTime": Timestamp::from_second(at).unwrap().to_string()}])
         });
-        serde_json::from_value(json!({
+        json!({
             "metadata": {"name": name, "uid": name, "labels": {"a": "b"},
                          "creationTimestamp": "1970-01-01T00:00:00Z"},
             "spec": {"containers": [], "nodeName": node},
             "status": {"phase": phase, "conditions": conditions},
-        }))
-        .unwrap()
+        })
+    }
+
+    fn members<const N: usize>(pods: [Value; N]) -> Vec<Member> {
+        let entry = |pod: &Value| parse_entry(pod.to_string().as_bytes()).unwrap().into();
+        crate::digest::members(pods.iter().map(entry).collect())
     }
 
     fn at(second: i64) -> Timestamp {
@@ -226,10 +207,10 @@ mod tests {
 
     #[test]
     fn makes_what_is_missing_and_ignores_what_has_ended() {
-        let pods = [
+        let pods = members([
             pod("a", "n", "Running", None),
             pod("b", "n", "Failed", None),
-        ];
+        ]);
         let none = HashMap::new;
         assert_eq!(plan(&set(3), &pods, none, at(100)), Act::Create(2));
         assert_eq!(plan(&set(1), &pods, none, at(100)), Act::Nothing);
@@ -239,8 +220,9 @@ mod tests {
     #[test]
     fn deletes_the_least_useful_first() {
         let mut dear = pod("dear", "n", "Running", Some(0));
-        dear.metadata.annotations = Some([(DELETION_COST.to_owned(), "5".to_owned())].into());
-        let pods = [
+        dear["metadata"]["annotations"] =
+            json!({"controller.kubernetes.io/pod-deletion-cost": "5"});
+        let pods = members([
             dear,
             pod("old", "n", "Running", Some(1)),
             pod("young", "n", "Running", Some(990)),
@@ -248,15 +230,12 @@ mod tests {
             pod("unready", "n", "Running", None),
             pod("pending", "n", "Pending", None),
             pod("unassigned", "", "Pending", None),
-        ];
+        ]);
         let crowd = HashMap::from([("m".to_owned(), 2), ("n".to_owned(), 1)]);
         let Act::Delete(order) = plan(&set(0), &pods, || crowd, at(1000)) else {
             panic!()
         };
-        let names: Vec<_> = order
-            .iter()
-            .map(|&i| pods[i].metadata.name.clone().unwrap())
-            .collect();
+        let names: Vec<_> = order.iter().map(|&i| &*pods[i].entry.key.name).collect();
         assert_eq!(
             names,
             [
@@ -274,14 +253,13 @@ mod tests {
     #[test]
     fn the_status_counts_and_keeps_failures() {
         let mut gone = pod("gone", "n", "Running", None);
-        gone.metadata.deletion_timestamp =
-            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1)));
-        let pods = [
+        gone["metadata"]["deletionTimestamp"] = json!("1970-01-01T00:00:01Z");
+        let pods = members([
             pod("a", "n", "Running", Some(0)),
             pod("b", "n", "Running", Some(95)),
             pod("c", "n", "Pending", None),
             gone,
-        ];
+        ]);
         let set = set(3);
         let s = status(&set, &pods, Some(("FailedCreate", "no".into())), at(100));
         assert_eq!(
