@@ -44,31 +44,37 @@ pub fn default() -> Value {
 }
 
 /// Nothing requested.
-pub fn light() -> Value {
+fn bare() -> Value {
     pod(|pod| {
-        pod["spec"]["terminationGracePeriodSeconds"] = 0.into();
         let container = pod["spec"]["containers"][0].as_object_mut();
         container.map(|c| c.remove("ports"));
     })
 }
 
-/// Light, and waiting for a gate.
+/// Nothing requested, and gone at once when deleted.
+pub fn light() -> Value {
+    let mut pod = bare();
+    pod["spec"]["terminationGracePeriodSeconds"] = 0.into();
+    pod
+}
+
+/// Waiting for a gate.
 pub fn gated() -> Value {
-    let mut pod = light();
+    let mut pod = bare();
     pod["spec"]["schedulingGates"] = json!([{"name": "test.k8s.io/hold"}]);
     pod
 }
 
-/// Light, with a finalizer.
+/// With a finalizer.
 pub fn finalized() -> Value {
-    let mut pod = light();
+    let mut pod = bare();
     pod["metadata"]["finalizers"] = json!(["test.k8s.io/finalizer"]);
     pod
 }
 
 /// For the one node of this name.
 pub fn daemon() -> Value {
-    let mut pod = light();
+    let mut pod = bare();
     pod["spec"]["affinity"] = json!({"nodeAffinity": {
         "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchFields": [
             {"key": "metadata.name", "operator": "In", "values": [NAMED_NODE]}]}]}}});

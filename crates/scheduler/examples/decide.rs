@@ -13,6 +13,7 @@ use scheduler::{
     plugins::Handle,
     pod::PodInfo,
     profile::{Profile, Scores},
+    search::Memory,
     world::World,
 };
 use serde_json::{Value, json};
@@ -87,10 +88,10 @@ async fn main() -> Result<(), String> {
         let mut world = World::default();
         nodes(&mut world, count);
         let waiting: Vec<PodInfo> = (0..pods).filter_map(|i| pod(i, kind)).collect();
-        let (mut next, mut placed) = (0, 0);
+        let (mut memory, mut placed) = (Memory::default(), 0);
         let began = Instant::now();
         for pod in &waiting {
-            let Ok(mut search) = profile.search(&mut world, pod, &mut next) else {
+            let Ok(mut search) = profile.search(&mut world, pod, &mut memory) else {
                 continue;
             };
             if let Some(node) = profile.choose(&world, pod, &mut search, &Scores::new()) {

@@ -14,7 +14,7 @@ pub fn message(diagnosis: &Diagnosis) -> String {
         (Some(status), true) => text.push_str(&format!(" {}.", status.reasons().join(", "))),
         (others, _) => {
             let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-            for reason in diagnosis.by_node.values().flat_map(|(_, s)| s.reasons()) {
+            for reason in diagnosis.by_node.values().flat_map(|r| r.1.reasons()) {
                 *counts.entry(reason).or_default() += 1;
             }
             let absent = diagnosis.nodes.saturating_sub(diagnosis.by_node.len());
@@ -41,7 +41,7 @@ pub fn message(diagnosis: &Diagnosis) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::{collections::HashMap, sync::Arc};
 
     use super::*;
     use crate::framework::Status;
@@ -50,7 +50,7 @@ mod tests {
     fn counts_reasons_in_the_order_of_their_text() {
         let status = |reasons: &[&str]| {
             let reasons = reasons.iter().map(|r| r.to_string()).collect();
-            ("P", Status::Unschedulable(reasons))
+            Arc::new(("P", Status::Unschedulable(reasons)))
         };
         let diagnosis = Diagnosis {
             nodes: 3,

@@ -67,6 +67,9 @@ impl Status {
     }
 }
 
+/// Which plugin said no, and what it said.
+pub type Refusal = (&'static str, Status);
+
 /// What PreFilter answers.
 pub enum PreFilter {
     /// Filter is to be asked about each node.
@@ -230,7 +233,7 @@ pub struct Diagnosis {
     /// How many nodes there are.
     pub nodes: usize,
     /// What was said of each node that was asked about.
-    pub by_node: HashMap<NodeId, (&'static str, Status)>,
+    pub by_node: HashMap<NodeId, Arc<Refusal>>,
     /// What was said of all others (or all) by PreFilter.
     pub pre_filter: Option<Status>,
     /// Whether PreFilter rejected the pod, so that its message stands for all nodes.
@@ -272,6 +275,12 @@ pub trait Plugin: Send + Sync {
     /// The weight of its scores, 0 if it gives none.
     fn weight(&self) -> i64 {
         0
+    }
+
+    /// Whether Filter and Score look at nothing but the node and what [`crate::classes`] takes for the
+    /// class of the pod, so that one answer does for all pods of a class while the node stays as it is.
+    fn is_local(&self) -> bool {
+        false
     }
 
     /// What may make a pod schedulable that it said no to.

@@ -4,10 +4,12 @@
 //! shell in this file watches, binds in the background and reports. A decision is assumed at
 //! once, so that the next pod sees it; if binding fails, the assumption is taken back.
 
+pub mod classes;
 pub mod config;
 mod diagnosis;
 pub mod extender;
 pub mod framework;
+mod lean;
 pub mod node;
 pub mod plugins;
 pub mod pod;
@@ -15,6 +17,7 @@ mod points;
 pub mod profile;
 pub mod queue;
 pub mod resources;
+pub mod search;
 mod shell;
 pub mod storage;
 pub mod terms;

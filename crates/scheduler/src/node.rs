@@ -85,6 +85,8 @@ pub struct NodeInfo {
     pub requested: Resources,
     /// Sum of what its pods are taken to use when nodes are compared.
     pub scored: Resources,
+    /// Another one after each change; 0: it has none.
+    pub generation: u64,
     pods: Vec<Arc<Footprint>>,
     ports: Vec<HostPort>,
 }
@@ -113,9 +115,8 @@ impl NodeInfo {
         &self.ports
     }
 
-    /// Adds a pod, in place of what was known of it.
+    /// Adds a pod, which must not be there already.
     pub fn add(&mut self, pod: Arc<Footprint>) {
-        self.remove(&pod.uid);
         self.requested.add(&pod.requested);
         self.scored.add(&pod.scored);
         self.ports.extend(pod.ports.iter().cloned());

@@ -8,37 +8,34 @@ use crate::{
     config::{Chosen, ProfileConfig},
     extender::Extender,
     framework::{
-        Candidate, Cycle, CycleState, Diagnosis, Event, Happening, Plugin, PostFilter, PreFilter,
-        Status, Supposition, View,
+        Candidate, Cycle, CycleState, Event, Happening, Plugin, PostFilter, Status, Supposition,
+        View,
     },
-    node::{NodeId, NodeInfo},
+    node::NodeInfo,
     plugins::{self, Handle},
     pod::PodInfo,
     points::{Point, Points},
+    search::{Local, Search},
     why,
     world::World,
 };
-
-/// Below this many nodes all are looked at.
-const MIN_NODES_TO_FIND: usize = 100;
-/// In large clusters at least this share of the nodes, in percent, has to suit before the search ends.
-const MIN_PERCENT: usize = 5;
 
 /// The plugins of a scheduler name.
 pub struct Profile {
     /// The scheduler name.
     pub name: String,
-    plugins: Vec<Slot>,
+    pub(crate) plugins: Vec<Slot>,
     jitter: Jitter,
     /// The share of the nodes that has to suit before a search ends, in percent; `None`: by size.
-    percentage: Option<usize>,
+    pub(crate) percentage: Option<usize>,
+    pub(crate) local: Local,
 }
 
 /// A plugin as configured.
-struct Slot {
-    plugin: Box<dyn Plugin>,
-    points: Points,
-    weight: i64,
+pub(crate) struct Slot {
+    pub(crate) plugin: Box<dyn Plugin>,
+    pub(crate) points: Points,
+    pub(crate) weight: i64,
 }
 
 /// What one plugin has against all nodes, and what each has against each node.
@@ -50,22 +47,10 @@ pub type Examination = (
 /// Scores from elsewhere, by node.
 pub type Scores = HashMap<String, i64>;
 
-/// What came of looking for nodes.
-pub struct Search {
-    /// What the plugins remember.
-    pub state: CycleState,
-    /// The nodes that would do.
-    pub feasible: Vec<NodeId>,
-    /// Why the others would not.
-    pub diagnosis: Diagnosis,
-    /// The plugins whose Filter has a say, by position.
-    filters: Vec<usize>,
-}
-
 impl Profile {
     /// These plugins for a scheduler name; `jitter` chooses between equal nodes.
     pub fn new(name: &str, plugins: Vec<Box<dyn Plugin>>, jitter: Jitter) -> Self {
-        let plugins = plugins
+        let plugins: Vec<Slot> = plugins
             .into_iter()
             .map(|plugin| Slot {
                 points: Points::ALL,
@@ -75,6 +60,7 @@ impl Profile {
             .collect();
         Self {
             name: name.to_owned(),
+            local: Local::of(&plugins),
             plugins,
             jitter,
             percentage: None,
@@ -98,13 +84,15 @@ impl Profile {
                 plugin,
             })
         };
+        let plugins: Vec<Slot> = config
+            .plugins
+            .iter()
+            .map(slot)
+            .collect::<Result<_, String>>()?;
         Ok(Self {
             name: config.name.clone(),
-            plugins: config
-                .plugins
-                .iter()
-                .map(slot)
-                .collect::<Result<_, String>>()?,
+            local: Local::of(&plugins),
+            plugins,
             jitter,
             percentage: config.percentage,
         })
@@ -157,194 +145,6 @@ impl Profile {
                 .any(|p| p.helps(pod, event))
     }
 
-    /// Looks for nodes that will do. `next` is where the search begins, so that nodes take turns.
-    ///
-    /// # Errors
-    /// When a plugin fails.
-    pub fn search(
-        &self,
-        world: &mut World,
-        pod: &PodInfo,
-        next: &mut usize,
-    ) -> Result<Search, String> {
-        world.arrange();
-        let mut search = Search {
-            state: CycleState::default(),
-            feasible: Vec::new(),
-            diagnosis: Diagnosis {
-                nodes: world.node_count(),
-                ..Diagnosis::default()
-            },
-            filters: Vec::new(),
-        };
-        for Slot { plugin, .. } in &self.plugins {
-            plugin.prepare(world, &mut search.state, pod);
-        }
-        if let Some(only) = self.pre_filter(world, pod, &mut search)? {
-            self.feasible(world, pod, next, only.as_ref(), &mut search)?;
-        }
-        Ok(search)
-    }
-
-    fn feasible(
-        &self,
-        world: &World,
-        pod: &PodInfo,
-        next: &mut usize,
-        only: Option<&BTreeSet<String>>,
-        search: &mut Search,
-    ) -> Result<(), String> {
-        let allowed = |node: &NodeInfo| only.is_none_or(|only| only.contains(node.name()));
-        // Where room has been made for the pod, it goes if it can.
-        if let Some(node) = world.nomination(pod.uid()).filter(|n| allowed(n))
-            && self
-                .filter(world, &search.state, &search.filters, pod, node)
-                .1
-                == Status::Success
-        {
-            search.feasible.push(node.id);
-            return Ok(());
-        }
-        let named: Option<Vec<NodeId>> = only.map(|only| {
-            let nodes = only.iter().filter_map(|name| world.node_named(name));
-            nodes.map(|n| n.id).collect()
-        });
-        let order = named.as_deref().unwrap_or(world.order());
-        let total = order.len();
-        let enough = enough(total, self.percentage);
-        let mut seen = 0;
-        while seen < total && search.feasible.len() < enough {
-            let node = world.node(order[(*next + seen) % total]);
-            seen += 1;
-            match self.filter(world, &search.state, &search.filters, pod, node) {
-                (_, Status::Success) => search.feasible.push(node.id),
-                (_, Status::Error(error)) => return Err(error),
-                (plugin, status) => {
-                    search.diagnosis.plugins.insert(plugin);
-                    search.diagnosis.by_node.insert(node.id, (plugin, status));
-                }
-            }
-        }
-        if named.is_none() && total > 0 {
-            *next = (*next + seen) % total;
-        }
-        Ok(())
-    }
-
-    /// `None`: rejected; otherwise the nodes to look at, `Some(None)` being all.
-    fn pre_filter(
-        &self,
-        world: &World,
-        pod: &PodInfo,
-        search: &mut Search,
-    ) -> Result<Option<Option<BTreeSet<String>>>, String> {
-        let mut only: Option<BTreeSet<String>> = None;
-        let mut narrowing = Vec::new();
-        for (at, slot) in self.plugins.iter().enumerate() {
-            let plugin = &slot.plugin;
-            let filters = slot.points.has(Point::Filter);
-            if !slot.points.has(Point::PreFilter) {
-                search.filters.extend(filters.then_some(at));
-                continue;
-            }
-            let mut cycle = Cycle {
-                world,
-                state: &mut search.state,
-            };
-            match plugin.pre_filter(&mut cycle, pod) {
-                PreFilter::Continue => search.filters.extend(filters.then_some(at)),
-                PreFilter::Skip => {}
-                PreFilter::Only(nodes) => {
-                    search.filters.extend(filters.then_some(at));
-                    narrowing.push(plugin.name());
-                    only = Some(match only {
-                        Some(before) => before.intersection(&nodes).cloned().collect(),
-                        None => nodes,
-                    });
-                }
-                PreFilter::Reject(Status::Error(error)) => return Err(error),
-                PreFilter::Reject(status) => {
-                    search.diagnosis.pre_filter = Some(status);
-                    search.diagnosis.rejected = true;
-                    search.diagnosis.plugins.insert(plugin.name());
-                    return Ok(None);
-                }
-            }
-        }
-        if !narrowing.is_empty() {
-            search.diagnosis.plugins.extend(&narrowing);
-            let names = narrowing.join(" ");
-            let reason = if only.as_ref().is_some_and(BTreeSet::is_empty) {
-                search.diagnosis.rejected = true;
-                format!("node(s) didn't satisfy plugin(s) [{names}] simultaneously")
-            } else {
-                format!("node(s) didn't satisfy plugin(s) [{names}]")
-            };
-            search.diagnosis.pre_filter = Some(Status::unresolvable(reason));
-            if search.diagnosis.rejected {
-                return Ok(None);
-            }
-        }
-        Ok(Some(only))
-    }
-
-    /// Whether the node will do, with and without the pods of at least the same priority for which
-    /// room is being made there.
-    fn filter(
-        &self,
-        world: &World,
-        state: &CycleState,
-        filters: &[usize],
-        pod: &PodInfo,
-        node: &NodeInfo,
-    ) -> (&'static str, Status) {
-        let mut view = View {
-            world,
-            state,
-            suppositions: &[],
-        };
-        let coming: Vec<Supposition> = world
-            .nominated_for(node.id)
-            .iter()
-            .filter(|p| p.priority >= pod.footprint.priority && p.uid != *pod.uid())
-            .map(|p| Supposition {
-                pod: p.clone(),
-                node: node.id,
-                added: true,
-            })
-            .collect();
-        if !coming.is_empty() {
-            let mut full = node.clone();
-            for supposed in &coming {
-                full.add(supposed.pod.clone());
-            }
-            view.suppositions = &coming;
-            let (plugin, status) = self.filter_as_is(&view, filters, pod, &full);
-            if !status.is_success() {
-                return (plugin, status);
-            }
-            view.suppositions = &[];
-        }
-        self.filter_as_is(&view, filters, pod, node)
-    }
-
-    fn filter_as_is(
-        &self,
-        view: &View<'_>,
-        filters: &[usize],
-        pod: &PodInfo,
-        node: &NodeInfo,
-    ) -> (&'static str, Status) {
-        for at in filters {
-            let plugin = &self.plugins[*at].plugin;
-            let status = plugin.filter(view, pod, node);
-            if !status.is_success() {
-                return (plugin.name(), status);
-            }
-        }
-        ("", Status::Success)
-    }
-
     /// What every plugin has against each node, for those who explain; or what one has against all
     /// of them.
     ///
@@ -352,12 +152,7 @@ impl Profile {
     /// When a plugin fails.
     pub fn examine(&self, world: &mut World, pod: &PodInfo) -> Result<Examination, String> {
         world.arrange();
-        let mut search = Search {
-            state: CycleState::default(),
-            feasible: Vec::new(),
-            diagnosis: Diagnosis::default(),
-            filters: Vec::new(),
-        };
+        let mut search = Search::default();
         for Slot { plugin, .. } in &self.plugins {
             plugin.prepare(world, &mut search.state, pod);
         }
@@ -423,7 +218,8 @@ impl Profile {
                 suppositions,
                 ..view
             };
-            self.filter_as_is(&view, filters, pod, node).1
+            let refusal = self.filter_as_is(&view, filters.iter(), pod, node);
+            refusal.map_or(Status::Success, |(_, status)| status)
         };
         let mut words = Vec::new();
         for plugin in self.at(Point::PostFilter) {
@@ -455,7 +251,10 @@ impl Profile {
         if nodes.len() < 2 {
             return nodes.first().map(|n| n.name().to_owned());
         }
-        let mut totals = self.totals(world, pod, &mut search.state, &nodes);
+        // Scores are kept of all nodes that would do, or not at all.
+        let known = search.scores.take();
+        let known = known.filter(|_| nodes.len() == search.feasible.len());
+        let mut totals = self.totals(world, pod, &mut search.state, &nodes, known.as_deref());
         if !extra.is_empty() {
             for (total, node) in totals.iter_mut().zip(&nodes) {
                 *total += extra.get(node.name()).copied().unwrap_or(0);
@@ -476,11 +275,14 @@ impl Profile {
         pod: &PodInfo,
         state: &mut CycleState,
         nodes: &[&NodeInfo],
+        known: Option<&[i64]>,
     ) -> Vec<i64> {
         let mut totals = vec![0_i64; nodes.len()];
         let mut scores = vec![0_i64; nodes.len()];
-        let scoring = self.plugins.iter().filter(|s| s.points.has(Point::Score));
-        for Slot { plugin, weight, .. } in scoring {
+        let scorers = &self.local.scorers;
+        let scoring = self.plugins.iter().enumerate();
+        let scoring = scoring.filter(|(_, s)| s.points.has(Point::Score));
+        for (at, Slot { plugin, weight, .. }) in scoring {
             if *weight == 0 || !plugin.pre_score(&mut Cycle { world, state }, pod, nodes) {
                 continue;
             }
@@ -489,8 +291,17 @@ impl Profile {
                 state,
                 suppositions: &[],
             };
-            for (score, node) in scores.iter_mut().zip(nodes) {
-                *score = plugin.score(&view, pod, node);
+            let local = scorers.iter().position(|s| *s == at).zip(known);
+            match local {
+                Some((column, known)) => {
+                    let column = known.iter().skip(column).step_by(scorers.len());
+                    scores.iter_mut().zip(column).for_each(|(s, k)| *s = *k);
+                }
+                None => {
+                    for (score, node) in scores.iter_mut().zip(nodes) {
+                        *score = plugin.score(&view, pod, node);
+                    }
+                }
             }
             plugin.normalize(&view, nodes, &mut scores);
             for (total, score) in totals.iter_mut().zip(&scores) {
@@ -585,28 +396,5 @@ impl Profiles {
     /// no to, in any profile.
     pub fn any_cares(&self, plugin: &str, what: Happening) -> bool {
         self.0.iter().any(|p| p.cares(plugin, what))
-    }
-}
-
-/// How many suitable nodes end the search.
-fn enough(nodes: usize, percentage: Option<usize>) -> usize {
-    if nodes < MIN_NODES_TO_FIND {
-        return nodes;
-    }
-    let by_size = || 50_usize.saturating_sub(nodes / 125).max(MIN_PERCENT);
-    let percent = percentage.unwrap_or_else(by_size);
-    (nodes * percent / 100).max(MIN_NODES_TO_FIND)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn large_clusters_are_sampled() {
-        for (nodes, expected) in [(1, 1), (99, 99), (100, 100), (1000, 420), (10_000, 500)] {
-            assert_eq!(enough(nodes, None), expected, "{nodes}");
-        }
-        assert_eq!(enough(1000, Some(100)), 1000);
     }
 }

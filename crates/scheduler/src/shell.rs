@@ -16,7 +16,8 @@ use crate::{
     framework::{Candidate, Diagnosis, Event},
     plugins::{self, Handle},
     pod::{Footprint, PodInfo},
-    profile::{Profile, Profiles, Scores, Search},
+    profile::{Profile, Profiles, Scores},
+    search::Search,
     watch::{self, Shared, State},
     world::World,
 };
@@ -26,6 +27,9 @@ const BINDS_MAX: usize = 512;
 
 /// Evictions for one pod under way at once.
 const EVICTIONS_MAX: usize = 16;
+
+/// Pods scheduled before others have their turn on the thread.
+const TURN: usize = 8;
 
 /// Room to be made for a pod.
 struct Nomination {
@@ -97,6 +101,7 @@ impl Scheduler {
             () = shutdown.cancelled() => return,
         }
         let this = Arc::new(self);
+        let mut turn = 0_usize;
         while !shutdown.is_cancelled() {
             let wake = this.shared.wake.notified();
             let now = this.config.clock.now();
@@ -106,7 +111,10 @@ impl Scheduler {
             {
                 Ok(pod) => {
                     this.schedule(pod).await;
-                    tokio::task::yield_now().await;
+                    turn = turn.wrapping_add(1);
+                    if turn.is_multiple_of(TURN) {
+                        tokio::task::yield_now().await;
+                    }
                 }
                 Err(due) => tokio::select! {
                     () = wake => {}
@@ -130,7 +138,7 @@ impl Scheduler {
             .collect();
         let decision = if asked.is_empty() {
             self.shared.with(|state| {
-                match profile.search(&mut state.world, &pod, &mut state.next) {
+                match profile.search(&mut state.world, &pod, &mut state.memory) {
                     Ok(search) => decide(state, profile, &pod, search, &Scores::new()),
                     Err(error) => Decision::Error(error),
                 }
@@ -193,7 +201,7 @@ impl Scheduler {
         asked: &[&Extender],
     ) -> Decision {
         let found = self.shared.with(|state| {
-            let search = profile.search(&mut state.world, pod, &mut state.next)?;
+            let search = profile.search(&mut state.world, pod, &mut state.memory)?;
             let names = search
                 .feasible
                 .iter()
@@ -236,10 +244,13 @@ impl Scheduler {
         self.shared.with(|state| {
             state.world.arrange();
             let ids = names.iter().filter_map(|n| state.world.node_named(n));
-            search.feasible = ids.map(|n| n.id).collect();
+            let left = ids.map(|n| n.id).collect();
+            search.narrow(left);
+            search.explain();
             for (name, status) in failed {
                 if let Some(node) = state.world.node_named(&name) {
-                    search.diagnosis.by_node.insert(node.id, ("", status));
+                    let refusal = Arc::new(("", status));
+                    search.diagnosis.by_node.insert(node.id, refusal);
                 }
             }
             decide(state, profile, pod, search, &scores)
@@ -517,6 +528,8 @@ fn decide(
         if !reserved.is_success() {
             return Decision::Error(reserved.reasons().join(", "));
         }
+        // What it counted by is copied if it is changed while somebody looks.
+        drop(search);
         world.place(Arc::clone(&pod.footprint), &node, true);
         return Decision::Bind(node);
     }

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use client::{Cache, Caches, Change, Entry, Key, Scope};
+use client::{Cache, Caches, Change, Key, Scope};
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod},
     storage::v1::{CSINode, StorageClass},
@@ -15,10 +15,12 @@ use tokio::sync::Notify;
 
 use crate::{
     framework::Event,
+    lean,
     node::NodeSpec,
     pod::{self, Footprint, PodInfo},
     profile::Profiles,
     queue::{Backoff, Queue},
+    search::Memory,
     terms::Labels,
     world::World,
 };
@@ -43,8 +45,8 @@ pub struct State {
     pub world: World,
     /// Pods that wait.
     pub queue: Queue,
-    /// Where the search for nodes goes on.
-    pub next: usize,
+    /// What helps with the next pod.
+    pub memory: Memory,
 }
 
 /// What a handler has to say.
@@ -169,7 +171,7 @@ impl Shared {
         if let Some(old) = change.old.as_ref().filter(|_| replaced) {
             news.push(News::Gone(change.key.clone(), old.uid.clone()));
         }
-        if let Some(pod) = change.new.as_ref().and_then(|e| decode::<Pod>(e)) {
+        if let Some(pod) = change.new.as_ref().and_then(|e| warned(lean::pod(e))) {
             news.extend(self.pod_is(&pod));
         }
         self.tell(news);
@@ -196,7 +198,7 @@ impl Shared {
     }
 
     fn node_changed(&self, change: &Change) {
-        let new = change.new.as_ref().and_then(|e| decode::<Node>(e));
+        let new = change.new.as_ref().and_then(|e| warned(e.decode::<Node>()));
         let spec = new.as_ref().map(NodeSpec::of);
         self.tell([News::Node(change.key.name.to_string(), spec)]);
     }
@@ -210,10 +212,8 @@ impl Shared {
     }
 }
 
-fn decode<K: serde::de::DeserializeOwned>(entry: &Entry) -> Option<K> {
-    entry
-        .decode()
-        .inspect_err(|error| tracing::warn!(%error, "skipped"))
+fn warned<T>(read: Result<T, client::Error>) -> Option<T> {
+    read.inspect_err(|error| tracing::warn!(%error, "skipped"))
         .ok()
 }
 

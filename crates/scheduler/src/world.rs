@@ -32,6 +32,8 @@ pub struct World {
     claims: HashMap<Key, usize>,
     /// Nodes with taints that keep pods away.
     tainted: usize,
+    /// Counts the changes of nodes.
+    generation: u64,
 }
 
 /// The nodes, apart from what indexes them.
@@ -153,10 +155,18 @@ impl World {
         id
     }
 
+    /// A node, to be changed.
+    fn node_mut(&mut self, id: NodeId) -> &mut NodeInfo {
+        self.generation += 1;
+        let node = &mut self.store.nodes[id as usize];
+        node.generation = self.generation;
+        node
+    }
+
     /// A node is there or has changed; answers what was known of it.
     pub fn set_node(&mut self, spec: NodeSpec) -> Option<Arc<NodeSpec>> {
         let id = self.id(&spec.name);
-        let old = self.store.nodes[id as usize].spec.take();
+        let old = self.node_mut(id).spec.take();
         let relabelled = old.as_ref().is_none_or(|o| o.labels != spec.labels);
         let images = old.as_ref().is_none_or(|o| o.images != spec.images);
         self.count_out(old.as_deref(), images);
@@ -195,7 +205,7 @@ impl World {
         let Some(id) = self.ids.get(name).copied() else {
             return;
         };
-        let old = self.store.nodes[id as usize].spec.take();
+        let old = self.node_mut(id).spec.take();
         self.count_out(old.as_deref(), true);
         self.index.node_labels(id, None);
         self.store.stale = true;
@@ -233,7 +243,7 @@ impl World {
         // The node may have gone with its last pod just now.
         let id = self.id(node);
         self.clear_nomination(&pod.uid);
-        self.store.nodes[id as usize].add(Arc::clone(&pod));
+        self.node_mut(id).add(Arc::clone(&pod));
         self.index.add(&pod, id, &self.store);
         for claim in &pod.claims {
             *self.claims.entry(key_of(&pod, &claim.name)).or_default() += 1;
@@ -260,7 +270,7 @@ impl World {
                 }
             }
         }
-        let node = &mut self.store.nodes[place.node as usize];
+        let node = self.node_mut(place.node);
         node.remove(uid);
         if node.spec.is_none() && node.pods().is_empty() {
             let gone = self.ids.iter().find(|(_, id)| **id == place.node);

@@ -116,25 +116,33 @@ pub fn full(_runs: usize) -> anyhow::Result<Vec<Figure>> {
 
 /// A Deployment of 10,000 replicas on 5,000 nodes until all are ready.
 pub fn rollout(runs: usize) -> anyhow::Result<Vec<Figure>> {
-    seconds("rollout_10k", "rollout", "ready", runs)
+    seconds(["rollout_10k", "rollout_10k_cpu"], "rollout", "ready", runs)
 }
 
 /// A namespace of 10,000 running pods until it is gone.
 pub fn namespace(runs: usize) -> anyhow::Result<Vec<Figure>> {
-    seconds("namespace_10k_deleted", "namespace", "gone", runs)
+    let names = ["namespace_10k_deleted", "namespace_10k_deleted_cpu"];
+    seconds(names, "namespace", "gone", runs)
 }
 
+/// How long it takes, and how much CPU time of the whole server for each of the pods.
 fn seconds(
-    name: &'static str,
+    [name, cost]: [&'static str; 2],
     benchmark: &str,
     figure: &str,
     runs: usize,
 ) -> anyhow::Result<Vec<Figure>> {
-    let mut values = Vec::new();
+    const PODS: f64 = 10_000.0;
+    let (mut values, mut costs) = (Vec::new(), Vec::new());
     for _ in 0..runs.min(3) {
-        values.push(load(&[benchmark])?.figure(figure)?);
+        let outcome = load(&[benchmark])?;
+        values.push(outcome.figure(figure)?);
+        costs.push(outcome.cpu * 1e6 / PODS);
     }
-    Ok(vec![Figure::new(name, "s", values)])
+    Ok(vec![
+        Figure::new(name, "s", values),
+        Figure::new(cost, "us a pod", costs),
+    ])
 }
 
 /// What one run of the load brought.

@@ -62,6 +62,10 @@ impl Plugin for NodeResourcesBalancedAllocation {
         NAME
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn weight(&self) -> i64 {
         1
     }

@@ -123,12 +123,13 @@ impl DefaultPreemption {
     ) -> Result<Vec<Candidate>, Box<Diagnosis>> {
         let budgets = self.budgets.filter(|_| true);
         let mut refused = HashMap::new();
+        let not_helpful = Arc::new((NAME, Status::unresolvable(NOT_HELPFUL)));
         let mut hopeful = Vec::new();
         for node in view.world.nodes() {
-            match diagnosis.by_node.get(&node.id) {
-                Some((_, Status::Unschedulable(_))) => hopeful.push(node),
+            match diagnosis.by_node.get(&node.id).map(|r| &r.1) {
+                Some(Status::Unschedulable(_)) => hopeful.push(node),
                 _ => {
-                    refused.insert(node.id, (NAME, Status::unresolvable(NOT_HELPFUL)));
+                    refused.insert(node.id, Arc::clone(&not_helpful));
                 }
             }
         }
@@ -141,7 +142,7 @@ impl DefaultPreemption {
             match victims(view, pod, node, &budgets, try_filter) {
                 Ok(victims) => found.push((node.name(), victims)),
                 Err(status) => {
-                    refused.insert(node.id, (NAME, status));
+                    refused.insert(node.id, Arc::new((NAME, status)));
                 }
             }
             if found.len() >= enough && found.iter().any(|(_, v)| v.violations == 0) {
@@ -208,7 +209,7 @@ fn waits_for_victims(view: &View<'_>, pod: &PodInfo, diagnosis: &Diagnosis) -> b
     let hopeless = diagnosis
         .by_node
         .get(&node.id)
-        .is_some_and(|(_, s)| matches!(s, Status::Unresolvable(_)));
+        .is_some_and(|r| matches!(r.1, Status::Unresolvable(_)));
     let going = |p: &Arc<Footprint>| p.preempted && p.priority < pod.footprint.priority;
     !hopeless && node.pods().iter().any(going)
 }

@@ -2,10 +2,15 @@
 
 use super::Handle;
 use crate::{
-    framework::{MAX_SCORE, Plugin, View},
+    framework::{Cycle, MAX_SCORE, Plugin, View},
     node::NodeInfo,
     pod::PodInfo,
 };
+
+const NAME: &str = "ImageLocality";
+
+/// Images of a pod that some nodes have, and the share of nodes that do.
+type Images = Vec<(f64, String)>;
 
 struct ImageLocality;
 
@@ -20,34 +25,44 @@ pub(super) fn make(_: &Handle) -> Box<dyn Plugin> {
 
 impl Plugin for ImageLocality {
     fn name(&self) -> &'static str {
-        "ImageLocality"
+        NAME
     }
 
     fn weight(&self) -> i64 {
         1
     }
 
-    /// Images count in proportion to how many nodes have them, lest all pods crowd onto the
-    /// first node that pulled one.
-    fn score(&self, view: &View<'_>, pod: &PodInfo, node: &NodeInfo) -> i64 {
-        let Some(spec) = &node.spec else { return 0 };
-        let nodes = view.world.node_count().max(1) as f64;
-        let here: i64 = pod
+    /// Images that no node has say nothing.
+    fn pre_score(&self, cycle: &mut Cycle<'_>, pod: &PodInfo, _: &[&NodeInfo]) -> bool {
+        let nodes = cycle.world.node_count().max(1) as f64;
+        let images: Images = pod
             .images
             .iter()
             .map(|image| with_tag(image))
-            .filter_map(|image| {
-                let size = *spec.images.get(&image)?;
-                let spread = view.world.image_spread(&image) as f64 / nodes;
-                Some((size as f64 * spread) as i64)
-            })
-            .sum();
+            .map(|image| (cycle.world.image_spread(&image) as f64 / nodes, image))
+            .filter(|(spread, _)| *spread > 0.0)
+            .collect();
+        let any = !images.is_empty();
+        cycle.state.write(NAME, images);
+        any
+    }
+
+    /// Images count in proportion to how many nodes have them, lest all pods crowd onto the
+    /// first node that pulled one.
+    fn score(&self, view: &View<'_>, pod: &PodInfo, node: &NodeInfo) -> i64 {
+        let (Some(spec), Some(images)) = (&node.spec, view.state.read::<Images>(NAME)) else {
+            return 0;
+        };
+        let sizes = images.iter().filter_map(|(spread, image)| {
+            let size = *spec.images.get(image)?;
+            Some((size as f64 * spread) as i64)
+        });
+        let here: i64 = sizes.sum();
         let max = MAX_PER_CONTAINER * pod.images.len().max(1) as i64;
         MAX_SCORE * (here.clamp(MIN, max) - MIN) / (max - MIN)
     }
 }
 
-/// The name with the tag that is meant when there is none.
 fn with_tag(image: &str) -> String {
     let last = image.rsplit('/').next().unwrap_or(image);
     if last.contains(':') || image.contains('@') {

@@ -57,6 +57,10 @@ impl Plugin for NodeAffinity {
         NAME
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn weight(&self) -> i64 {
         2
     }

@@ -18,6 +18,10 @@ impl Plugin for NodeName {
         "NodeName"
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn happenings(&self) -> &'static [Happening] {
         &[Happening::NodeAdd]
     }

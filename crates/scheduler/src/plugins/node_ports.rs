@@ -22,6 +22,10 @@ impl Plugin for NodePorts {
         "NodePorts"
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn happenings(&self) -> &'static [Happening] {
         &[Happening::NodeAdd, Happening::PodDelete]
     }

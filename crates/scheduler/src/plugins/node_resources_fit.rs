@@ -107,6 +107,10 @@ impl Plugin for NodeResourcesFit {
         NAME
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn weight(&self) -> i64 {
         1
     }

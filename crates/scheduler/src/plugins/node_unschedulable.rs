@@ -20,6 +20,10 @@ impl Plugin for NodeUnschedulable {
         "NodeUnschedulable"
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn happenings(&self) -> &'static [Happening] {
         &[Happening::NodeAdd, Happening::NodeTaints]
     }

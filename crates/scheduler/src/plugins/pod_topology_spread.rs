@@ -100,7 +100,7 @@ struct Ask {
     counted: Option<Vec<bool>>,
     /// Whether the pod itself is one of those counted.
     itself: bool,
-    /// The fewest pods in any place, suppositions aside.
+    /// The fewest pods in any place, suppositions aside; 0 where nothing must hold.
     fewest: u32,
 }
 
@@ -207,7 +207,9 @@ fn asks(
             let required: &[Arc<Places>] = if all_labels { &all } else { &[] };
             sum_up(world, pod, ask, required);
         }
-        ask.fewest = ask.fewest_of(|p| i64::from(ask.pods(p))) as u32;
+        if ask.constraint.hard {
+            ask.fewest = ask.fewest_of(|p| i64::from(ask.pods(p))) as u32;
+        }
     }
     asks
 }

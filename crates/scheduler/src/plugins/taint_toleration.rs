@@ -52,6 +52,10 @@ impl Plugin for TaintToleration {
         "TaintToleration"
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn weight(&self) -> i64 {
         3
     }

@@ -1,6 +1,7 @@
 //! All plugins together over small worlds: where a pod goes, or why nowhere.
 
 mod affinity;
+mod classes;
 mod why;
 
 use std::{convert::Infallible, sync::Arc};
@@ -17,6 +18,7 @@ use crate::{
     plugins::Handle,
     pod::{self, PodInfo},
     profile::{Profile, Scores},
+    search::Memory,
     world::World,
 };
 
@@ -64,7 +66,7 @@ fn place(world: &mut World, pod: &Pod, node: &str) {
 /// The node, or the message; with `+` and the victims where room is made.
 fn outcome(profile: &Profile, world: &mut World, pod: &Pod) -> String {
     let pod = PodInfo::of(pod).unwrap();
-    let mut search = match profile.search(world, &pod, &mut 0) {
+    let mut search = match profile.search(world, &pod, &mut Memory::default()) {
         Ok(search) => search,
         Err(error) => return error,
     };
