@@ -174,26 +174,29 @@ impl Event<'_> {
     }
 }
 
-/// What plugins remember about the pod being scheduled.
+/// What plugins remember about the pod being scheduled. They are few, and ask again for each node.
 #[derive(Default)]
 pub struct CycleState {
-    data: HashMap<&'static str, Box<dyn Any + Send + Sync>>,
+    data: Vec<(&'static str, Box<dyn Any + Send + Sync>)>,
 }
 
 impl CycleState {
     /// Remembers something under a plugin's name.
     pub fn write<T: Any + Send + Sync>(&mut self, plugin: &'static str, value: T) {
-        self.data.insert(plugin, Box::new(value));
+        self.data.retain(|(name, _)| *name != plugin);
+        self.data.push((plugin, Box::new(value)));
     }
 
     /// What was remembered under a plugin's name.
     pub fn read<T: Any>(&self, plugin: &'static str) -> Option<&T> {
-        self.data.get(plugin)?.downcast_ref()
+        let (_, value) = self.data.iter().find(|(name, _)| *name == plugin)?;
+        value.downcast_ref()
     }
 
     /// What was remembered under a plugin's name, to be changed.
     pub fn read_mut<T: Any>(&mut self, plugin: &'static str) -> Option<&mut T> {
-        self.data.get_mut(plugin)?.downcast_mut()
+        let (_, value) = self.data.iter_mut().find(|(name, _)| *name == plugin)?;
+        value.downcast_mut()
     }
 }
 
