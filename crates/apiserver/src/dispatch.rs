@@ -447,7 +447,7 @@ impl ApiServer {
     async fn serve_feed(&self, call: &Call, resource: &Arc<Resource>) -> Result<Response, Fail> {
         let mut watch = handler::attributes(&call.info, &call.user);
         watch.verb = "watch".to_owned();
-        self.authorize(&watch)?;
+        self.authorize(&watch).await?;
         let options = ListOptions::parse(resource, &call.query, false)?;
         let feed = self
             .registry
