@@ -112,7 +112,7 @@ impl Index {
             self.orphans.insert(key.clone(), Arc::clone(&entry));
         }
         if let Some(node) = &entry.node {
-            link(&mut self.nodes, &**node, &entry);
+            link(&mut self.nodes, node, &entry);
         }
         for (label, values) in &mut self.labels {
             if let Some(value) = entry.label(label) {
