@@ -1,15 +1,17 @@
 //! The schema walk: every value of an object against its shape.
 
+use std::fmt::Write as _;
+
 use api::{Field, Quantity, Schema, Shape};
 use serde_json::Value;
 
 /// Where the walk is: the path for unknown fields has indexes, the one of type errors has not (as Go's decoder says it).
-struct Walk {
+struct Walk<'s> {
     path: String,
     unknown: Vec<String>,
     /// Name of the struct around the current value, and the field stack below the root.
-    owner: String,
-    fields: Vec<Box<str>>,
+    owner: &'s str,
+    fields: Vec<&'s str>,
 }
 
 /// Checks `obj` in place: nulls, empty lists and maps that may be absent, and unknown fields are
@@ -22,7 +24,7 @@ pub fn check(obj: &mut Value, schema: &Schema) -> Result<Vec<String>, String> {
     let mut walk = Walk {
         path: String::new(),
         unknown: Vec::new(),
-        owner: schema.short_name().to_owned(),
+        owner: schema.short_name(),
         fields: Vec::new(),
     };
     walk.object(obj, schema)?;
@@ -41,7 +43,7 @@ pub fn type_name(value: &Value) -> &'static str {
     }
 }
 
-impl Walk {
+impl<'s> Walk<'s> {
     fn mismatch(&self, value: &Value, want: &str) -> String {
         let what = match value {
             Value::Number(n)
@@ -57,19 +59,18 @@ impl Walk {
         if self.fields.is_empty() {
             return format!("json: cannot unmarshal {what} into Go value of type {want}");
         }
-        let stack: Vec<&str> = self.fields.iter().map(|f| &**f).collect();
         format!(
             "json: cannot unmarshal {what} into Go struct field {}.{} of type {want}",
             self.owner,
-            stack.join(".")
+            self.fields.join(".")
         )
     }
 
-    fn object(&mut self, value: &mut Value, schema: &Schema) -> Result<(), String> {
+    fn object(&mut self, value: &mut Value, schema: &'s Schema) -> Result<(), String> {
         let Value::Object(map) = value else {
             return Err(self.mismatch(value, &go_struct(schema)));
         };
-        let outer = std::mem::replace(&mut self.owner, schema.short_name().to_owned());
+        let outer = std::mem::replace(&mut self.owner, schema.short_name());
         let mut dropped = Vec::new();
         for (key, child) in map.iter_mut() {
             let mark = self.enter_key(key);
@@ -81,7 +82,7 @@ impl Walk {
                 }
                 Some(_) if child.is_null() => dropped.push(key.clone()),
                 Some(field) => {
-                    self.fields.push(field.name.clone());
+                    self.fields.push(&field.name);
                     self.shape(child, &field.shape, Some(field))?;
                     self.fields.pop();
                     if is_nothing(child, field) {
@@ -110,8 +111,8 @@ impl Walk {
     fn shape(
         &mut self,
         value: &mut Value,
-        shape: &Shape,
-        field: Option<&Field>,
+        shape: &'s Shape,
+        field: Option<&'s Field>,
     ) -> Result<(), String> {
         match shape {
             Shape::Any => Ok(()),
@@ -128,8 +129,8 @@ impl Walk {
     fn array(
         &mut self,
         value: &mut Value,
-        item: &Shape,
-        field: Option<&Field>,
+        item: &'s Shape,
+        field: Option<&'s Field>,
     ) -> Result<(), String> {
         let Value::Array(items) = value else {
             return Err(self.mismatch(value, &format!("[]{}", go_type(item))));
@@ -139,14 +140,15 @@ impl Walk {
                 *child = zero(item);
             }
             let mark = self.path.len();
-            self.path.push_str(&format!("[{index}]"));
+            // Writing to a string cannot fail.
+            let _ = write!(self.path, "[{index}]");
             self.shape(child, item, field)?;
             self.path.truncate(mark);
         }
         Ok(())
     }
 
-    fn map(&mut self, value: &mut Value, item: &Shape) -> Result<(), String> {
+    fn map(&mut self, value: &mut Value, item: &'s Shape) -> Result<(), String> {
         let Value::Object(map) = value else {
             return Err(self.mismatch(value, &format!("map[string]{}", go_type(item))));
         };

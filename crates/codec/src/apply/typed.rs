@@ -226,12 +226,18 @@ fn is_built_in(schema: &Schema) -> bool {
 /// The type of a field of an object; `None` if the schema has no such field and takes no others.
 pub fn field_type<'s>(schema: &'s Schema, name: &str) -> Option<Ty<'s>> {
     match schema.field(name) {
-        Some(field) if matches!(field.shape, Shape::Any) && listed(RAW, schema, name) => {
-            Some(Ty::Leaf)
-        }
-        Some(field) => Some(Ty::Field(field)),
+        Some(field) => Some(declared_type(schema, field)),
         None if schema.open => Some(Ty::Deduced),
         None => None,
+    }
+}
+
+/// The type of a declared field.
+pub fn declared_type<'s>(schema: &'s Schema, field: &'s Field) -> Ty<'s> {
+    if matches!(field.shape, Shape::Any) && listed(RAW, schema, &field.name) {
+        Ty::Leaf
+    } else {
+        Ty::Field(field)
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::path::PathElement;
 use super::set::Set;
-use super::typed::{Atom, List, Ty, as_kept, field_type, is_empty, item_element};
+use super::typed::{Atom, List, Ty, as_kept, declared_type, is_empty, item_element};
 
 /// The fields an applied configuration speaks of: every leaf, every list item and every key of a map.
 ///
@@ -34,9 +34,9 @@ fn below(value: &Value, ty: Ty<'_>) -> Set {
             Value::Object(map),
         ) => {
             for (name, child) in sorted(map) {
-                let declared = schema.field(name).is_some();
-                let ty = field_type(schema, name).unwrap_or(Ty::Deduced);
-                let member = !declared || is_leaf(child, ty);
+                let field = schema.field(name);
+                let ty = field.map_or(Ty::Deduced, |field| declared_type(schema, field));
+                let member = field.is_none() || is_leaf(child, ty);
                 set.push(PathElement::field(name), member, below(child, ty));
             }
         }
@@ -197,7 +197,7 @@ fn walk(
         Atom::Struct { schema, .. } => {
             for (name, a, b) in pairs(old, new) {
                 let field = schema.field(name);
-                let ty = field_type(schema, name).unwrap_or(Ty::Deduced);
+                let ty = field.map_or(Ty::Deduced, |field| declared_type(schema, field));
                 let kept = |parent: Option<&Value>, child| match field {
                     Some(field) if parent.is_some() => as_kept(schema, field, child),
                     _ => child,
