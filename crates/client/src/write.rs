@@ -7,8 +7,9 @@ use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::{
     Api, Resource,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
+    core::Request,
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{Client, error};
@@ -58,34 +59,80 @@ pub fn tolerate_existing<T>(result: kube::Result<T>) -> kube::Result<Option<T>> 
     }
 }
 
+/// What is read of the answer to a patch. The object itself comes by the watch anyway, and decoding it costs more than
+/// all else that a client does for a write.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Written {
+    metadata: WrittenMetadata,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WrittenMetadata {
+    #[serde(default)]
+    resource_version: String,
+}
+
+/// What has a revision.
+pub trait Revisioned {
+    /// Its resource version.
+    fn resource_version(&self) -> Option<&str>;
+}
+
+impl Revisioned for Written {
+    fn resource_version(&self) -> Option<&str> {
+        Some(&self.metadata.resource_version)
+    }
+}
+
+impl<K: Resource> Revisioned for K {
+    fn resource_version(&self) -> Option<&str> {
+        self.meta().resource_version.as_deref()
+    }
+}
+
 /// Merges `patch` (a JSON merge patch) into the status of `name`; `None` if the object is gone.
 ///
 /// # Errors
 /// Any failure other than that.
-pub async fn patch_status<K, P>(api: &Api<K>, name: &str, patch: &P) -> kube::Result<Option<K>>
+pub async fn patch_status<K, P>(
+    api: &Api<K>,
+    name: &str,
+    patch: &P,
+) -> kube::Result<Option<Written>>
 where
-    K: Resource + Clone + DeserializeOwned + Debug,
+    K: Resource + Clone,
     P: Serialize + Debug,
 {
-    tolerate_missing(
-        api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch))
-            .await,
-    )
+    let request = Request::new(api.resource_url()).patch_subresource(
+        "status",
+        name,
+        &PatchParams::default(),
+        &Patch::Merge(patch),
+    );
+    send(api, request).await
 }
 
 /// Merges `patch` (a JSON merge patch) into `name`; `None` if the object is gone.
 ///
 /// # Errors
 /// Any failure other than that.
-pub async fn patch<K, P>(api: &Api<K>, name: &str, patch: &P) -> kube::Result<Option<K>>
+pub async fn patch<K, P>(api: &Api<K>, name: &str, patch: &P) -> kube::Result<Option<Written>>
 where
-    K: Resource + Clone + DeserializeOwned + Debug,
+    K: Resource + Clone,
     P: Serialize + Debug,
 {
-    tolerate_missing(
-        api.patch(name, &PatchParams::default(), &Patch::Merge(patch))
-            .await,
-    )
+    let request =
+        Request::new(api.resource_url()).patch(name, &PatchParams::default(), &Patch::Merge(patch));
+    send(api, request).await
+}
+
+async fn send<K: Resource + Clone>(
+    api: &Api<K>,
+    request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+) -> kube::Result<Option<Written>> {
+    let request = request.map_err(kube::Error::BuildRequest)?;
+    tolerate_missing(api.clone().into_client().request(request).await)
 }
 
 /// Deletes `name` if it still is the object of this uid; fine if it is gone or another one.
@@ -131,11 +178,9 @@ where
 }
 
 /// The resource version of an object as a revision; 0 where it has none.
-pub fn revision_of<K: Resource>(object: &K) -> u64 {
+pub fn revision_of(object: &impl Revisioned) -> u64 {
     object
-        .meta()
-        .resource_version
-        .as_deref()
+        .resource_version()
         .and_then(|r| r.parse().ok())
         .unwrap_or(0)
 }

@@ -5,7 +5,11 @@
 
 use std::{collections::BTreeSet, fmt::Debug};
 
-use client::{Cache, Client, Entry, Error, Key, Selector, cache::decode_all, write};
+use client::{
+    Cache, Client, Entry, Error, Key, Selector,
+    cache::decode_all,
+    write::{self, Revisioned as _},
+};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{apps::v1::ControllerRevision, core::v1::PodTemplateSpec},
@@ -100,7 +104,10 @@ impl History {
             self.revisions
                 .caught_up(write::revision_of(&written))
                 .await?;
-            return Ok(Recorded::Current(Box::new(written)));
+            let mut current = known.clone();
+            current.revision = Some(next);
+            current.metadata.resource_version = written.resource_version().map(str::to_owned);
+            return Ok(Recorded::Current(Box::new(current)));
         }
         let new = revision(owner, template, next, collisions, hash_label);
         match api.create(&PostParams::default(), &new).await {

@@ -393,7 +393,7 @@ impl Claims {
             let Some(written) = write::patch_status(&api, &key.name, &body).await? else {
                 return Ok(());
             };
-            version.clone_from(&written.metadata.resource_version);
+            version = write::Revisioned::resource_version(&written).map(str::to_owned);
             self.claims.caught_up(write::revision_of(&written)).await?;
         }
         if upkeep.unprotect {
