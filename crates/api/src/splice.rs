@@ -84,6 +84,54 @@ pub fn watch_event(kind: &str, value: &[u8], revision: u64) -> Bytes {
     out.freeze()
 }
 
+/// One line of a watch response whose object is the metadata of `value` alone; `None` if it has none.
+pub fn metadata_event(kind: &str, value: &[u8], revision: u64, version: &str) -> Option<Bytes> {
+    let start = metadata_start(value)?;
+    let metadata = &value[start..start + object_end(&value[start..])?];
+    let mut out = BytesMut::with_capacity(metadata.len() + EXTRA + 120);
+    for text in [
+        "{\"type\":\"",
+        kind,
+        "\",\"object\":{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"",
+        version,
+        "\",\"metadata\":{",
+    ] {
+        out.extend_from_slice(text.as_bytes());
+    }
+    push_revision(&mut out, revision, metadata);
+    out.extend_from_slice(metadata);
+    out.extend_from_slice(b"}}\n");
+    Some(out.freeze())
+}
+
+/// Length of the rest of a JSON object, its closing brace included.
+fn object_end(rest: &[u8]) -> Option<usize> {
+    let (mut depth, mut at) = (1usize, 0);
+    while let Some(byte) = rest.get(at) {
+        at += 1;
+        match byte {
+            b'{' => depth += 1,
+            b'}' if depth == 1 => return Some(at),
+            b'}' => depth -= 1,
+            b'"' => at += string_end(&rest[at..])?,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Length of the rest of a JSON string, its closing quote included.
+fn string_end(rest: &[u8]) -> Option<usize> {
+    let mut from = 0;
+    loop {
+        let at = from + memchr::memchr2(b'"', b'\\', rest.get(from..)?)?;
+        if rest[at] == b'"' {
+            return Some(at + 1);
+        }
+        from = at + 2;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,5 +154,36 @@ mod tests {
             watch_event("ADDED", br#"{"metadata":{"name":"a"}}"#, 3),
             &b"{\"type\":\"ADDED\",\"object\":{\"metadata\":{\"resourceVersion\":\"3\",\"name\":\"a\"}}}\n"[..]
         );
+    }
+
+    #[test]
+    fn metadata_alone_is_cut_out_of_the_bytes() {
+        let event = |value: &[u8]| metadata_event("MODIFIED", value, 9, "meta.k8s.io/v1");
+        for metadata in [
+            r#"{}"#,
+            r#"{"name":"a"}"#,
+            r#"{"name":"a","labels":{"x":"}"},"annotations":{"y":"\"}}\\"},"ownerReferences":[{"uid":"1"}]}"#,
+        ] {
+            let value = format!(
+                r#"{{"kind":"Pod","apiVersion":"v1","metadata":{metadata},"spec":{{"metadata":{{}}}}}}"#
+            );
+            let line = event(value.as_bytes()).unwrap();
+            let line: serde_json::Value = serde_json::from_slice(&line).unwrap();
+            let mut metadata: serde_json::Value = serde_json::from_str(metadata).unwrap();
+            metadata["resourceVersion"] = "9".into();
+            let object = serde_json::json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
+            assert_eq!(
+                line,
+                serde_json::json!({"type": "MODIFIED", "object": object})
+            );
+        }
+        for broken in [
+            &b"{}"[..],
+            br#"{"metadata":{"a":"b"#,
+            br#"{"metadata":{"a\"#,
+            br#"{"metadata":{"#,
+        ] {
+            assert_eq!(event(broken), None);
+        }
     }
 }

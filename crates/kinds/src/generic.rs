@@ -2,7 +2,7 @@
 
 use api::time::{self, Timestamp};
 use api::{FieldError, Kind, meta};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::metadata::{validate_metadata, validate_metadata_update};
 use crate::registry::strategy;
@@ -50,23 +50,49 @@ pub fn prepare_update(new: &mut Value, old: &Value, ctx: &Ctx<'_>) {
 
 /// Makes a write of the status subresource fit to be stored: only status and managed fields change.
 pub fn prepare_status_update(new: &mut Value, old: &Value, ctx: &Ctx<'_>) {
-    let mut kept = old.clone();
-    put_back(&mut kept, new, "status");
-    if ctx.kind.custom.is_some() {
-        let sent = new.get("metadata").cloned().unwrap_or_default();
-        for field in ["managedFields", "resourceVersion"] {
-            put_back_at(&mut kept, &sent, field);
-        }
-        *new = kept;
-        return;
-    }
-    let sent = new.get("metadata").cloned().unwrap_or_default();
     // Upstream keeps labels and annotations sent with a status for most kinds; finalizers and owners stay.
-    for field in ["labels", "annotations", "managedFields", "resourceVersion"] {
-        put_back_at(&mut kept, &sent, field);
+    let taken: &[&str] = if ctx.kind.custom.is_some() {
+        &["managedFields", "resourceVersion"]
+    } else {
+        &["labels", "annotations", "managedFields", "resourceVersion"]
+    };
+    // Pieced together rather than copied and changed: statuses are most of what a cluster writes.
+    let (Value::Object(mut sent), Some(old_fields)) = (std::mem::take(new), old.as_object()) else {
+        return;
+    };
+    let metadata = match (old_fields.get("metadata"), sent.swap_remove("metadata")) {
+        (Some(Value::Object(old)), Some(Value::Object(sent))) => replaced(old, sent, taken),
+        (Some(Value::Object(old)), _) => replaced(old, Map::new(), taken),
+        (_, Some(Value::Object(sent))) => replaced(&Map::new(), sent, taken),
+        _ => Map::new(),
+    };
+    sent.insert("metadata".to_owned(), Value::Object(metadata));
+    *new = Value::Object(replaced(old_fields, sent, &["metadata", "status"]));
+    if ctx.kind.custom.is_none() {
+        strategy(ctx.kind).prepare_status_update(new, old, ctx);
     }
-    *new = kept;
-    strategy(ctx.kind).prepare_status_update(new, old, ctx);
+}
+
+/// `old` with what `sent` has, or has not, in the named fields.
+fn replaced(
+    old: &Map<String, Value>,
+    mut sent: Map<String, Value>,
+    fields: &[&str],
+) -> Map<String, Value> {
+    let mut out = Map::with_capacity(old.len() + 1);
+    for (key, value) in old {
+        if !fields.contains(&key.as_str()) {
+            out.insert(key.clone(), value.clone());
+        } else if let Some(value) = sent.swap_remove(key) {
+            out.insert(key.clone(), value);
+        }
+    }
+    for field in fields {
+        if let Some((key, value)) = sent.swap_remove_entry(*field) {
+            out.insert(key, value);
+        }
+    }
+    out
 }
 
 fn put_back_at(target: &mut Value, metadata: &Value, field: &str) {
@@ -259,4 +285,44 @@ pub fn convert(obj: &mut Value, to: &Kind) {
         _ => {}
     }
     meta::set(obj, &["apiVersion"], to.api_version().into());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_status_write_changes_the_status_and_little_else() {
+        let kind = api::kind("apps", "v1", "deployments").unwrap();
+        let ctx = Ctx {
+            kind,
+            now: Timestamp::UNIX_EPOCH,
+        };
+        let old = json!({
+            "kind": "Deployment", "apiVersion": "apps/v1",
+            "metadata": {"name": "d", "labels": {"a": "1"}, "finalizers": ["f"], "managedFields": [{"manager": "m"}]},
+            "spec": {"replicas": 1}, "status": {"replicas": 1},
+        });
+        let mut new = json!({
+            "kind": "Deployment", "apiVersion": "apps/v1",
+            "metadata": {"name": "other", "annotations": {"b": "2"}, "managedFields": [{"manager": "n"}]},
+            "spec": {"replicas": 5}, "status": {"replicas": 2},
+        });
+        prepare_status_update(&mut new, &old, &ctx);
+        assert_eq!(new["spec"], old["spec"]);
+        assert_eq!(new["status"], json!({"replicas": 2}));
+        let metadata = &new["metadata"];
+        assert_eq!(
+            (&metadata["name"], &metadata["finalizers"]),
+            (&json!("d"), &json!(["f"]))
+        );
+        assert_eq!(metadata["annotations"], json!({"b": "2"}));
+        assert_eq!(metadata["managedFields"], json!([{"manager": "n"}]));
+        // A status that is not sent goes, and fields stay in their places: stored objects are compact text.
+        let mut new = json!({"metadata": {"name": "d", "labels": {"a": "1"}}});
+        prepare_status_update(&mut new, &old, &ctx);
+        let keys: Vec<&String> = new.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["kind", "apiVersion", "metadata", "spec"]);
+    }
 }

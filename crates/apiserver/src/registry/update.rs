@@ -62,10 +62,18 @@ impl Registry {
             let old = self
                 .get(write.resource, write.namespace, write.name)
                 .await?;
-            let before = write.resource.load(&old)?;
-            let live = served_with_revision(write.resource, before.clone(), old.revision);
-            let mut changed = change(&live)?;
-            write.track(self, Some(&live), &mut changed);
+            let mut before = write.resource.load(&old)?;
+            // Copied only where the versions differ; otherwise the revision is put in for as long as it is looked at.
+            let converted = write.resource.converts().then(|| before.clone());
+            let converted =
+                converted.map(|stored| served_with_revision(write.resource, stored, old.revision));
+            if converted.is_none() {
+                set_revision(&mut before, old.revision);
+            }
+            let live = converted.as_ref().unwrap_or(&before);
+            let mut changed = change(live)?;
+            write.track(self, Some(live), &mut changed);
+            metadata::of(&mut before).shift_remove("resourceVersion");
             check_identity(write, &changed)?;
             check_revision(write, old.revision, &changed)?;
             let round = Round {
@@ -251,8 +259,13 @@ fn not_found(write: &Write<'_>) -> Fail {
 /// The object in the version of the request, with its resourceVersion.
 pub fn served_with_revision(resource: &Arc<Resource>, stored: Value, revision: u64) -> Value {
     let mut value = resource.to_served(stored);
-    metadata::of(&mut value).insert("resourceVersion".into(), revision.to_string().into());
+    set_revision(&mut value, revision);
     value
+}
+
+fn set_revision(object: &mut Value, revision: u64) {
+    let revision = revision.to_string().into();
+    metadata::of(object).insert("resourceVersion".into(), revision);
 }
 
 /// Whether an updated object is a dying one that nothing holds any more.

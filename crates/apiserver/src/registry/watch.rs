@@ -359,7 +359,16 @@ impl Watcher {
                     head,
                 )?
             }
-            Transform::Partial | Transform::PartialList => table::partial_of(&stored, form)?,
+            Transform::Partial | Transform::PartialList => {
+                let version = form.meta_version();
+                if form.encoding == Encoding::Json
+                    && let Some(line) =
+                        splice::metadata_event(kind, &stored.bytes, stored.revision, version)
+                {
+                    return Ok(line);
+                }
+                table::partial_of(&stored, form)?
+            }
         };
         frame(kind, &object, form.encoding)
     }
