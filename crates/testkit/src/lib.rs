@@ -3,6 +3,7 @@
 //!
 //! Nothing outside the process is touched; everything ends with the [`Cluster`].
 
+mod agent;
 mod node;
 mod served;
 mod simulation;
@@ -81,6 +82,7 @@ pub struct Cluster {
     shutdown: CancellationToken,
     tasks: TaskTracker,
     simulates: AtomicBool,
+    agents: agent::Trust,
 }
 
 impl Cluster {
@@ -124,8 +126,10 @@ impl Cluster {
             .serialize_pem();
         let tokens = TokenIssuer::new("https://kubernetes.default.svc.cluster.local", &key)?;
         let time = clock.clone();
+        let agents = agent::Trust::new()?;
         let config = apiserver::Config {
             clock: Arc::new(move || time.now()),
+            kubelet_tls: Some(agents.client.clone()),
             ..apiserver::Config::new(tokens)
         };
         let signer = config.tokens.clone();
@@ -136,6 +140,7 @@ impl Cluster {
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
             simulates: AtomicBool::new(false),
+            agents,
         };
         if parts.controllers {
             cluster.start_controllers(clock, signer)?;
@@ -218,7 +223,16 @@ impl Cluster {
     /// # Errors
     /// When the node cannot be registered.
     pub async fn add_node(&self, name: &str) -> anyhow::Result<FakeNode> {
-        FakeNode::start(self.client(), name).await
+        FakeNode::start(self.client(), name, None).await
+    }
+
+    /// Adds such a node with a node API, so that there are logs and commands run in its pods.
+    ///
+    /// # Errors
+    /// When the node cannot be registered or has no port to answer on.
+    pub async fn add_node_with_agent(&self, name: &str) -> anyhow::Result<FakeNode> {
+        let agent = agent::Agent::start(&self.agents).await?;
+        FakeNode::start(self.client(), name, Some(agent)).await
     }
 
     /// Everything stored under `/registry/<prefix>`, one line an object: for failed tests.

@@ -16,6 +16,8 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+use crate::agent::Agent;
+
 /// Seconds between renewals of the lease.
 const RENEW_SECONDS: u64 = 10;
 /// The image that cannot be had.
@@ -27,17 +29,22 @@ pub struct FakeNode {
     client: Client,
     shutdown: CancellationToken,
     _tasks: Vec<AbortOnDropHandle<()>>,
+    _agent: Option<Agent>,
 }
 
 impl FakeNode {
-    pub(crate) async fn start(client: Client, name: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn start(
+        client: Client,
+        name: &str,
+        agent: Option<Agent>,
+    ) -> anyhow::Result<Self> {
         let nodes = write::cluster::<Node>(&client);
         let node: Node = serde_json::from_value(node(name))?;
         nodes
             .create(&PostParams::default(), &node)
             .await
             .context("registering the node")?;
-        let status = Patch::Merge(json!({"status": status()}));
+        let status = Patch::Merge(json!({"status": status(agent.as_ref())}));
         nodes
             .patch_status(name, &PatchParams::default(), &status)
             .await?;
@@ -47,6 +54,7 @@ impl FakeNode {
             client,
             shutdown: shutdown.clone(),
             _tasks: Vec::new(),
+            _agent: agent,
         };
         this.renew().await?;
         let caches = Caches::new(this.client.clone());
@@ -110,15 +118,20 @@ fn node(name: &str) -> Value {
     })
 }
 
-fn status() -> Value {
+fn status(agent: Option<&Agent>) -> Value {
     let amounts = json!({"cpu": "4", "memory": "8Gi", "ephemeral-storage": "50Gi", "pods": "110"});
     let now = api::time::format(Clock::system().now());
-    json!({
+    let mut status = json!({
         "capacity": amounts,
         "allocatable": amounts,
         "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady",
             "message": "pretending", "lastHeartbeatTime": now, "lastTransitionTime": now}],
-    })
+    });
+    if let Some(agent) = agent {
+        status["addresses"] = json!([{"type": "InternalIP", "address": "127.0.0.1"}]);
+        status["daemonEndpoints"] = json!({"kubeletEndpoint": {"Port": agent.port}});
+    }
+    status
 }
 
 struct Pretender {

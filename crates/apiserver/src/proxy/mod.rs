@@ -143,7 +143,9 @@ impl ApiServer {
         let pod = self.object("pods", &info.namespace, &info.name).await?;
         let (ns, name) = (encode(&info.namespace), encode(&info.name));
         let uri = if info.subresource == "portforward" {
-            with_query(&format!("/portForward/{ns}/{name}"), call.query.iter())
+            let ports = forwarded_ports(&call.query);
+            let named = ports.iter().map(|ports| ("port", ports.as_str()));
+            with_query(&format!("/portForward/{ns}/{name}"), named)
         } else {
             let container = container_of(&pod, call.query.get("container").unwrap_or_default())?;
             let path = format!("/{}/{ns}/{name}/{}", info.subresource, encode(&container));
@@ -333,6 +335,12 @@ fn session_parameters(query: &Query) -> Vec<(String, String)> {
     out
 }
 
+/// The ports that clients on plain WebSocket channels name, as node agents know them.
+fn forwarded_ports(query: &Query) -> Option<String> {
+    let ports: Vec<&str> = query.all("ports").collect();
+    (!ports.is_empty()).then(|| ports.join(","))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -342,6 +350,13 @@ mod tests {
         assert_eq!(split_name("web"), ("web", "", ""));
         assert_eq!(split_name("web:80"), ("web", "", "80"));
         assert_eq!(split_name("https:web:443"), ("web", "https", "443"));
+    }
+
+    #[test]
+    fn forwarded_ports_are_one_parameter() {
+        let asked = Query::parse("ports=80&ports=443");
+        assert_eq!(forwarded_ports(&asked).as_deref(), Some("80,443"));
+        assert_eq!(forwarded_ports(&Query::parse("")), None);
     }
 
     #[test]

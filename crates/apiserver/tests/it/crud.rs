@@ -82,7 +82,8 @@ async fn patches_of_all_types() {
     let c = cluster().await;
     c.create(MAPS, &config_map("a")).await;
     let uri = format!("{MAPS}/a");
-    let json_patch = json!([{"op": "add", "path": "/data/c", "value": "d"}]);
+    // Operators add their finalizer in this way: what is not there is null.
+    let json_patch = json!([{"op": "test", "path": "/metadata/finalizers", "value": null}, {"op": "add", "path": "/data/c", "value": "d"}]);
     assert_eq!(
         c.send("PATCH", &uri, "application/json-patch+json", &json_patch)
             .await

@@ -141,12 +141,24 @@ pub fn replaceable(document: &Document) -> bool {
     !["Pod", "Job"].contains(&document.at("/kind").trim())
 }
 
-/// Takes the finalizers off volumes and claims that are being deleted.
+/// Takes the finalizers off volumes and claims that are being deleted, and ends the pods of nodes that are
+/// not there.
 pub async fn release(cluster: &Cluster) {
-    use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-    use kube::api::{Api, ListParams, Patch, PatchParams};
+    use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+    use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
     let free = Patch::Merge(json!({"metadata": {"finalizers": null}}));
     let client = cluster.client();
+    let now = DeleteParams::default().grace_period(0);
+    for pod in Api::<Pod>::all(client.clone())
+        .list(&ListParams::default())
+        .await
+        .unwrap()
+    {
+        let namespace = pod.metadata.namespace.unwrap_or_default();
+        let pods = client::write::namespaced::<Pod>(&client, &namespace);
+        let name = pod.metadata.name.unwrap_or_default();
+        pods.delete(&name, &now).await.unwrap();
+    }
     let volumes = client::write::cluster::<PersistentVolume>(&client);
     for volume in volumes.list(&ListParams::default()).await.unwrap() {
         let name = volume.metadata.name.unwrap_or_default();

@@ -9,6 +9,9 @@ use tokio::sync::Mutex;
 
 use crate::tools::*;
 
+/// What kubectl says that it is, as its releases are stamped; the module has it as v0.37.1.
+const KUBECTL_VERSION: &str = "v1.37.1";
+
 /// Builds a program of the module; none where there is no Go or its modules cannot be had.
 pub async fn built(test: &str, name: &str, package: &str) -> Option<PathBuf> {
     // One build at a time: what programs share is compiled once.
@@ -32,7 +35,9 @@ pub async fn built(test: &str, name: &str, package: &str) -> Option<PathBuf> {
         return None;
     }
     let program = cache("go").join(name);
-    let mut build = in_module(&["build", "-ldflags=-s -w", "-o"]);
+    let stamp =
+        format!("-ldflags=-s -w -X k8s.io/component-base/version.gitVersion={KUBECTL_VERSION}");
+    let mut build = in_module(&["build", &stamp, "-o"]);
     build.arg(&program).arg(package);
     succeed(build).await;
     Some(program)
@@ -45,7 +50,7 @@ async fn every_client_of_client_go_works() {
         return;
     };
     let cluster = Cluster::start().await.unwrap();
-    let _node = cluster.add_node("n1").await.unwrap();
+    let _node = cluster.add_node_with_agent("n1").await.unwrap();
     let served = cluster.serve().await.unwrap();
     eprintln!("{}", succeed(command(&program, &served)).await);
     let mut listing = command(&program, &served);

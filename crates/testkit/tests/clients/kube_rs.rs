@@ -1,98 +1,75 @@
-//! kube-rs: a custom resource of its own type and a Controller over TLS.
+//! kube-rs: a custom resource of a derived type, its Controller with a finalizer, watchers and reflectors of
+//! both kinds of lists, over TLS.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
-use kube::core::{NamespaceResourceScope, ObjectMeta};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::core::{CustomResourceExt, ObjectMeta, PartialObjectMeta, Selector};
 use kube::runtime::controller::{Action, Controller};
+use kube::runtime::finalizer::{self, finalizer};
+use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::wait::{await_condition, conditions};
-use kube::runtime::{events, watcher};
-use kube::{Client, Resource, ResourceExt};
+use kube::runtime::{WatchStreamExt, events, watcher};
+use kube::{Client, CustomResource, KubeSchema, Resource, ResourceExt};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use testkit::{Cluster, eventually};
 
 /// A document that a controller copies into a ConfigMap.
-#[derive(Serialize, Deserialize, Debug, Clone, Default)]
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default)]
+#[kube(
+    group = "kube.rs",
+    version = "v1",
+    kind = "Document",
+    namespaced,
+    status = "DocumentStatus",
+    shortname = "doc",
+    category = "all",
+    selectable = ".spec.title",
+    derive = "Default",
+    printcolumn(name = "Title", type_ = "string", json_path = ".spec.title"),
+    scale(
+        spec_replicas_path = ".spec.copies",
+        status_replicas_path = ".status.copies"
+    ),
+    validation = Rule::new("self.metadata.name != 'forbidden'").message("no such name")
+)]
 #[serde(rename_all = "camelCase")]
-struct Document {
-    #[serde(default)]
-    api_version: String,
-    #[serde(default)]
-    kind: String,
-    metadata: ObjectMeta,
-    spec: DocumentSpec,
-    status: Option<DocumentStatus>,
-}
-
-#[derive(Serialize, Deserialize, Debug, Clone, Default)]
 struct DocumentSpec {
+    #[x_kube(validation = Rule::new("self != ''").message("must have a title"))]
     title: String,
     #[serde(default)]
     hide: bool,
+    #[serde(default = "one")]
+    copies: i32,
     content: Option<String>,
+    #[serde(default)]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    tags: Vec<String>,
 }
 
-impl Resource for Document {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-    fn kind(_: &()) -> Cow<'_, str> {
-        "Document".into()
-    }
-    fn group(_: &()) -> Cow<'_, str> {
-        "kube.rs".into()
-    }
-    fn version(_: &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-    fn plural(_: &()) -> Cow<'_, str> {
-        "documents".into()
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
+fn one() -> i32 {
+    1
 }
 
-fn document(name: &str, spec: DocumentSpec) -> Document {
-    let mut document = Document {
-        api_version: "kube.rs/v1".into(),
-        kind: "Document".into(),
-        spec,
-        ..Document::default()
-    };
-    document.metadata.name = Some(name.to_owned());
-    document
-}
-
-fn definition() -> Value {
-    let schema = json!({"type": "object", "required": ["spec"], "properties": {
-        "spec": {"type": "object", "required": ["title"], "properties": {"title": {"type": "string"},
-            "hide": {"type": "boolean", "default": false}, "content": {"type": "string", "nullable": true}}},
-        "status": {"type": "object", "nullable": true, "required": ["hidden"], "properties": {
-            "hidden": {"type": "boolean"}, "copied": {"type": "string", "nullable": true}}}}});
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": "documents.kube.rs"},
-        "spec": {"group": "kube.rs", "scope": "Namespaced",
-            "names": {"plural": "documents", "singular": "document", "kind": "Document", "shortNames": ["doc"]},
-            "versions": [{"name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
-                "schema": {"openAPIV3Schema": schema}}]},
-    })
-}
-
-#[derive(Serialize, Deserialize, Debug, Clone, Default)]
+#[derive(Serialize, Deserialize, KubeSchema, Debug, Clone, Default)]
 struct DocumentStatus {
     hidden: bool,
     copied: Option<String>,
+    copies: Option<i32>,
+}
+
+fn spec(title: &str) -> DocumentSpec {
+    DocumentSpec {
+        title: title.to_owned(),
+        copies: one(),
+        ..DocumentSpec::default()
+    }
 }
 
 struct Context {
@@ -100,22 +77,52 @@ struct Context {
     recorder: events::Recorder,
 }
 
-async fn reconcile(document: Arc<Document>, context: Arc<Context>) -> Result<Action, kube::Error> {
+/// What is there while its document is; the finalizer takes it away.
+const SHADOW: &str = "shadow";
+
+type Finalized = finalizer::Error<kube::Error>;
+
+async fn reconcile(document: Arc<Document>, context: Arc<Context>) -> Result<Action, Finalized> {
     let namespace = document.namespace().unwrap_or_default();
-    let owner = document.controller_owner_ref(&()).into_iter().collect();
-    let mut map = ConfigMap::default();
-    map.metadata.name = Some(document.name_any());
-    map.metadata.owner_references = Some(owner);
-    map.data = Some(BTreeMap::from([(
-        "title".to_owned(),
-        document.spec.title.clone(),
-    )]));
+    let documents = Api::<Document>::namespaced(context.client.clone(), &namespace);
+    finalizer(
+        &documents,
+        "kube.rs/shadow",
+        document,
+        async |event| match event {
+            finalizer::Event::Apply(document) => copy(&document, &context).await,
+            finalizer::Event::Cleanup(_) => {
+                let maps = Api::<ConfigMap>::namespaced(context.client.clone(), &namespace);
+                maps.delete(SHADOW, &DeleteParams::default()).await?;
+                Ok(Action::await_change())
+            }
+        },
+    )
+    .await
+}
+
+async fn copy(document: &Document, context: &Context) -> Result<Action, kube::Error> {
+    let namespace = document.namespace().unwrap_or_default();
     let apply = PatchParams::apply("copier").force();
     let maps = Api::<ConfigMap>::namespaced(context.client.clone(), &namespace);
-    maps.patch(&document.name_any(), &apply, &Patch::Apply(&map))
-        .await?;
+    let owner = document.controller_owner_ref(&()).into_iter().collect();
+    for (name, owners) in [(document.name_any(), Some(owner)), (SHADOW.into(), None)] {
+        let map = ConfigMap {
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                owner_references: owners,
+                ..ObjectMeta::default()
+            },
+            data: Some(BTreeMap::from([(
+                "title".to_owned(),
+                document.spec.title.clone(),
+            )])),
+            ..ConfigMap::default()
+        };
+        maps.patch(&name, &apply, &Patch::Apply(&map)).await?;
+    }
     let status = json!({"apiVersion": "kube.rs/v1", "kind": "Document", "status": {
-        "hidden": document.spec.hide, "copied": document.spec.title}});
+        "hidden": document.spec.hide, "copied": document.spec.title, "copies": document.spec.copies}});
     let documents = Api::<Document>::namespaced(context.client.clone(), &namespace);
     documents
         .patch_status(&document.name_any(), &apply, &Patch::Apply(&status))
@@ -127,94 +134,220 @@ async fn reconcile(document: Arc<Document>, context: Arc<Context>) -> Result<Act
         action: "Copying".into(),
         secondary: None,
     };
-    context
-        .recorder
-        .publish(&event, &document.object_ref(&()))
-        .await?;
+    let about = document.object_ref(&());
+    context.recorder.publish(&event, &about).await?;
     Ok(Action::await_change())
 }
 
-async fn client(served: &testkit::Served) -> anyhow::Result<Client> {
-    let file = kube::config::Kubeconfig::read_from(served.kubeconfig())?;
-    let config = kube::Config::from_custom_kubeconfig(file, &Default::default()).await?;
-    Ok(Client::try_from(config)?)
+struct User {
+    client: Client,
+    documents: Api<Document>,
+    maps: Api<ConfigMap>,
+    _served: testkit::Served,
+    _cluster: Cluster,
+}
+
+impl User {
+    /// One with the definition of documents.
+    async fn new() -> anyhow::Result<Self> {
+        let cluster = Cluster::start().await?;
+        let served = cluster.serve().await?;
+        let file = kube::config::Kubeconfig::read_from(served.kubeconfig())?;
+        let config = kube::Config::from_custom_kubeconfig(file, &Default::default()).await?;
+        let client = Client::try_from(config)?;
+        let definitions = Api::<CustomResourceDefinition>::all(client.clone());
+        let apply = PatchParams::apply("tests").force();
+        let name = Document::crd_name();
+        definitions
+            .patch(name, &apply, &Patch::Apply(Document::crd()))
+            .await?;
+        let wait = await_condition(definitions, name, conditions::is_crd_established());
+        tokio::time::timeout(Duration::from_secs(20), wait).await??;
+        Ok(Self {
+            documents: Api::namespaced(client.clone(), "default"),
+            maps: Api::namespaced(client.clone(), "default"),
+            client,
+            _served: served,
+            _cluster: cluster,
+        })
+    }
+
+    async fn title(&self, of: &str, wanted: &str) -> anyhow::Result<()> {
+        eventually(wanted, || async {
+            let map = self.maps.get_opt(of).await?;
+            let data = map.and_then(|m| m.data).unwrap_or_default();
+            Ok((data.get("title").map(String::as_str) == Some(wanted)).then_some(()))
+        })
+        .await
+    }
+
+    async fn create(&self, name: &str, title: &str) -> kube::Result<Document> {
+        let document = Document::new(name, spec(title));
+        self.documents
+            .create(&PostParams::default(), &document)
+            .await
+    }
+}
+
+fn is_invalid<T: std::fmt::Debug>(answer: kube::Result<T>, text: &str) {
+    match answer {
+        Err(kube::Error::Api(status)) if status.code == 422 => {
+            assert!(status.message.contains(text), "{}", status.message);
+        }
+        answer => panic!("not refused: {answer:?}"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_controller_of_kube_rs_controls() -> anyhow::Result<()> {
-    let cluster = Cluster::start().await?;
-    let served = cluster.serve().await?;
-    let client = client(&served).await?;
-    let definitions = Api::<CustomResourceDefinition>::all(client.clone());
-    let apply = PatchParams::apply("tests").force();
-    definitions
-        .patch("documents.kube.rs", &apply, &Patch::Apply(definition()))
-        .await?;
-    let established = conditions::is_crd_established();
-    let wait = await_condition(definitions.clone(), "documents.kube.rs", established);
-    tokio::time::timeout(Duration::from_secs(20), wait).await??;
-
-    let documents = Api::<Document>::namespaced(client.clone(), "default");
-    let maps = Api::<ConfigMap>::namespaced(client.clone(), "default");
+    let user = User::new().await?;
     let context = Context {
-        client: client.clone(),
-        recorder: events::Recorder::new(client.clone(), "copier".into()),
+        client: user.client.clone(),
+        recorder: events::Recorder::new(user.client.clone(), "copier".into()),
     };
-    let controller = Controller::new(documents.clone(), watcher::Config::default())
-        .owns(maps.clone(), watcher::Config::default())
+    let controller = Controller::new(user.documents.clone(), watcher::Config::default())
+        .owns(user.maps.clone(), watcher::Config::default())
         .run(
             reconcile,
-            |_, _, _| Action::requeue(Duration::from_secs(1)),
+            |_, error, _| {
+                eprintln!("tried again after: {error}");
+                Action::requeue(Duration::from_secs(1))
+            },
             Arc::new(context),
         )
         .for_each(|_| async {});
     let controller = tokio::spawn(controller);
 
-    let spec = DocumentSpec {
-        title: "one".into(),
-        hide: true,
-        content: None,
-    };
-    documents
-        .create(&PostParams::default(), &document("d", spec))
-        .await?;
-    let title = async |wanted: &str| {
-        eventually(wanted, || async {
-            let Some(map) = maps.get_opt("d").await? else {
-                return Ok(None);
-            };
-            Ok((map
-                .data
-                .unwrap_or_default()
-                .get("title")
-                .map(String::as_str)
-                == Some(wanted))
-            .then_some(()))
-        })
-        .await
-    };
-    title("one").await?;
-    let change = Patch::Merge(json!({"spec": {"title": "two"}}));
-    documents
-        .patch("d", &PatchParams::default(), &change)
-        .await?;
-    title("two").await?;
+    user.create("d", "one").await?;
+    user.title("d", "one").await?;
+    let change = Patch::Merge(json!({"spec": {"title": "two", "hide": true}}));
+    let plain = PatchParams::default();
+    user.documents.patch("d", &plain, &change).await?;
+    user.title("d", "two").await?;
     // Deleting what is owned wakes the controller.
-    maps.delete("d", &DeleteParams::default()).await?;
-    title("two").await?;
+    user.maps.delete("d", &DeleteParams::default()).await?;
+    user.title("d", "two").await?;
     eventually("the status", || async {
-        let status = documents.get_status("d").await?.status.unwrap_or_default();
-        Ok((status.hidden && status.copied.as_deref() == Some("two")).then_some(()))
+        let found = user.documents.get_status("d").await?;
+        let status = found.status.clone().unwrap_or_default();
+        let held = !found.finalizers().is_empty();
+        Ok((held && status.hidden && status.copied.as_deref() == Some("two")).then_some(()))
     })
     .await?;
-    let wrong = Patch::Merge(json!({"spec": {"title": 7}}));
-    let refused = documents.patch("d", &PatchParams::default(), &wrong).await;
-    assert!(matches!(refused, Err(kube::Error::Api(status)) if status.code == 422));
-    documents.delete("d", &DeleteParams::foreground()).await?;
-    eventually("the copy to go", || async {
-        Ok(maps.get_opt("d").await?.is_none().then_some(()))
+    let foreground = DeleteParams::foreground();
+    user.documents.delete("d", &foreground).await?;
+    eventually("the copies to go", || async {
+        let left = user.maps.list(&ListParams::default()).await?;
+        let ours = |m: &ConfigMap| ["d", SHADOW].contains(&m.name_any().as_str());
+        let gone = user.documents.get_opt("d").await?.is_none();
+        Ok((gone && !left.iter().any(ours)).then_some(()))
     })
     .await?;
     controller.abort();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn derived_definitions_are_kept_to() -> anyhow::Result<()> {
+    let user = User::new().await?;
+    let made = user.create("d", "one").await?;
+    assert_eq!((made.spec.copies, made.metadata.generation), (1, Some(1)));
+    is_invalid(user.create("e", "").await, "must have a title");
+    is_invalid(user.create("forbidden", "one").await, "no such name");
+    let wrong = Patch::Merge(json!({"spec": {"title": 7}}));
+    let plain = PatchParams::default();
+    let refused = user.documents.patch("d", &plain, &wrong).await;
+    is_invalid(refused, "spec.title: Invalid value: \"integer\"");
+    user.create("f", "other").await?;
+    let titled = ListParams::default().fields("spec.title=one");
+    let found = user.documents.list(&titled).await?;
+    assert_eq!(
+        found.iter().map(ResourceExt::name_any).collect::<Vec<_>>(),
+        ["d"]
+    );
+
+    let tags = |tag: &str| {
+        Patch::Apply(
+            json!({"apiVersion": "kube.rs/v1", "kind": "Document", "spec": {"tags": [tag]}}),
+        )
+    };
+    for (manager, tag) in [("a", "x"), ("b", "y")] {
+        let apply = PatchParams::apply(manager);
+        user.documents.patch("d", &apply, &tags(tag)).await?;
+    }
+    let both = user.documents.get("d").await?;
+    assert_eq!(both.spec.tags, ["x", "y"], "a set of two appliers");
+    let title = Patch::Apply(
+        json!({"apiVersion": "kube.rs/v1", "kind": "Document", "spec": {"title": "three"}}),
+    );
+    let apply = PatchParams::apply("a");
+    let conflict = user.documents.patch("d", &apply, &title).await;
+    assert!(matches!(conflict, Err(kube::Error::Api(status)) if status.is_conflict()));
+    let scale = Patch::Merge(json!({"spec": {"replicas": 4}}));
+    let scaled = user.documents.patch_scale("d", &plain, &scale).await?;
+    assert_eq!(scaled.spec.unwrap_or_default().replicas, Some(4));
+    assert_eq!(user.documents.get("d").await?.spec.copies, 4);
+    let entry = user.documents.entry("g").await?;
+    let mut entry = entry.or_insert(|| Document::new("g", spec("entered")));
+    entry.commit(&PostParams::default()).await?;
+    assert_eq!(user.documents.get("g").await?.spec.title, "entered");
+    Ok(())
+}
+
+/// The events of a watcher and the store of a reflector, until an object of that title is there.
+async fn reflected(user: &User, config: watcher::Config) -> anyhow::Result<()> {
+    let (store, writer) = reflector::store::<Document>();
+    let stream = watcher(user.documents.clone(), config.clone());
+    let stream = reflector::reflector(writer, stream.default_backoff()).applied_objects();
+    let mut stream = Box::pin(stream);
+    let before = user
+        .documents
+        .list(&ListParams::default())
+        .await?
+        .items
+        .len();
+    for _ in 0..before {
+        stream.try_next().await?;
+    }
+    let change = Patch::Merge(json!({"metadata": {"labels": {"seen": "true"}}}));
+    user.documents
+        .patch("d0", &PatchParams::default(), &change)
+        .await?;
+    while let Some(document) = stream.try_next().await? {
+        if document.labels().contains_key("seen") {
+            break;
+        }
+    }
+    assert_eq!(store.len(), before);
+    let found = store.get(&ObjectRef::new("d0").within("default"));
+    assert!(found.is_some_and(|d| d.labels().contains_key("seen")));
+    let seen = Selector::from_iter([("seen", "true")]);
+    assert_eq!(store.state_filter_selector(&seen).len(), 1);
+
+    let labelled = config.labels("seen=true");
+    let metadata = Api::<PartialObjectMeta<Document>>::namespaced(user.client.clone(), "default");
+    let metadata = watcher(metadata, labelled);
+    let mut metadata = Box::pin(metadata.applied_objects());
+    let first: Option<PartialObjectMeta<Document>> = metadata.try_next().await?;
+    assert_eq!(first.map(|d| d.name_any()).as_deref(), Some("d0"));
+    let change = Patch::Merge(json!({"metadata": {"labels": null}}));
+    user.documents
+        .patch("d0", &PatchParams::default(), &change)
+        .await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watchers_and_reflectors_follow_with_lists_and_with_streams() -> anyhow::Result<()> {
+    let user = User::new().await?;
+    for n in 0..12 {
+        user.create(&format!("d{n}"), "one").await?;
+    }
+    let paged = watcher::Config::default().page_size(5);
+    let configs = [paged, watcher::Config::default().streaming_lists()];
+    for config in configs {
+        let limit = Duration::from_secs(30);
+        tokio::time::timeout(limit, reflected(&user, config)).await??;
+    }
     Ok(())
 }

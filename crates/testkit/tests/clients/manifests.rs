@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use testkit::{Cluster, Parts, Served};
 
 use crate::documents::*;
+use crate::go::built;
 use crate::tools::*;
 
 /// Documents that nobody can create, and what upstream says of them.
@@ -206,21 +207,34 @@ async fn taken(folder: &Path, kubectl: &Path) {
     assert_eq!(told, otherwise);
 }
 
+/// The oldest and the newest kubectl.
+async fn both_ends(test: &str) -> Vec<PathBuf> {
+    let mut all = kubectls();
+    all.truncate(1);
+    all.extend(
+        built(test, "kubectl", "./kubectl")
+            .await
+            .or_else(|| kubectls().pop()),
+    );
+    all
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn manifests_are_taken_as_upstream_takes_them() {
-    match find("kubectl") {
-        Some(kubectl) => taken(&script("manifests"), &kubectl).await,
-        None => left_out(
-            "manifests_are_taken_as_upstream_takes_them",
-            "there is no kubectl",
-        ),
+    let test = "manifests_are_taken_as_upstream_takes_them";
+    let all = both_ends(test).await;
+    if all.is_empty() {
+        left_out(test, "there is no kubectl on this machine");
+    }
+    for kubectl in all {
+        taken(&script("manifests"), &kubectl).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_manifests_of_the_documentation_are_taken_as_upstream_takes_them() {
     let test = "the_manifests_of_the_documentation_are_taken_as_upstream_takes_them";
-    match (theirs(), find("kubectl")) {
+    match (theirs(), kubectls().pop()) {
         (Some(folder), Some(kubectl)) => taken(&folder, &kubectl).await,
         (None, _) => left_out(test, "STYR_MANIFESTS does not say where the manifests are"),
         (_, None) => left_out(test, "there is no kubectl on this machine"),

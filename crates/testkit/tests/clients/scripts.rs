@@ -3,12 +3,25 @@
 use tokio::process::Command;
 
 use crate::tools::*;
-use testkit::Cluster;
+use testkit::{Cluster, Parts};
 
 /// Version of the Python client.
 const PYTHON_CLIENT: &str = "kubernetes==34.1.0";
 /// Version of the JavaScript client.
 const NODE_CLIENT: &str = "@kubernetes/client-node@1.4.0";
+
+/// A cluster that soon forgets what was.
+async fn forgetful() -> Cluster {
+    let mut options = store::Options::default();
+    options.history.segment_events = 64;
+    let parts = Parts {
+        controllers: true,
+        scheduler: true,
+    };
+    let store = store::Embedded::in_memory_with(options);
+    let cluster = Cluster::over(store, parts, client::Clock::system()).await;
+    cluster.unwrap()
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_python_client_and_its_dynamic_client_work() {
@@ -33,11 +46,13 @@ async fn the_python_client_and_its_dynamic_client_work() {
             return left_out(test, "the client could not be installed");
         }
     }
-    let cluster = Cluster::start().await.unwrap();
-    let _node = cluster.add_node("n1").await.unwrap();
+    let cluster = forgetful().await;
+    let _node = cluster.add_node_with_agent("n1").await.unwrap();
     let served = cluster.serve().await.unwrap();
     let mut script_run = command(&own, &served);
-    script_run.arg(script("python/client.py"));
+    script_run
+        .arg(script("python/client.py"))
+        .arg(script("manifests"));
     eprintln!("{}", succeed(script_run).await);
 }
 
@@ -62,8 +77,8 @@ async fn the_javascript_client_works() {
         }
     }
     std::fs::copy(script("node/client.mjs"), folder.join("client.mjs")).unwrap();
-    let cluster = Cluster::start().await.unwrap();
-    let _node = cluster.add_node("n1").await.unwrap();
+    let cluster = forgetful().await;
+    let _node = cluster.add_node_with_agent("n1").await.unwrap();
     let served = cluster.serve().await.unwrap();
     let mut script_run = command(&node, &served);
     script_run.arg(folder.join("client.mjs"));

@@ -8,13 +8,31 @@ use testkit::Served;
 use tokio::process::Command;
 
 /// How long a program may take; installing on a busy machine is slow.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Versions that are asked for by name.
+const KUBECTL_VERSIONS: [&str; 7] = ["1.27", "1.28", "1.29", "1.30", "1.31", "1.32", "1.33"];
 
 /// The program of that name on the PATH.
 pub fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut programs = std::env::split_paths(&path).map(|folder| folder.join(name));
     programs.find(|file| file.is_file())
+}
+
+/// Every released kubectl on this machine, oldest first: those called by their version, on the PATH or
+/// beside the real file of the one that is called `kubectl`, which only chooses among them then.
+pub fn kubectls() -> Vec<PathBuf> {
+    let plain = find("kubectl");
+    let real = plain.as_ref().and_then(|file| file.canonicalize().ok());
+    let beside = |name: &str| real.as_ref().map(|file| file.with_file_name(name));
+    let versioned = KUBECTL_VERSIONS.map(|version| format!("kubectl.{version}"));
+    let known = |name: &String| find(name).or_else(|| beside(name).filter(|file| file.is_file()));
+    let all: Vec<PathBuf> = versioned.iter().filter_map(known).collect();
+    if all.is_empty() {
+        return plain.into_iter().collect();
+    }
+    all
 }
 
 /// Says why a test is left out.

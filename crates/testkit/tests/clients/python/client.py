@@ -1,10 +1,14 @@
-"""The Python client and its dynamic client against a cluster with controllers and one pretended node."""
+"""The Python client and its dynamic client against a cluster with controllers and one pretended node, which
+says back what it hears, and a history of few events. The argument is a folder of manifests."""
 
+import pathlib
+import sys
 import time
 
 from kubernetes import client, config, dynamic, utils, watch
 from kubernetes.client.rest import ApiException
 from kubernetes.dynamic.exceptions import ConflictError, NotFoundError
+from kubernetes.stream import portforward, stream
 
 config.load_kube_config()
 core, apps = client.CoreV1Api(), client.AppsV1Api()
@@ -137,6 +141,108 @@ def dynamics():
     assert pods.get(namespace="kube-system").kind == "PodList"
 
 
-for part in (typed, deployment, accounts, dynamics):
+def patches():
+    """Each content type of a patch means what it says."""
+    labels = {"app": "patched"}
+    pod = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "a", "image": "a:1"}]}}
+    body = {"metadata": {"name": "patched"}, "spec": {"replicas": 0, "selector": {"matchLabels": labels}, "template": pod}}
+    apps.create_namespaced_deployment(NS, body)
+    deployments = dynamic.DynamicClient(client.ApiClient()).resources.get(api_version="apps/v1", kind="Deployment")
+
+    def patch(content_type, change, **more):
+        return deployments.patch(change, "patched", NS, content_type=content_type, **more)
+
+    def images(deployment):
+        return {c.name: c.image for c in deployment.spec.template.spec.containers}
+
+    added = {"spec": {"template": {"spec": {"containers": [{"name": "b", "image": "b:1"}]}}}}
+    merged = patch("application/strategic-merge-patch+json", added)
+    assert images(merged) == {"a": "a:1", "b": "b:1"}, merged
+    replaced = patch("application/merge-patch+json", added)
+    assert images(replaced) == {"b": "b:1"}, replaced
+    image = "/spec/template/spec/containers/0/image"
+    listed = patch("application/json-patch+json", [{"op": "test", "path": image, "value": "b:1"},
+                                                   {"op": "replace", "path": image, "value": "b:2"}])
+    assert images(listed) == {"b": "b:2"}, listed
+    manifest = {"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"template": {"spec": {
+        "containers": [{"name": "b", "image": "b:3"}]}}}}
+    conflict = refused(409, lambda: patch("application/apply-patch+yaml", manifest, field_manager="applier"))
+    assert "conflict with" in str(conflict.body), conflict.body
+    applied = patch("application/apply-patch+yaml", manifest, field_manager="applier", force_conflicts=True)
+    assert images(applied) == {"b": "b:3"}, applied
+    apps.delete_namespaced_deployment("patched", NS)
+
+
+def watches():
+    """Who comes too late is told so, and goes on from a list."""
+    first = core.create_namespaced_config_map(NS, {"metadata": {"name": "watched"}}).metadata.resource_version
+    for n in range(300):
+        core.patch_namespaced_config_map("watched", NS, {"data": {"n": str(n)}})
+    late = watch.Watch().stream(core.list_namespaced_config_map, NS, resource_version=first)
+    error = refused(410, lambda: next(late))
+    assert "too old resource version" in error.reason, error.reason
+    version = core.list_namespaced_config_map(NS).metadata.resource_version
+    core.patch_namespaced_config_map("watched", NS, {"data": {"n": "end"}})
+    follows = watch.Watch()
+    for event in follows.stream(core.list_namespaced_config_map, NS, resource_version=version):
+        assert (event["type"], event["object"].data["n"]) == ("MODIFIED", "end"), event
+        follows.stop()
+    seen = []
+    initial = watch.Watch()
+    for event in initial.stream(core.list_namespaced_config_map, NS, field_selector="metadata.name=watched",
+                                send_initial_events=True, allow_watch_bookmarks=True,
+                                resource_version_match="NotOlderThan"):
+        seen.append(event["type"])
+        if event["type"] == "BOOKMARK":
+            notes = event["raw_object"]["metadata"]["annotations"]
+            assert notes["k8s.io/initial-events-end"] == "true", notes
+            initial.stop()
+    assert seen == ["ADDED", "BOOKMARK"], seen
+    page = core.list_namespaced_config_map(NS, limit=1)
+    for n in range(300):
+        core.patch_namespaced_config_map("watched", NS, {"data": {"n": str(n)}})
+    expired = refused(410, lambda: core.list_namespaced_config_map(NS, limit=1, _continue=page.metadata._continue))
+    assert "Expired" in expired.body, expired.body
+
+
+def pods():
+    """Commands, ports and logs of a container."""
+    body = {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "c:1"}]}}
+    core.create_namespaced_pod(NS, body)
+    until("the pod", lambda: core.read_namespaced_pod("p", NS).status.phase == "Running")
+
+    def run(command, **more):
+        return stream(core.connect_get_namespaced_pod_exec, "p", NS, command=command, stdout=True, stderr=True, **more)
+
+    assert run(["say", "hello"]) == "say hello\n"
+    cat = run(["cat"], stdin=True, _preload_content=False)
+    cat.write_stdin("hello\n")
+    assert cat.readline_stdout(timeout=10) == "hello"
+    cat.close()
+    failing = run(["fail"], _preload_content=False)
+    failing.run_forever(timeout=10)
+    assert (failing.returncode, failing.read_stderr()) == (3, "failing\n")
+    assert core.read_namespaced_pod_log("p", NS, tail_lines=2) == "two\nthree\n"
+    assert list(watch.Watch().stream(core.read_namespaced_pod_log, "p", NS, follow=True)) == ["one", "two", "three"]
+    forward = portforward(core.connect_get_namespaced_pod_portforward, "p", NS, ports="8080")
+    socket = forward.socket(8080)
+    socket.setblocking(True)
+    socket.sendall(b"hello")
+    assert socket.recv(5) == b"hello"
+    socket.close()
+    core.delete_namespaced_pod("p", NS, grace_period_seconds=0)
+
+
+def manifests():
+    """A folder of manifests, applied twice."""
+    api = client.ApiClient()
+    for path in sorted(pathlib.Path(sys.argv[1]).glob("*.yaml")):
+        for _ in range(2):
+            utils.create_from_yaml(api, str(path), namespace=NS, apply=True)
+    found = core.list_namespaced_service(NS, field_selector="metadata.name=front").items
+    assert found[0].spec.ports[0].node_port == 30123, found
+
+
+for part in (typed, deployment, accounts, dynamics, patches, watches, pods, manifests):
     part()
     print("python:", part.__name__, "works")

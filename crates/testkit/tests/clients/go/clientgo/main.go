@@ -44,6 +44,7 @@ var parts = []part{
 	{"eviction", eviction},
 	{"pager", pages},
 	{"accounts", accounts},
+	{"streams", execute},
 }
 
 // One who uses the cluster in a namespace of its own.
