@@ -1,4 +1,4 @@
-//! Protobuf bodies: what decodes and fits its schema encodes, and decodes to the same.
+//! Protobuf bodies: what was encoded here decodes, and encodes to the same bytes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -17,8 +17,9 @@ fuzz_target!(|data: &[u8]| {
     let Ok(bytes) = codec::protobuf::encode(&object) else {
         return;
     };
+    // What is no pointer is written even when it was left out: after that nothing changes any more.
     let again = codec::protobuf::to_json(&bytes).expect("own bytes");
-    assert_eq!(again, object);
+    assert_eq!(codec::protobuf::encode(&again).expect("own object"), bytes);
 });
 
 /// The envelope around a message: type and bytes.

@@ -1,8 +1,8 @@
 //! The cluster's private certificate authority and the certificates it signs.
 //!
-//! The authority, the service-account key, the encryption key and the administrator's certificate
-//! are kept in `pki/`; certificates of the server's own parts are signed anew at each start, so
-//! they never run out while their names and addresses stay right.
+//! The authority, that of the front proxy, the service-account key, the encryption key and the
+//! administrator's certificate are kept in `pki/`; certificates of the server's own parts are signed
+//! anew at each start, so they never run out while their names and addresses stay right.
 
 use std::fs;
 use std::net::IpAddr;
@@ -24,6 +24,8 @@ const LEAF_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 const RENEW_AFTER: Duration = Duration::from_secs(180 * 24 * 3600);
 /// Clocks of clients may be this much behind.
 const CLOCK_SKEW: Duration = Duration::from_secs(3600);
+/// Files and name of the authority of requests that are passed on to other API servers.
+const FRONT_PROXY: &str = "front-proxy-ca";
 /// Bytes of the key that secrets are encrypted with.
 const ENCRYPTION_KEY_BYTES: usize = 32;
 
@@ -87,20 +89,32 @@ impl Pki {
     /// # Errors
     /// When the file system refuses or the files are damaged.
     pub fn open(dir: &Path) -> Result<Self, PkiError> {
+        Self::open_named(dir, "ca", "styr-ca")
+    }
+
+    /// The authority that other API servers know this one by, and no client of this one.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn front_proxy(&self) -> Result<Self, PkiError> {
+        Self::open_named(&self.dir, FRONT_PROXY, FRONT_PROXY)
+    }
+
+    fn open_named(dir: &Path, file: &str, name: &str) -> Result<Self, PkiError> {
         fs::create_dir_all(dir).map_err(|source| PkiError::Io {
             path: dir.to_owned(),
             source,
         })?;
-        let ca = match read_pair(dir, "ca")? {
+        let ca = match read_pair(dir, file)? {
             Some(pair) => pair,
             None => {
-                let pair = new_authority()?;
-                write_pair(dir, "ca", &pair)?;
+                let pair = new_authority(name)?;
+                write_pair(dir, file, &pair)?;
                 pair
             }
         };
         let damaged = |e: rcgen::Error| PkiError::Damaged {
-            path: dir.join("ca.crt"),
+            path: dir.join(format!("{file}.crt")),
             reason: e.to_string(),
         };
         let key = KeyPair::from_pem(&ca.key).map_err(damaged)?;
@@ -207,11 +221,9 @@ impl Pki {
     }
 }
 
-fn new_authority() -> Result<Pair, PkiError> {
+fn new_authority(name: &str) -> Result<Pair, PkiError> {
     let mut params = CertificateParams::default();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "styr-ca");
+    params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![
         KeyUsagePurpose::KeyCertSign,
@@ -291,6 +303,10 @@ mod tests {
             pair.certificate
         );
         assert_eq!(second.encryption_key().unwrap(), key);
+        let fronts = [&first, &second].map(|pki| pki.front_proxy().unwrap());
+        let [front, again] = fronts.each_ref().map(Pki::ca_certificate);
+        assert_eq!(front, again);
+        assert_ne!(front, first.ca_certificate());
     }
 
     #[test]

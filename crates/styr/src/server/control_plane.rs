@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::supervise::Supervisor;
 use super::tls;
 use crate::config::{CLUSTER_DOMAIN, Cluster};
-use crate::pki::Pki;
+use crate::pki::{Pki, PkiError, Subject};
 use crate::scheduling;
 
 /// The part of the cluster every other part talks to.
@@ -25,6 +25,25 @@ pub struct ControlPlane {
     /// Its store.
     pub store: Arc<Embedded>,
     tokens: TokenIssuer,
+}
+
+/// Who the API server is to others that it passes requests on to.
+fn front_proxy(pki: &Pki) -> Result<apiserver::FrontProxy, PkiError> {
+    let front = pki.front_proxy()?;
+    let client = front.kept(
+        "front-proxy-client",
+        &Subject {
+            name: "front-proxy-client",
+            group: None,
+            dns: &[],
+            addresses: &[],
+        },
+    )?;
+    Ok(apiserver::FrontProxy {
+        authority: front.ca_certificate().to_owned(),
+        certificate: client.certificate,
+        key: client.key,
+    })
 }
 
 impl ControlPlane {
@@ -46,6 +65,7 @@ impl ControlPlane {
         config.encryption_key = Some(pki.encryption_key()?);
         config.kubelet_tls = Some(tls::kubelet_client(pki)?);
         config.client_authority = Some(pki.ca_certificate().to_owned());
+        config.front_proxy = Some(front_proxy(pki)?);
         let api = ApiServer::new(config, store.clone())
             .await
             .context("starting the API server")?;
