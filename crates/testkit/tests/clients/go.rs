@@ -2,6 +2,7 @@
 //! newest kubectl included.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use testkit::Cluster;
 use tokio::process::Command;
@@ -9,6 +10,8 @@ use tokio::sync::Mutex;
 
 use crate::tools::*;
 
+/// How long a first build may take on a busy machine.
+const BUILD_PATIENCE: Duration = Duration::from_secs(3600);
 /// What kubectl says that it is, as its releases are stamped; the module has it as v0.37.1.
 const KUBECTL_VERSION: &str = "v1.37.1";
 
@@ -26,11 +29,12 @@ pub async fn built(test: &str, name: &str, package: &str) -> Option<PathBuf> {
         command
             .args(arguments)
             .current_dir(script("go"))
-            .env("GOFLAGS", "-mod=readonly");
+            .env("GOFLAGS", "-mod=readonly -buildvcs=false")
+            .env("GOWORK", "off");
         command
     };
     let needed = in_module(&["list", "-deps", package]);
-    if !run(needed).await.status.success() {
+    if !run_within(BUILD_PATIENCE, needed).await.status.success() {
         left_out(test, "the modules could not be had");
         return None;
     }
@@ -39,7 +43,7 @@ pub async fn built(test: &str, name: &str, package: &str) -> Option<PathBuf> {
         format!("-ldflags=-s -w -X k8s.io/component-base/version.gitVersion={KUBECTL_VERSION}");
     let mut build = in_module(&["build", &stamp, "-o"]);
     build.arg(&program).arg(package);
-    succeed(build).await;
+    succeed_within(BUILD_PATIENCE, build).await;
     Some(program)
 }
 

@@ -86,7 +86,7 @@ const JOBS: &str = "/apis/batch/v1/namespaces/web/jobs";
 async fn a_release_lives(program: PathBuf) {
     let helm = Helm::new(program).await;
     let chart = script("helm/site").display().to_string();
-    let install = ["install", "home", &chart, "--wait", "--timeout", "60s"];
+    let install = ["install", "home", &chart, "--wait", "--timeout", "5m"];
     let mut first = install.to_vec();
     first.push("--create-namespace");
     let notes = helm.run(&first).await;
@@ -112,7 +112,7 @@ async fn a_release_lives(program: PathBuf) {
     let change = "title=Second,replicas=3";
     let upgrade = ["upgrade", "home", &chart, "--wait", "--timeout"];
     let to = |timeout, set| [&upgrade[..], &[timeout, "--set", set]].concat();
-    helm.run(&to("60s", change)).await;
+    helm.run(&to("5m", change)).await;
     let deployment = helm.get(DEPLOYMENT).await;
     assert_eq!(deployment["status"]["updatedReplicas"], 3);
     assert_eq!(deployment["status"]["readyReplicas"], 3);
@@ -129,7 +129,7 @@ async fn a_release_lives(program: PathBuf) {
 
     let broken = to("3s", "title=Third,replicas=3,broken=true");
     helm.refused(&broken, "").await;
-    helm.run(&["rollback", "home", "2", "--wait", "--timeout", "60s"])
+    helm.run(&["rollback", "home", "2", "--wait", "--timeout", "5m"])
         .await;
     assert_eq!(helm.get(PAGE).await["spec"]["title"], "Second");
     let template = &helm.get(DEPLOYMENT).await["spec"]["template"];
@@ -150,7 +150,7 @@ async fn a_release_lives(program: PathBuf) {
     let kept = format!("password: {}", password.as_str().unwrap());
     assert!(dry.contains(&kept), "{dry}");
 
-    helm.run(&["uninstall", "home", "--wait", "--timeout", "60s"])
+    helm.run(&["uninstall", "home", "--wait", "--timeout", "5m"])
         .await;
     for path in [DEPLOYMENT, SECRET, PAGE] {
         assert_eq!(helm.get(path).await, Value::Null, "{path}");

@@ -162,7 +162,7 @@ impl User {
             .patch(name, &apply, &Patch::Apply(Document::crd()))
             .await?;
         let wait = await_condition(definitions, name, conditions::is_crd_established());
-        tokio::time::timeout(Duration::from_secs(20), wait).await??;
+        tokio::time::timeout(Duration::from_secs(120), wait).await??;
         Ok(Self {
             documents: Api::namespaced(client.clone(), "default"),
             maps: Api::namespaced(client.clone(), "default"),
@@ -346,7 +346,7 @@ async fn watchers_and_reflectors_follow_with_lists_and_with_streams() -> anyhow:
     let paged = watcher::Config::default().page_size(5);
     let configs = [paged, watcher::Config::default().streaming_lists()];
     for config in configs {
-        let limit = Duration::from_secs(30);
+        let limit = Duration::from_secs(120);
         tokio::time::timeout(limit, reflected(&user, config)).await??;
     }
     Ok(())

@@ -57,10 +57,15 @@ pub fn script(path: &str) -> PathBuf {
 }
 
 /// Runs to its end.
-pub async fn run(mut command: Command) -> Output {
+pub async fn run(command: Command) -> Output {
+    run_within(PATIENCE, command).await
+}
+
+/// Runs to its end, which comes before that time is over.
+pub async fn run_within(patience: Duration, mut command: Command) -> Output {
     let text = format!("{:?}", command.as_std());
     command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(PATIENCE, command.output());
+    let output = tokio::time::timeout(patience, command.output());
     let output = output
         .await
         .unwrap_or_else(|_| panic!("{text} does not end"));
@@ -69,8 +74,13 @@ pub async fn run(mut command: Command) -> Output {
 
 /// Runs what must succeed; gives what it prints, errors last.
 pub async fn succeed(command: Command) -> String {
+    succeed_within(PATIENCE, command).await
+}
+
+/// Runs what must succeed before that time is over.
+pub async fn succeed_within(patience: Duration, command: Command) -> String {
     let text = format!("{:?}", command.as_std());
-    let output = run(command).await;
+    let output = run_within(patience, command).await;
     let said = said(&output);
     assert!(output.status.success(), "{text}: {}\n{said}", output.status);
     said

@@ -217,10 +217,10 @@ def pods():
     assert run(["say", "hello"]) == "say hello\n"
     cat = run(["cat"], stdin=True, _preload_content=False)
     cat.write_stdin("hello\n")
-    assert cat.readline_stdout(timeout=10) == "hello"
+    assert cat.readline_stdout(timeout=60) == "hello"
     cat.close()
     failing = run(["fail"], _preload_content=False)
-    failing.run_forever(timeout=10)
+    failing.run_forever(timeout=60)
     assert (failing.returncode, failing.read_stderr()) == (3, "failing\n")
     assert core.read_namespaced_pod_log("p", NS, tail_lines=2) == "two\nthree\n"
     assert list(watch.Watch().stream(core.read_namespaced_pod_log, "p", NS, follow=True)) == ["one", "two", "three"]

@@ -22,7 +22,7 @@ import (
 )
 
 // Time for what a cluster does by itself.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 const protobuf = "application/vnd.kubernetes.protobuf"
 

@@ -31,7 +31,7 @@ import (
 const (
 	finalizer = "sites.example.com/guard"
 	namespace = "default"
-	patience  = 30 * time.Second
+	patience  = 2 * time.Minute
 )
 
 var groupVersion = schema.GroupVersion{Group: "sites.example.com", Version: "v1"}
