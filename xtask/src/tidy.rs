@@ -25,7 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("apiserver", &["api", "codec", "kinds", "store", "streams"]),
     ("client", &["api", "codec"]),
     ("controllers", &["api", "client"]),
-    ("scheduler", &["api", "client"]),
+    ("scheduler", &["api", "cel", "client"]),
     (
         "kubelet",
         &["api", "client", "kinds", "net", "oci", "streams"],

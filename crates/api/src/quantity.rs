@@ -77,6 +77,16 @@ impl Quantity {
         saturate(div_up(self.nanos, 1_000_000))
     }
 
+    /// The value in billionths: exact.
+    pub fn nanos(&self) -> i128 {
+        self.nanos
+    }
+
+    /// So many billionths, written as this one is.
+    pub fn with_nanos(self, nanos: i128) -> Self {
+        Self { nanos, ..self }
+    }
+
     /// The value as a float, for ratios.
     #[allow(clippy::cast_precision_loss)]
     pub fn as_f64(&self) -> f64 {

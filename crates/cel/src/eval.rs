@@ -230,20 +230,12 @@ impl<'a> Machine<'a> {
                     self.scope.push((second, value.clone()));
                 }
                 None => {
-                    let item = if matches!(range, Value::Map(_)) {
-                        &key
-                    } else {
-                        &value
-                    };
+                    let item = if range.is_map() { &key } else { &value };
                     self.scope.push((&parts.first, item.clone()));
                 }
             }
             let step = self.step(parts);
-            let item = if matches!(range, Value::Map(_)) {
-                key.clone()
-            } else {
-                value
-            };
+            let item = if range.is_map() { key.clone() } else { value };
             self.scope.truncate(mark);
             if gather.take(step, key, item)? {
                 break;
@@ -360,6 +352,7 @@ fn pairs(range: &Value) -> Option<Vec<(Value, Value)>> {
             .map(|(i, v)| (Value::Int(i64::try_from(i).unwrap_or(i64::MAX)), v.clone()))
             .collect(),
         Value::Map(map) => map.0.clone(),
+        Value::Defaulting(map) => map.0.0.clone(),
         _ => return None,
     })
 }
@@ -401,6 +394,7 @@ fn select(operand: &Value, field: &str, optional: bool) -> Outcome {
             (None, true) => Ok(Value::Optional(None)),
             (None, false) => Err(no_key(field)),
         },
+        Value::Defaulting(_) => at(operand, &Value::from(field), optional),
         Value::Optional(None) => Ok(Value::Optional(None)),
         Value::Optional(Some(inner)) => match select(inner, field, true) {
             Ok(value) => Ok(value),
@@ -413,6 +407,7 @@ fn select(operand: &Value, field: &str, optional: bool) -> Outcome {
 fn has(operand: &Value, field: &str) -> Outcome {
     match operand {
         Value::Map(map) => Ok(Value::Bool(map.field(field).is_some())),
+        Value::Defaulting(_) => Ok(Value::Bool(true)),
         Value::Optional(None) => Ok(Value::Bool(false)),
         Value::Optional(Some(inner)) => has(inner, field),
         _ => Err(no_overload()),
@@ -427,6 +422,10 @@ fn at(operand: &Value, index: &Value, optional: bool) -> Outcome {
             .get(index)
             .cloned()
             .ok_or_else(|| no_key(&functions::text(index))),
+        Value::Defaulting(map) => {
+            let (entries, missing) = &**map;
+            Ok(entries.get(index).unwrap_or(missing).clone())
+        }
         Value::List(list) => {
             let position = match index {
                 Value::Int(n) => *n,

@@ -9,6 +9,7 @@
 
 mod ast;
 mod check;
+pub mod device;
 mod error;
 mod eval;
 mod functions;

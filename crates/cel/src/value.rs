@@ -31,6 +31,8 @@ pub enum Value {
     List(Arc<List>),
     /// A map, or an object whose fields are its keys.
     Map(Arc<Map>),
+    /// A map, and what it has under a key that it does not have.
+    Defaulting(Arc<(Map, Value)>),
     /// A point in time.
     Timestamp(Timestamp),
     /// A span of time.
@@ -152,6 +154,11 @@ impl Value {
         }
     }
 
+    /// A semantic version, if the text is one.
+    pub fn semver(text: &str) -> Option<Self> {
+        Version::parse(text, false).map(|v| Self::Semver(Arc::new(v)))
+    }
+
     /// The name of the value's type.
     pub fn type_name(&self) -> &str {
         match self {
@@ -163,7 +170,7 @@ impl Value {
             Self::String(_) => "string",
             Self::Bytes(_) => "bytes",
             Self::List(_) => "list",
-            Self::Map(_) => "map",
+            Self::Map(_) | Self::Defaulting(_) => "map",
             Self::Timestamp(_) => "google.protobuf.Timestamp",
             Self::Duration(_) => "google.protobuf.Duration",
             Self::Type(_) => "type",
@@ -184,6 +191,7 @@ impl Value {
             Self::Bytes(b) => b.len(),
             Self::List(l) => l.items.len(),
             Self::Map(m) => m.0.len(),
+            Self::Defaulting(m) => m.0.0.len(),
             _ => 1,
         };
         size as u64
@@ -234,6 +242,11 @@ impl Value {
         }
     }
 
+    /// Whether it has keys.
+    pub(crate) fn is_map(&self) -> bool {
+        matches!(self, Self::Map(_) | Self::Defaulting(_))
+    }
+
     /// A number as a floating point one.
     #[expect(
         clippy::cast_precision_loss,
@@ -268,6 +281,7 @@ impl Value {
             Self::Bytes(b) => b.is_empty(),
             Self::List(l) => l.items.is_empty(),
             Self::Map(m) => m.0.is_empty(),
+            Self::Defaulting(m) => m.0.0.is_empty(),
             Self::Duration(d) => d.is_zero(),
             Self::Optional(o) => o.is_none(),
             _ => false,

@@ -61,8 +61,8 @@ struct File {
     profiles: Vec<ProfileFile>,
     #[serde(default)]
     extenders: Vec<ExtenderConfig>,
-    #[serde(default, rename = "parallelism")]
-    _parallelism: Option<i64>,
+    #[serde(default)]
+    parallelism: Option<i64>,
     #[serde(default, rename = "leaderElection")]
     _leader_election: Option<Value>,
     #[serde(default, rename = "clientConnection")]
@@ -190,6 +190,12 @@ impl Configuration {
                 file.kind, file.api_version
             );
             return Err(invalid("apiVersion", problem));
+        }
+        if let Some(parallelism) = file.parallelism.filter(|p| *p <= 0) {
+            let problem = format!(
+                "invalid value: {parallelism}: should be an integer value greater than zero"
+            );
+            return Err(invalid("parallelism", problem));
         }
         let percentage = percentage(
             "percentageOfNodesToScore",

@@ -7,6 +7,19 @@ use crate::framework::Diagnosis;
 /// What is said when there is no node at all.
 pub const NO_NODES: &str = "no nodes available to schedule pods";
 
+/// Bytes of the message of an event.
+const EVENT_MAX: usize = 1024;
+
+/// As much of a message as an event holds.
+pub fn cut(message: &str) -> String {
+    const MORE: &str = " ...";
+    if message.len() <= EVENT_MAX {
+        return message.to_owned();
+    }
+    let end = message.floor_char_boundary(EVENT_MAX - MORE.len());
+    format!("{}{MORE}", &message[..end])
+}
+
 /// The message of the event FailedScheduling and of the condition PodScheduled.
 pub fn message(diagnosis: &Diagnosis) -> String {
     let mut text = format!("0/{} nodes are available:", diagnosis.nodes);
@@ -68,6 +81,13 @@ mod tests {
              2 Insufficient cpu. preemption: 0/3 nodes are available: 3 No preemption victims \
              found for incoming pod."
         );
+    }
+
+    #[test]
+    fn long_messages_are_cut_for_events() {
+        assert_eq!(cut("short"), "short");
+        let cut = cut(&"ä".repeat(1000));
+        assert!(cut.len() <= EVENT_MAX && cut.ends_with("ä ..."));
     }
 
     #[test]

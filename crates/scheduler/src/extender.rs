@@ -4,12 +4,13 @@
 use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 use base64::Engine as _;
+use client::Key;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use crate::{
     framework::{Candidate, MAX_SCORE, Status},
-    pod::PodInfo,
+    pod::{Footprint, PodInfo},
 };
 
 /// The highest score an extender gives.
@@ -107,7 +108,7 @@ impl Tls {
 }
 
 /// A duration as Go writes it: `1m30s`, `500ms`.
-fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total = 0.0;
     while !rest.is_empty() {
@@ -129,7 +130,8 @@ fn duration(text: &str) -> Option<Duration> {
             };
         rest = &rest[end..];
     }
-    (!text.is_empty()).then(|| Duration::from_secs_f64(total))
+    let total = Duration::try_from_secs_f64(total).ok();
+    total.filter(|_| !text.is_empty())
 }
 
 impl ExtenderConfig {
@@ -386,7 +388,8 @@ impl Extender {
         Ok(scaled.collect())
     }
 
-    /// Which of the candidates for making room will do, and whom they really take.
+    /// Which of the candidates for making room will do, and whom they really take; `object` gives
+    /// pods.
     ///
     /// # Errors
     /// When it does not answer.
@@ -394,19 +397,34 @@ impl Extender {
         &self,
         pod: &Value,
         candidates: Vec<Candidate>,
+        object: &(dyn Fn(&Key) -> Value + Sync),
     ) -> Result<Vec<Candidate>, ExtenderError> {
         if self.config.preempt_verb.is_empty() {
             return Ok(candidates);
         }
+        // Who knows the nodes knows their pods.
+        let whole = !self.config.node_cache_capable;
+        let shown = |v: &Footprint| {
+            if whole {
+                object(&v.key)
+            } else {
+                json!({"UID": &*v.uid})
+            }
+        };
         let victims: serde_json::Map<String, Value> = candidates
             .iter()
             .map(|c| {
-                let pods: Vec<_> = c.victims.iter().map(|v| json!({"UID": &*v.uid})).collect();
-                let meta = json!({"Pods": pods, "NumPDBViolations": c.violations});
-                (c.node.clone(), meta)
+                let pods: Vec<_> = c.victims.iter().map(|v| shown(v)).collect();
+                let victims = json!({"Pods": pods, "NumPDBViolations": c.violations});
+                (c.node.clone(), victims)
             })
             .collect();
-        let body = json!({"Pod": pod, "NodeNameToMetaVictims": victims});
+        let field = if whole {
+            "NodeNameToVictims"
+        } else {
+            "NodeNameToMetaVictims"
+        };
+        let body = json!({"Pod": pod, field: victims});
         let mut said: PreemptionResult = self.ask(&self.config.preempt_verb, &body).await?;
         let left = candidates.into_iter().filter_map(|mut candidate| {
             let meta = said.victims.remove(&candidate.node)?;

@@ -17,6 +17,7 @@ use std::{
     sync::Arc,
 };
 
+use client::Key;
 use futures::future::BoxFuture;
 
 use crate::{
@@ -121,6 +122,23 @@ pub enum Happening {
     PodDelete,
     /// A claim, volume, storage class, or a node's storage driver came or changed.
     Volumes,
+    /// Devices, or a class of them, came or changed.
+    Devices,
+    /// A claim of devices came or changed.
+    DeviceClaims,
+}
+
+/// What a change of a claim of devices means.
+#[derive(Clone, Debug)]
+pub struct ClaimChange {
+    /// The claim.
+    pub key: Key,
+    /// Its uid; empty: it is no more.
+    pub uid: String,
+    /// Whether its devices were let go.
+    pub freed: bool,
+    /// Whether it is new, or its status says something new.
+    pub said_something: bool,
 }
 
 /// Something that happened, for those who want to look closer.
@@ -142,6 +160,10 @@ pub enum Event<'a> {
     },
     /// To storage.
     Volumes,
+    /// To devices or their classes.
+    Devices,
+    /// To a claim of devices.
+    DeviceClaim(&'a ClaimChange),
 }
 
 impl Event<'_> {
@@ -170,6 +192,8 @@ impl Event<'_> {
             Self::Pod { new: None, .. } => vec![Happening::PodDelete],
             Self::Pod { .. } => vec![Happening::PodUpdate],
             Self::Volumes => vec![Happening::Volumes],
+            Self::Devices => vec![Happening::Devices],
+            Self::DeviceClaim(_) => vec![Happening::DeviceClaims],
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use client::{Entry, Error};
 use k8s_openapi::{
-    api::core::v1::{Pod, PodCondition, PodSpec, PodStatus},
+    api::core::v1::{Pod, PodCondition, PodResourceClaimStatus, PodSpec, PodStatus},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time},
 };
 use serde::Deserialize;
@@ -26,6 +26,8 @@ struct Meta {
     creation_timestamp: Option<Time>,
     #[serde(default)]
     deletion_timestamp: Option<Time>,
+    #[serde(default)]
+    generation: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -39,6 +41,8 @@ struct Status {
     start_time: Option<Time>,
     #[serde(default)]
     nominated_node_name: Option<String>,
+    #[serde(default)]
+    resource_claim_statuses: Option<Vec<PodResourceClaimStatus>>,
 }
 
 /// The pod with no more in it than is looked at here.
@@ -55,6 +59,7 @@ pub fn pod(entry: &Entry) -> Result<Pod, Error> {
         owner_references: lean.metadata.owner_references,
         creation_timestamp: lean.metadata.creation_timestamp,
         deletion_timestamp: lean.metadata.deletion_timestamp,
+        generation: lean.metadata.generation,
         ..ObjectMeta::default()
     };
     let status = lean.status.map(|s| PodStatus {
@@ -62,6 +67,7 @@ pub fn pod(entry: &Entry) -> Result<Pod, Error> {
         conditions: s.conditions,
         start_time: s.start_time,
         nominated_node_name: s.nominated_node_name,
+        resource_claim_statuses: s.resource_claim_statuses,
         ..PodStatus::default()
     });
     Ok(Pod {
@@ -90,12 +96,13 @@ mod tests {
                 "managedFields": [{"manager": "m", "fieldsV1": {"f:spec": {}}}],
             },
             "spec": {
-                "schedulerName": "s", "priority": 5, "nodeSelector": {"disk": "ssd"},
+                "schedulerName": "s", "priority": 5, "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "t"}], "nodeSelector": {"disk": "ssd"},
                 "containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}},
                     "ports": [{"containerPort": 80, "hostPort": 80}]}],
                 "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "p"}}],
             },
             "status": {
+                "resourceClaimStatuses": [{"name": "gpu", "resourceClaimName": "a-gpu"}],
                 "phase": "Pending", "startTime": "2026-01-01T00:00:01Z", "nominatedNodeName": "m",
                 "conditions": [
                     {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no"},

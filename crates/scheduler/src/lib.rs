@@ -6,6 +6,7 @@
 
 pub mod classes;
 pub mod config;
+pub mod devices;
 mod diagnosis;
 pub mod extender;
 pub mod framework;

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{NodeAffinity, ObjectReference, Pod, PodSpec, Toleration};
 
 use crate::{
+    devices::extended::{self, Container},
     resources::{self, Resources},
     terms::{self, Labels, PodTerms, SpreadConstraint},
 };
@@ -93,6 +94,8 @@ pub struct PodInfo {
     pub footprint: Arc<Footprint>,
     /// When it was made.
     pub created: Timestamp,
+    /// Counts the changes of its specification.
+    pub generation: Option<i64>,
     /// Which scheduler it wants.
     pub scheduler: String,
     /// What keeps it from being looked at.
@@ -111,8 +114,10 @@ pub struct PodInfo {
     pub tolerations: Vec<Toleration>,
     /// Images of its containers, as written.
     pub images: Vec<String>,
-    /// Whether it wants devices by claim.
-    pub resource_claims: bool,
+    /// The claims of devices it wants.
+    pub devices: Vec<DeviceClaim>,
+    /// Its containers, if they ask for resources that devices may stand for.
+    pub containers: Vec<Container>,
     /// Whether it may make room by evicting others.
     pub may_preempt: bool,
     /// The node where room has been made for it, as its status says.
@@ -132,6 +137,19 @@ pub struct Controller {
     pub name: String,
     /// Its uid.
     pub uid: String,
+}
+
+/// A claim of devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceClaim {
+    /// The one of this name.
+    Named(String),
+    /// Made for the pod.
+    Made(String),
+    /// Still to be made for the pod.
+    Awaited,
+    /// Neither a claim nor a template is named.
+    Unknown(String),
 }
 
 /// A persistent volume claim that a pod mounts.
@@ -188,6 +206,7 @@ impl PodInfo {
             });
         Some(Self {
             key: footprint.key.clone(),
+            containers: extended::containers(spec, &footprint.requested),
             spread,
             controller: owners
                 .filter(|o| o.controller == Some(true))
@@ -202,6 +221,7 @@ impl PodInfo {
                 .creation_timestamp
                 .as_ref()
                 .map_or(Timestamp::UNIX_EPOCH, |t| t.0),
+            generation: meta.generation,
             scheduler: spec.scheduler_name.clone().unwrap_or_default(),
             gates: spec
                 .scheduling_gates
@@ -219,7 +239,7 @@ impl PodInfo {
             node_affinity: affinity.map(Arc::new),
             tolerations: spec.tolerations.clone().unwrap_or_default(),
             images: images(spec),
-            resource_claims: spec.resource_claims.as_ref().is_some_and(|c| !c.is_empty()),
+            devices: device_claims(pod, spec),
             may_preempt: spec.preemption_policy.as_deref() != Some("Never"),
             nominated: status
                 .and_then(|s| s.nominated_node_name.clone())
@@ -333,6 +353,30 @@ fn disks(spec: &PodSpec) -> Vec<Disk> {
         .flatten()
         .filter_map(of_volume)
         .collect()
+}
+
+/// The claims of devices; of those that are made for the pod the status tells the names.
+fn device_claims(pod: &Pod, spec: &PodSpec) -> Vec<DeviceClaim> {
+    let status = pod.status.as_ref();
+    let made = || {
+        let made = status.and_then(|s| s.resource_claim_statuses.as_ref());
+        made.into_iter().flatten()
+    };
+    let of = |c: &k8s_openapi::api::core::v1::PodResourceClaim| {
+        if let Some(name) = &c.resource_claim_name {
+            return Some(DeviceClaim::Named(name.clone()));
+        }
+        if c.resource_claim_template_name.is_none() {
+            return Some(DeviceClaim::Unknown(c.name.clone()));
+        }
+        match made().find(|m| m.name == c.name) {
+            // No name: none is needed.
+            Some(made) => made.resource_claim_name.clone().map(DeviceClaim::Made),
+            None => Some(DeviceClaim::Awaited),
+        }
+    };
+    let claims = spec.resource_claims.iter().flatten();
+    claims.filter_map(of).collect()
 }
 
 fn claims(pod: &str, spec: &PodSpec) -> Vec<Claim> {

@@ -312,12 +312,17 @@ impl Profile {
     }
 
     /// Reserve and Permit; on refusal everything is given back.
-    pub fn reserve(&self, world: &World, pod: &PodInfo, node: &str) -> Status {
-        let mut state = CycleState::default();
+    pub fn reserve(
+        &self,
+        world: &World,
+        pod: &PodInfo,
+        node: &str,
+        state: &mut CycleState,
+    ) -> Status {
         for Slot { plugin, points, .. } in &self.plugins {
             let mut cycle = Cycle {
                 world,
-                state: &mut state,
+                state: &mut *state,
             };
             let mut status = Status::Success;
             if points.has(Point::Reserve) {
@@ -326,7 +331,7 @@ impl Profile {
             if status.is_success() && points.has(Point::Permit) {
                 let view = View {
                     world,
-                    state: &state,
+                    state: &*state,
                     suppositions: &[],
                 };
                 status = plugin.permit(&view, pod, node);
@@ -357,7 +362,8 @@ impl Profile {
         extenders: &[Extender],
     ) -> Result<(), client::Error> {
         for plugin in self.at(Point::PreBind) {
-            plugin.pre_bind(pod, node).await?;
+            let done = plugin.pre_bind(pod, node).await;
+            done.map_err(|e| failed("PreBind", plugin.name(), &e))?;
         }
         for extender in extenders {
             if let Some(bound) = extender.bind(pod, node).await {
@@ -366,11 +372,20 @@ impl Profile {
         }
         for plugin in self.at(Point::Bind) {
             if let Some(binding) = plugin.bind(pod, node) {
-                return binding.await;
+                return binding.await.map_err(|e| failed("Bind", plugin.name(), &e));
             }
         }
         Err(client::Error::Other("no plugin binds".into()))
     }
+}
+
+/// What went wrong in which plugin, in the words of whom it asked.
+fn failed(point: &str, plugin: &str, error: &client::Error) -> client::Error {
+    let why = match error {
+        client::Error::Api(kube::Error::Api(status)) => status.message.clone(),
+        other => other.to_string(),
+    };
+    client::Error::Other(format!("running {point} plugin {plugin:?}: {why}"))
 }
 
 /// The profiles, by scheduler name.

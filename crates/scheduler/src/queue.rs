@@ -67,7 +67,10 @@ enum Stage {
         rejected_by: BTreeSet<&'static str>,
         since: Timestamp,
     },
-    Gated,
+    Gated {
+        /// Whose gate it is; `None`: room is being made for it.
+        by: Option<&'static str>,
+    },
     InFlight,
 }
 
@@ -95,7 +98,7 @@ pub struct Queue {
     backing_off: Place<Timestamp>,
     after_errors: Place<Timestamp>,
     unschedulable: Place<Timestamp>,
-    /// Unschedulable pods by the plugins that said no; those of no plugin under "".
+    /// Unschedulable and gated pods by the plugins that said no; those of no plugin under "".
     rejected: HashMap<&'static str, HashSet<Key>>,
     happened: VecDeque<Happening>,
     /// How many happenings there have been in all.
@@ -138,7 +141,10 @@ impl Queue {
                     self.rejected.entry(plugin).or_default().insert(key.clone());
                 }
             }
-            Stage::Gated | Stage::InFlight => {}
+            Stage::Gated { by: Some(plugin) } => {
+                self.rejected.entry(plugin).or_default().insert(key.clone());
+            }
+            Stage::Gated { by: None } | Stage::InFlight => {}
         }
         waiting.stage = stage;
     }
@@ -168,7 +174,12 @@ impl Queue {
                     }
                 }
             }
-            Stage::Gated | Stage::InFlight => {}
+            Stage::Gated { by: Some(plugin) } => {
+                if let Some(keys) = self.rejected.get_mut(plugin) {
+                    keys.remove(key);
+                }
+            }
+            Stage::Gated { by: None } | Stage::InFlight => {}
         }
     }
 
@@ -177,10 +188,13 @@ impl Queue {
         let Some(profile) = profiles.of(&pod) else {
             return;
         };
-        let gated = profile.gate(&pod).is_some();
-        let active = Stage::Active {
-            rank: profile.rank(&pod),
+        let entry = match profile.gate(&pod) {
+            Some(plugin) => Stage::Gated { by: Some(plugin) },
+            None => Stage::Active {
+                rank: profile.rank(&pod),
+            },
         };
+        let gated = matches!(entry, Stage::Gated { .. });
         let key = pod.key.clone();
         let pod = Arc::new(pod);
         let known = self.pods.get(&key).filter(|k| k.pod.uid() == pod.uid());
@@ -189,7 +203,7 @@ impl Queue {
             self.turns += 1;
             let waiting = Waiting {
                 pod,
-                stage: Stage::Gated,
+                stage: Stage::Gated { by: None },
                 attempts: 0,
                 turn: self.turns,
                 tried: Timestamp::UNIX_EPOCH,
@@ -198,18 +212,17 @@ impl Queue {
                 held: false,
             };
             self.pods.insert(key.clone(), waiting);
-            if !gated {
-                self.enter(&key, active);
-            }
+            self.enter(&key, entry);
             return;
         };
         let same = only_status_differs(&known.pod, &pod);
         let next = match &known.stage {
             Stage::InFlight => None,
-            _ if gated || known.held => Some(Stage::Gated),
-            Stage::Gated => Some(active),
-            Stage::Unschedulable { .. } if !same => Some(active),
-            Stage::Active { .. } => Some(active),
+            _ if known.held => Some(Stage::Gated { by: None }),
+            _ if gated => Some(entry),
+            Stage::Gated { .. } => Some(entry),
+            Stage::Unschedulable { .. } if !same => Some(entry),
+            Stage::Active { .. } => Some(entry),
             _ => None,
         };
         if let Some(stage) = next {
@@ -292,12 +305,11 @@ impl Queue {
                 || profile.is_some_and(|p| rejected_by.iter().any(|r| p.cares(r, *what)))
         };
         let helped = waiting.changed || missed.is_none_or(|m| m.iter().any(cares));
-        let gated = profiles
-            .of(&waiting.pod)
-            .is_some_and(|p| p.gate(&waiting.pod).is_some());
-        let stage = match (gated || held, helped) {
-            (true, _) => Stage::Gated,
-            (_, true) => Stage::BackingOff {
+        let gate = profiles.of(&waiting.pod).and_then(|p| p.gate(&waiting.pod));
+        let stage = match (gate, helped) {
+            _ if held => Stage::Gated { by: None },
+            (Some(_), _) => Stage::Gated { by: gate },
+            (None, true) => Stage::BackingOff {
                 until: until(&backoff, waiting),
                 error: false,
             },
@@ -345,7 +357,7 @@ impl Queue {
                 self.happened.pop_front();
             }
         }
-        if kinds.is_empty() || self.unschedulable.is_empty() {
+        if kinds.is_empty() {
             return;
         }
         let asked: Vec<Key> = self
@@ -360,14 +372,24 @@ impl Queue {
             let Some(waiting) = self.pods.get(&key) else {
                 continue;
             };
-            let Stage::Unschedulable { rejected_by, .. } = &waiting.stage else {
+            let Some(profile) = profiles.of(&waiting.pod) else {
                 continue;
             };
-            let helped = profiles
-                .of(&waiting.pod)
-                .is_some_and(|p| p.may_help(&waiting.pod, rejected_by, &kinds, event));
-            if helped {
-                self.retry(&key);
+            let pod = &waiting.pod;
+            match &waiting.stage {
+                Stage::Unschedulable { rejected_by, .. }
+                    if profile.may_help(pod, rejected_by, &kinds, event) =>
+                {
+                    self.retry(&key);
+                }
+                Stage::Gated { by: Some(_) } => {
+                    let by = profile.gate(pod);
+                    let rank = profile.rank(pod);
+                    let open = by.is_none();
+                    let stage = Stage::Gated { by };
+                    self.enter(&key, if open { Stage::Active { rank } } else { stage });
+                }
+                _ => {}
             }
         }
     }
@@ -457,6 +479,7 @@ fn only_status_differs(a: &PodInfo, b: &PodInfo) -> bool {
         && a.node_affinity == b.node_affinity
         && a.tolerations == b.tolerations
         && a.footprint.claims == b.footprint.claims
+        && a.devices == b.devices
 }
 
 #[cfg(test)]
@@ -473,7 +496,9 @@ mod tests {
         profile::Profile,
     };
 
-    struct Gate;
+    /// Its gates are open for all once it says so.
+    #[derive(Default)]
+    struct Gate(Arc<std::sync::atomic::AtomicBool>);
 
     impl Plugin for Gate {
         fn name(&self) -> &'static str {
@@ -486,7 +511,8 @@ mod tests {
             matches!(event, Event::Node { new, .. } if new.name != "useless")
         }
         fn pre_enqueue(&self, pod: &PodInfo) -> Status {
-            if pod.gates.is_empty() {
+            let opened = self.0.load(std::sync::atomic::Ordering::Relaxed);
+            if pod.gates.is_empty() || opened {
                 Status::Success
             } else {
                 Status::unresolvable("gated")
@@ -498,9 +524,13 @@ mod tests {
     }
 
     fn profiles() -> Profiles {
+        profiles_with(Gate::default())
+    }
+
+    fn profiles_with(gate: Gate) -> Profiles {
         Profiles::new(vec![Profile::new(
             "s",
-            vec![Box::new(Gate)],
+            vec![Box::new(gate)],
             Jitter::none(),
         )])
     }
@@ -581,6 +611,26 @@ mod tests {
             now += wait;
             assert_eq!(q.take(&p, at(now - 1)).err(), Some(Some(at(now))));
         }
+    }
+
+    #[test]
+    fn a_gate_opens_when_something_happens_that_its_plugin_cares_about() {
+        let gate = Gate::default();
+        let open = Arc::clone(&gate.0);
+        let (p, mut q) = (profiles_with(gate), Queue::default());
+        q.set(&p, pod("a", 0, &["wait"]));
+        node_came(&mut q, &p, "n");
+        assert_eq!(q.take(&p, at(0)).err(), Some(None), "it is shut");
+        open.store(true, std::sync::atomic::Ordering::Relaxed);
+        let gone = Footprint::bare("x");
+        let left = Event::Pod {
+            old: Some(&gone),
+            new: None,
+        };
+        q.happened(&p, &left);
+        assert_eq!(q.take(&p, at(0)).err(), Some(None), "nobody looked");
+        node_came(&mut q, &p, "n");
+        assert_eq!(name(q.take(&p, at(0))), "a");
     }
 
     #[test]

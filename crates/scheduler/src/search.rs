@@ -140,8 +140,11 @@ impl Profile {
         let Memory { next, classes } = memory;
         // Who names its nodes looks at few of them, each pod at others.
         let mut kept = match &named {
-            None => Some(classes.of(&self.name, pod, self.local.scorers.len())),
-            Some(_) => None,
+            // Where devices may stand for resources, what local plugins say depends on those too.
+            None if pod.containers.is_empty() => {
+                Some(classes.of(&self.name, pod, self.local.scorers.len()))
+            }
+            _ => None,
         };
         let others = self.others(&search.filters);
         let mut seen = 0;
@@ -159,12 +162,14 @@ impl Profile {
                 continue;
             };
             if let Status::Error(error) = &refusal.1 {
-                return Err(error.clone());
+                return Err(format!("running {:?} filter plugin: {error}", refusal.0));
             }
             search.refused.push((node.id, refusal));
         }
-        if let Some(kept) = kept {
+        if named.is_none() {
             *next = (*next + seen).checked_rem(total).unwrap_or(0);
+        }
+        if let Some(kept) = kept {
             let nodes = search.feasible.iter();
             let scores = nodes.flat_map(|id| kept.scores(*id).iter().copied());
             search.scores = Some(scores.collect());
@@ -246,7 +251,10 @@ impl Profile {
                         None => nodes,
                     });
                 }
-                PreFilter::Reject(Status::Error(error)) => return Err(error),
+                PreFilter::Reject(Status::Error(error)) => {
+                    let name = plugin.name();
+                    return Err(format!("running PreFilter plugin {name:?}: {error}"));
+                }
                 PreFilter::Reject(status) => {
                     search.diagnosis.pre_filter = Some(status);
                     search.diagnosis.rejected = true;

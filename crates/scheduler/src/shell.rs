@@ -39,6 +39,15 @@ struct Nomination {
     outbid: Vec<Arc<Footprint>>,
 }
 
+/// Why a pod was not scheduled.
+#[derive(Clone, Copy)]
+enum Reason {
+    /// No node would do.
+    Unschedulable,
+    /// Something failed.
+    Error,
+}
+
 /// What became of a pod in a cycle.
 enum Decision {
     /// It is assumed on this node and to be bound.
@@ -72,7 +81,10 @@ impl Scheduler {
             .caches
             .clone()
             .unwrap_or_else(|| Caches::new(client.clone()));
-        let handle = Handle::new(client.clone(), caches.clone());
+        let handle = Handle {
+            clock: config.clock.clone(),
+            ..Handle::new(client.clone(), caches.clone())
+        };
         let profiles = profiles(&config, &handle)?;
         let extenders = config.configuration.extenders.iter().cloned();
         let extenders = extenders.map(Extender::new).collect::<Result<_, _>>()?;
@@ -90,7 +102,7 @@ impl Scheduler {
             config,
             recorders,
             shared,
-            tasks: TaskTracker::new(),
+            tasks: handle.tasks,
             binds,
         })
     }
@@ -155,8 +167,8 @@ impl Scheduler {
             }
             Decision::Error(error) => {
                 self.shared.with(|state| state.queue.failed(&pod));
-                let warning = EventType::Warning;
-                self.tell(&pod, &pod.reference, warning, "FailedScheduling", error);
+                self.say_that_it_failed(&pod, &error);
+                self.mark_later(pod, Reason::Error, error, None);
             }
         }
     }
@@ -213,7 +225,7 @@ impl Scheduler {
             Ok(found) => found,
             Err(error) => return Decision::Error(error),
         };
-        let object = self.object(pod);
+        let object = self.object(&pod.key);
         let nodes = |names: &[String]| self.node_list(names);
         let mut scores = Scores::new();
         let mut failed = Vec::new();
@@ -268,7 +280,9 @@ impl Scheduler {
                 break;
             }
             match extender
-                .preempt(&self.object(pod), candidates.clone())
+                .preempt(&self.object(&pod.key), candidates.clone(), &|key| {
+                    self.object(key)
+                })
                 .await
             {
                 Ok(left) => candidates = left,
@@ -285,8 +299,8 @@ impl Scheduler {
     }
 
     /// The pod as the API has it.
-    fn object(&self, pod: &PodInfo) -> Value {
-        let entry = self.pods.entry(&pod.key);
+    fn object(&self, pod: &Key) -> Value {
+        let entry = self.pods.entry(pod);
         entry.and_then(|e| e.decode().ok()).unwrap_or_default()
     }
 
@@ -324,7 +338,9 @@ impl Scheduler {
                 }
                 Err(error) => {
                     profile.unreserve(&pod, &node);
-                    this.take_back(&pod, &words(&error));
+                    let why = words(&error);
+                    this.take_back(&pod, &why);
+                    this.mark_later(pod, Reason::Error, why, None);
                 }
             }
         });
@@ -359,13 +375,13 @@ impl Scheduler {
             }
         });
         self.shared.wake.notify_one();
-        self.tell(
-            pod,
-            &pod.reference,
-            EventType::Warning,
-            "FailedScheduling",
-            why,
-        );
+        self.say_that_it_failed(pod, why);
+    }
+
+    fn say_that_it_failed(&self, pod: &PodInfo, why: &str) {
+        let why = diagnosis::cut(why);
+        let warning = EventType::Warning;
+        self.tell(pod, &pod.reference, warning, "FailedScheduling", why);
     }
 
     fn report(
@@ -379,14 +395,25 @@ impl Scheduler {
         } else {
             diagnosis::message(&diagnosis)
         };
-        let warning = EventType::Warning;
-        self.tell(&pod, &pod.reference, warning, "FailedScheduling", &*message);
+        self.say_that_it_failed(&pod, &message);
+        self.mark_later(pod, Reason::Unschedulable, message, nomination);
+    }
+
+    /// Tells the pod's status what came of the try; then room is made for it.
+    fn mark_later(
+        self: &Arc<Self>,
+        pod: Arc<PodInfo>,
+        reason: Reason,
+        message: String,
+        nomination: Option<Nomination>,
+    ) {
         let this = Arc::clone(self);
         self.tasks.spawn(async move {
             let waiting = this
                 .shared
                 .with(|s| s.world.nomination(pod.uid()).map(|n| n.name().to_owned()));
-            if let Err(error) = this.mark(&pod, &message, waiting.as_deref()).await {
+            let marked = this.mark(&pod, reason, &message, waiting.as_deref()).await;
+            if let Err(error) = marked {
                 tracing::warn!(pod = %pod.key, %error, "status not written");
             }
             if let Some(nomination) = nomination {
@@ -428,17 +455,27 @@ impl Scheduler {
         self.shared.wake.notify_one();
     }
 
-    async fn mark(&self, pod: &PodInfo, message: &str, node: Option<&str>) -> kube::Result<()> {
-        const REASON: &str = "Unschedulable";
+    async fn mark(
+        &self,
+        pod: &PodInfo,
+        reason: Reason,
+        message: &str,
+        node: Option<&str>,
+    ) -> kube::Result<()> {
+        let reason = match reason {
+            Reason::Unschedulable => "Unschedulable",
+            Reason::Error => "SchedulerError",
+        };
         let known = pod.verdict.as_ref();
-        let same = known.is_some_and(|(r, m)| r == REASON && m == message);
+        let same = known.is_some_and(|(r, m)| r == reason && m == message);
         if same && node == pod.nominated.as_deref() {
             return Ok(());
         }
         let condition = json!({
             "type": "PodScheduled",
             "status": "False",
-            "reason": REASON,
+            "observedGeneration": pod.generation,
+            "reason": reason,
             "message": message,
             "lastTransitionTime": api::time::format(self.config.clock.now()),
         });
@@ -524,9 +561,10 @@ fn decide(
 ) -> Decision {
     let world = &mut state.world;
     if let Some(node) = profile.choose(world, pod, &mut search, scores) {
-        let reserved = profile.reserve(world, pod, &node);
+        let reserved = profile.reserve(world, pod, &node, &mut search.state);
         if !reserved.is_success() {
-            return Decision::Error(reserved.reasons().join(", "));
+            let why = reserved.reasons().join(", ");
+            return Decision::Error(format!("running Reserve plugin: {why}"));
         }
         // What it counted by is copied if it is changed while somebody looks.
         drop(search);

@@ -12,12 +12,14 @@ use client::{Cache, Caches, Key, Scope, Selector};
 use k8s_openapi::{
     api::{
         core::v1::{NodeSelector, PersistentVolume, PersistentVolumeClaim, TopologySelectorTerm},
-        storage::v1::{CSINode, StorageClass},
+        storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass},
     },
     apimachinery::pkg::api::resource::Quantity as Text,
 };
 use serde::de::DeserializeOwned;
 
+/// On a claim: the node that its volume is to be made for.
+pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 const BOUND: &str = "pv.kubernetes.io/bind-completed";
 /// Labels of volumes that say where they are.
 pub const ZONE_LABELS: &[&str] = &[
@@ -32,6 +34,15 @@ type Items<T> = Arc<RwLock<HashMap<Key, Arc<T>>>>;
 /// Projections of all objects of a kind.
 pub struct Mirror<T> {
     items: Items<T>,
+}
+
+impl<T> Default for Mirror<T> {
+    /// None.
+    fn default() -> Self {
+        Self {
+            items: Items::default(),
+        }
+    }
 }
 
 impl<T: Send + Sync + 'static> Mirror<T> {
@@ -51,6 +62,13 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             };
         });
         Self { items }
+    }
+
+    /// One of them is this.
+    #[cfg(test)]
+    pub(crate) fn set(&self, key: Key, item: T) {
+        let mut items = self.items.write().unwrap_or_else(PoisonError::into_inner);
+        items.insert(key, Arc::new(item));
     }
 
     /// One of them.
@@ -88,6 +106,8 @@ pub struct ClaimSpec {
     pub uid: String,
     /// Whether its volume has been lost.
     pub lost: bool,
+    /// The node that its volume is made for.
+    pub node: Option<String>,
 }
 
 fn bytes(list: Option<&BTreeMap<String, Text>>) -> i64 {
@@ -97,7 +117,7 @@ fn bytes(list: Option<&BTreeMap<String, Text>>) -> i64 {
 }
 
 impl ClaimSpec {
-    fn of(claim: PersistentVolumeClaim) -> Self {
+    pub(crate) fn of(claim: PersistentVolumeClaim) -> Self {
         let spec = claim.spec.unwrap_or_default();
         let annotations = claim.metadata.annotations.unwrap_or_default();
         let named = spec.volume_name.filter(|v| !v.is_empty());
@@ -113,6 +133,7 @@ impl ClaimSpec {
             deleting: claim.metadata.deletion_timestamp.is_some(),
             uid: claim.metadata.uid.unwrap_or_default(),
             lost: phase.as_deref() == Some("Lost"),
+            node: annotations.get(SELECTED_NODE).cloned(),
         }
     }
 
@@ -147,7 +168,7 @@ pub struct VolumeSpec {
 }
 
 impl VolumeSpec {
-    fn of(volume: PersistentVolume) -> Self {
+    pub(crate) fn of(volume: PersistentVolume) -> Self {
         let spec = volume.spec.unwrap_or_default();
         let phase = volume.status.and_then(|s| s.phase);
         Self {
@@ -186,7 +207,7 @@ pub struct ClassSpec {
 }
 
 impl ClassSpec {
-    fn of(class: StorageClass) -> Self {
+    pub(crate) fn of(class: StorageClass) -> Self {
         Self {
             late: class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"),
             provisioner: class.provisioner,
@@ -200,21 +221,65 @@ impl ClassSpec {
     }
 }
 
-/// How many volumes of each driver a node takes.
-pub struct DriverLimits(pub BTreeMap<String, i32>);
+/// The drivers that a node has, and how many volumes of each it takes, if that is limited.
+pub struct DriverLimits(pub BTreeMap<String, Option<i32>>);
 
 impl DriverLimits {
-    fn of(node: CSINode) -> Self {
+    pub(crate) fn of(node: CSINode) -> Self {
         let drivers = node.spec.drivers.into_iter();
         Self(
             drivers
-                .filter_map(|d| Some((d.name, d.allocatable?.count?)))
+                .map(|d| (d.name, d.allocatable.and_then(|a| a.count)))
                 .collect(),
         )
     }
 }
 
+/// A storage driver.
+pub struct DriverSpec {
+    /// Whether it reports how much storage there is.
+    pub reports_capacity: bool,
+    /// Whether pods with its volumes go only to nodes that have it.
+    pub required_on_node: bool,
+}
+
+impl DriverSpec {
+    pub(crate) fn of(driver: CSIDriver) -> Self {
+        let spec = driver.spec;
+        Self {
+            reports_capacity: spec.storage_capacity.unwrap_or(false),
+            required_on_node: spec.prevent_pod_scheduling_if_missing.unwrap_or(false),
+        }
+    }
+}
+
+/// How much storage of a class some nodes can have.
+pub struct CapacitySpec {
+    /// The class.
+    pub class: String,
+    /// Bytes in all, if that is known.
+    pub capacity: Option<i64>,
+    /// Bytes that one volume can have, if that is known.
+    pub largest: Option<i64>,
+    /// The nodes; `None`: none.
+    pub topology: Option<Selector>,
+}
+
+impl CapacitySpec {
+    pub(crate) fn of(capacity: CSIStorageCapacity) -> Self {
+        let size = |q: Option<Text>| Some(Quantity::from_str(&q?.0).ok()?.value());
+        let total = size(capacity.capacity);
+        Self {
+            class: capacity.storage_class_name,
+            capacity: total,
+            largest: size(capacity.maximum_volume_size).or(total),
+            topology: capacity.node_topology.and_then(|t| Selector::of(&t).ok()),
+        }
+    }
+}
+
 /// All of it.
+#[derive(Default)]
 pub struct Storage {
     /// Persistent volume claims.
     pub claims: Mirror<ClaimSpec>,
@@ -224,6 +289,10 @@ pub struct Storage {
     pub classes: Mirror<ClassSpec>,
     /// Limits by node.
     pub limits: Mirror<DriverLimits>,
+    /// Drivers.
+    pub drivers: Mirror<DriverSpec>,
+    /// What drivers report of their storage.
+    pub capacities: Mirror<CapacitySpec>,
 }
 
 impl Storage {
@@ -235,6 +304,8 @@ impl Storage {
             volumes: Mirror::of(&caches.get(all()), VolumeSpec::of),
             classes: Mirror::of(&caches.get(all()), ClassSpec::of),
             limits: Mirror::of(&caches.get(all()), DriverLimits::of),
+            drivers: Mirror::of(&caches.get(all()), DriverSpec::of),
+            capacities: Mirror::of(&caches.get(all()), CapacitySpec::of),
         }
     }
 

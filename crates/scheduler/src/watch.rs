@@ -9,12 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use client::{Cache, Caches, Change, Key, Scope};
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod},
-    storage::v1::{CSINode, StorageClass},
+    resource::v1::{DeviceClass, DeviceTaintRule, ResourceClaim, ResourceSlice},
+    storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass},
 };
 use tokio::sync::Notify;
 
 use crate::{
-    framework::Event,
+    devices::claim_change,
+    framework::{ClaimChange, Event},
     lean,
     node::NodeSpec,
     pod::{self, Footprint, PodInfo},
@@ -62,6 +64,8 @@ enum News {
     Gone(Key, Box<str>),
     Namespace(Arc<str>, Option<Labels>),
     Volumes,
+    Devices,
+    DeviceClaim(ClaimChange),
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -148,6 +152,11 @@ impl Shared {
             }
             News::Namespace(name, labels) => state.world.set_namespace(&name, labels),
             News::Volumes => state.queue.happened(&self.profiles, &Event::Volumes),
+            News::Devices => state.queue.happened(&self.profiles, &Event::Devices),
+            News::DeviceClaim(change) => {
+                let event = Event::DeviceClaim(&change);
+                state.queue.happened(&self.profiles, &event);
+            }
         }
     }
 
@@ -231,21 +240,46 @@ pub async fn start(shared: &Arc<Shared>, caches: &Caches) {
     let claims = caches.get::<PersistentVolumeClaim>(Scope::all());
     let volumes = caches.get::<PersistentVolume>(Scope::all());
     let classes = caches.get::<StorageClass>(Scope::all());
-    let drivers = caches.get::<CSINode>(Scope::all());
-    tell_of_volumes(shared, &claims);
-    tell_of_volumes(shared, &volumes);
-    tell_of_volumes(shared, &classes);
-    tell_of_volumes(shared, &drivers);
+    let limits = caches.get::<CSINode>(Scope::all());
+    let drivers = caches.get::<CSIDriver>(Scope::all());
+    let capacities = caches.get::<CSIStorageCapacity>(Scope::all());
+    tell(shared, &claims, || News::Volumes);
+    tell(shared, &volumes, || News::Volumes);
+    tell(shared, &classes, || News::Volumes);
+    tell(shared, &limits, || News::Volumes);
+    tell(shared, &drivers, || News::Volumes);
+    tell(shared, &capacities, || News::Volumes);
     nodes.synced().await;
     pods.synced().await;
     namespaces.synced().await;
     claims.synced().await;
     volumes.synced().await;
     classes.synced().await;
+    limits.synced().await;
     drivers.synced().await;
+    capacities.synced().await;
+    watch_devices(shared, caches).await;
 }
 
-fn tell_of_volumes<K>(shared: &Arc<Shared>, cache: &Cache<K>) {
+/// Devices, their classes and claims: what the plugins know of them is up to date when they are
+/// told.
+async fn watch_devices(shared: &Arc<Shared>, caches: &Caches) {
+    let slices = caches.get::<ResourceSlice>(Scope::all());
+    let classes = caches.get::<DeviceClass>(Scope::all());
+    let rules = caches.get::<DeviceTaintRule>(Scope::all());
+    let claims = caches.get::<ResourceClaim>(Scope::all());
+    tell(shared, &slices, || News::Devices);
+    tell(shared, &classes, || News::Devices);
+    tell(shared, &rules, || News::Devices);
     let to = Arc::clone(shared);
-    cache.on_change(move |_| to.tell([News::Volumes]));
+    claims.on_change(move |change| to.tell(claim_change(change).map(News::DeviceClaim)));
+    slices.synced().await;
+    classes.synced().await;
+    rules.synced().await;
+    claims.synced().await;
+}
+
+fn tell<K>(shared: &Arc<Shared>, cache: &Cache<K>, news: fn() -> News) {
+    let to = Arc::clone(shared);
+    cache.on_change(move |_| to.tell([news()]));
 }

@@ -249,10 +249,10 @@ pub const ROLES: &[DefaultRole] = &[
             (
                 READ,
                 "resource.k8s.io",
-                "deviceclasses resourceclaims resourceslices",
+                "deviceclasses devicetaintrules resourceclaims resourceslices",
             ),
             (
-                "patch update",
+                "create delete patch update",
                 "resource.k8s.io",
                 "resourceclaims resourceclaims/status",
             ),

@@ -73,6 +73,7 @@ fn size(value: &Value) -> Answer {
         Value::Bytes(b) => b.len(),
         Value::List(l) => l.items.len(),
         Value::Map(m) => m.0.len(),
+        Value::Defaulting(m) => m.0.0.len(),
         _ => return None,
     };
     Some(Ok(int(size)))

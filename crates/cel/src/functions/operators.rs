@@ -68,6 +68,7 @@ fn contains(item: &Value, range: &Value) -> Answer {
     let found = match range {
         Value::List(list) => list.items.iter().any(|i| i.equals(item)),
         Value::Map(map) => map.get(item).is_some(),
+        Value::Defaulting(map) => map.0.get(item).is_some(),
         _ => return None,
     };
     Some(Ok(Value::Bool(found)))

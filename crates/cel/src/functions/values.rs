@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use super::{Answer, fail};
 use crate::eval::Outcome;
 use crate::semver::Version;
-use crate::value::Value;
+use crate::value::{Map, Value};
 
 pub(super) fn call(name: &str, args: &[Value]) -> Answer {
     plain(name, args)
@@ -231,15 +231,8 @@ pub fn text(value: &Value) -> String {
             let items: Vec<String> = list.items.iter().map(text).collect();
             format!("[{}]", items.join(", "))
         }
-        Value::Map(map) => {
-            let mut entries: Vec<String> = map
-                .0
-                .iter()
-                .map(|(k, v)| format!("{}: {}", text(k), text(v)))
-                .collect();
-            entries.sort();
-            format!("{{{}}}", entries.join(", "))
-        }
+        Value::Map(map) => entries(map),
+        Value::Defaulting(map) => entries(&map.0),
         Value::Timestamp(t) => t.to_string(),
         Value::Duration(d) => format!("{}s", double(seconds(*d))),
         Value::Optional(None) => "optional.none()".to_owned(),
@@ -250,6 +243,15 @@ pub fn text(value: &Value) -> String {
         Value::Semver(v) => format!("{}.{}.{}", v.numbers[0], v.numbers[1], v.numbers[2]),
         Value::Format(name) => (*name).to_owned(),
     }
+}
+
+fn entries(map: &Map) -> String {
+    let entries = map.0.iter();
+    let mut shown: Vec<String> = entries
+        .map(|(k, v)| format!("{}: {}", text(k), text(v)))
+        .collect();
+    shown.sort();
+    format!("{{{}}}", shown.join(", "))
 }
 
 fn seconds(span: SignedDuration) -> f64 {

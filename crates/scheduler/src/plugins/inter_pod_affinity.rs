@@ -285,7 +285,7 @@ impl Plugin for InterPodAffinity {
                 let mut keys = t.affinity.iter().map(|t| &*t.topology_key);
                 keys.all(|key| new.labels.contains_key(key))
             }),
-            Event::Volumes => false,
+            _ => false,
         }
     }
 

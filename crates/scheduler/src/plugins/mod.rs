@@ -25,13 +25,15 @@ mod volume_zone;
 
 use std::sync::Arc;
 
-use client::{Caches, Client, Scope};
+use client::{Caches, Client, Clock, Scope};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio_util::task::TaskTracker;
 
 pub use default_preemption::Budget;
 
 use crate::{
+    devices::Devices,
     framework::Plugin,
     storage::{Mirror, Storage},
 };
@@ -47,6 +49,12 @@ pub struct Handle {
     pub storage: Arc<Storage>,
     /// Disruption budgets.
     pub budgets: Arc<Mirror<Budget>>,
+    /// Devices by claim.
+    pub devices: Arc<Devices>,
+    /// The wall clock.
+    pub clock: Clock,
+    /// Writes under way that no pod waits for.
+    pub tasks: TaskTracker,
 }
 
 impl Handle {
@@ -55,6 +63,9 @@ impl Handle {
         Self {
             storage: Arc::new(Storage::of(&caches)),
             budgets: Arc::new(Mirror::of(&caches.get(Scope::all()), Budget::of)),
+            devices: Arc::new(Devices::of(&caches)),
+            clock: Clock::system(),
+            tasks: TaskTracker::new(),
             client,
             caches,
         }
@@ -117,7 +128,13 @@ pub const ALL: &[(&str, Make)] = &[
         },
     ),
     ("VolumeZone", Plain(volume_zone::make)),
-    ("DynamicResources", Plain(dynamic_resources::make)),
+    (
+        dynamic_resources::NAME,
+        Make::With {
+            check: dynamic_resources::check,
+            make: dynamic_resources::make,
+        },
+    ),
     (
         pod_topology_spread::NAME,
         Make::With {

@@ -1,11 +1,14 @@
 //! A node must have what the pod requests; which of those that have it is best depends on the
 //! strategy: much left, little left, or a shape of utilization.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Handle, strategy::Strategy};
 use crate::{
+    devices::{Devices, extended::is_extended},
     framework::{Advice, Event, Happening, Plugin, Status, View},
     node::{NodeInfo, NodeSpec},
     pod::PodInfo,
@@ -26,14 +29,19 @@ struct NodeResourcesFit {
     ignored: Vec<String>,
     ignored_groups: Vec<String>,
     strategy: Strategy,
+    /// Of resources that nodes do not have there may be devices.
+    devices: Option<Arc<Devices>>,
 }
 
 pub(super) fn check(args: &Value) -> Result<(), String> {
     parse(args.clone()).map(drop)
 }
 
-pub(super) fn make(_: &Handle, args: Value) -> Result<Box<dyn Plugin>, String> {
-    Ok(Box::new(parse(args)?))
+pub(super) fn make(handle: &Handle, args: Value) -> Result<Box<dyn Plugin>, String> {
+    Ok(Box::new(NodeResourcesFit {
+        devices: Some(Arc::clone(&handle.devices)),
+        ..parse(args)?
+    }))
 }
 
 fn parse(args: Value) -> Result<NodeResourcesFit, String> {
@@ -53,6 +61,7 @@ fn parse(args: Value) -> Result<NodeResourcesFit, String> {
         ignored: args.ignored_resources,
         ignored_groups: args.ignored_resource_groups,
         strategy,
+        devices: None,
     })
 }
 
@@ -60,6 +69,12 @@ impl NodeResourcesFit {
     fn ignores(&self, name: &str) -> bool {
         let group = name.split_once('/').map_or("", |(group, _)| group);
         self.ignored.iter().any(|i| i == name) || self.ignored_groups.iter().any(|g| g == group)
+    }
+
+    /// Whether devices stand for a resource.
+    fn is_delegated(&self, name: &str) -> bool {
+        let devices = self.devices.as_ref();
+        is_extended(name) && devices.is_some_and(|d| d.class_of_resource(name).is_some())
     }
 
     /// What the node lacks for the pod.
@@ -89,8 +104,9 @@ impl NodeResourcesFit {
             used.ephemeral_storage,
         );
         for (name, amount) in &wants.scalar {
-            if !self.ignores(name) {
-                let of = |all: &Resources| all.scalar.get(name).copied().unwrap_or(0);
+            let of = |all: &Resources| all.scalar.get(name).copied().unwrap_or(0);
+            let elsewhere = *amount > 0 && of(has) == 0 && self.is_delegated(name);
+            if !elsewhere && !self.ignores(name) {
                 check(name, *amount, of(has), of(used));
             }
         }

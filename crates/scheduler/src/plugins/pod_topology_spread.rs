@@ -281,7 +281,7 @@ impl Plugin for PodTopologySpread {
                 let has = |n: &NodeSpec| hard().all(|c| n.labels.contains_key(&*c.topology_key));
                 has(new) || old.is_some_and(has)
             }
-            Event::Volumes => false,
+            _ => false,
         }
     }
 

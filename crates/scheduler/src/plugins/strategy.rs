@@ -40,10 +40,70 @@ struct Point {
     score: i64,
 }
 
+/// A score by utilization: straight lines between points.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Shape(Vec<Point>);
+
+impl Shape {
+    /// Utilizations and scores.
+    pub fn of(points: &[(i64, i64)]) -> Self {
+        let point = |&(utilization, score): &(i64, i64)| Point { utilization, score };
+        Self(points.iter().map(point).collect())
+    }
+
+    /// Whether it makes sense; `name` is that of its field.
+    pub fn check(&self, name: &str) -> Result<(), String> {
+        if self.0.is_empty() {
+            return Err(format!(
+                "{name}: required value: at least one point must be specified"
+            ));
+        }
+        for (at, point) in self.0.iter().enumerate() {
+            let field = format!("{name}[{at}]");
+            if !(0..=100).contains(&point.utilization) {
+                return Err(format!(
+                    "{field}.utilization: invalid value {}: not in valid range [0, 100]",
+                    point.utilization
+                ));
+            }
+            if !(0..=MAX_SHAPE_SCORE).contains(&point.score) {
+                return Err(format!(
+                    "{field}.score: invalid value {}: not in valid range [0, {MAX_SHAPE_SCORE}]",
+                    point.score
+                ));
+            }
+            if at > 0 && self.0[at - 1].utilization >= point.utilization {
+                return Err(format!(
+                    "{field}.utilization: invalid value {}: utilization values must be sorted in increasing order",
+                    point.utilization
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The score at a utilization in percent.
+    pub fn at(&self, utilization: i64) -> i64 {
+        let scaled = |p: &Point| p.score * (MAX_SCORE / MAX_SHAPE_SCORE);
+        let Some(next) = self.0.iter().position(|p| utilization <= p.utilization) else {
+            return self.0.last().map_or(0, scaled);
+        };
+        let right = self.0[next];
+        if next == 0 {
+            return scaled(&right);
+        }
+        let left = self.0[next - 1];
+        let rise = scaled(&right) - scaled(&left);
+        scaled(&left)
+            + rise * (utilization - left.utilization) / (right.utilization - left.utilization)
+    }
+}
+
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Shape {
-    shape: Vec<Point>,
+struct Ratio {
+    shape: Shape,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
@@ -63,7 +123,7 @@ pub(super) struct Strategy {
     #[serde(default = "cpu_and_memory")]
     resources: Vec<Weighted>,
     #[serde(default)]
-    requested_to_capacity_ratio: Option<Shape>,
+    requested_to_capacity_ratio: Option<Ratio>,
 }
 
 impl Default for Strategy {
@@ -104,38 +164,9 @@ impl Strategy {
         if self.kind != Kind::RequestedToCapacityRatio {
             return Ok(());
         }
-        let shape = self.shape();
-        if shape.is_empty() {
-            return Err("scoringStrategy.requestedToCapacityRatio.shape: required value: at least one point must be specified".into());
-        }
-        for (at, point) in shape.iter().enumerate() {
-            let field = format!("scoringStrategy.requestedToCapacityRatio.shape[{at}]");
-            if !(0..=100).contains(&point.utilization) {
-                return Err(format!(
-                    "{field}.utilization: invalid value {}: not in valid range [0, 100]",
-                    point.utilization
-                ));
-            }
-            if !(0..=MAX_SHAPE_SCORE).contains(&point.score) {
-                return Err(format!(
-                    "{field}.score: invalid value {}: not in valid range [0, {MAX_SHAPE_SCORE}]",
-                    point.score
-                ));
-            }
-            if at > 0 && shape[at - 1].utilization >= point.utilization {
-                return Err(format!(
-                    "{field}.utilization: invalid value {}: utilization values must be sorted in increasing order",
-                    point.utilization
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn shape(&self) -> &[Point] {
-        self.requested_to_capacity_ratio
-            .as_ref()
-            .map_or(&[], |s| &s.shape)
+        let ratio = self.requested_to_capacity_ratio.clone().unwrap_or_default();
+        let field = "scoringStrategy.requestedToCapacityRatio.shape";
+        ratio.shape.check(field)
     }
 
     /// The score of a node with these resources, of which so much is used, for a pod that wants so
@@ -176,25 +207,11 @@ impl Strategy {
             Kind::LeastAllocated if used > capacity => 0,
             Kind::LeastAllocated => share(capacity - used),
             Kind::MostAllocated => share(used.min(capacity)),
-            Kind::RequestedToCapacityRatio => self.at(share(used).min(100)),
+            Kind::RequestedToCapacityRatio => {
+                let ratio = self.requested_to_capacity_ratio.as_ref();
+                ratio.map_or(0, |r| r.shape.at(share(used).min(100)))
+            }
         }
-    }
-
-    /// The shape at a utilization: straight lines between its points.
-    fn at(&self, utilization: i64) -> i64 {
-        let shape = self.shape();
-        let scaled = |p: &Point| p.score * (MAX_SCORE / MAX_SHAPE_SCORE);
-        let Some(next) = shape.iter().position(|p| utilization <= p.utilization) else {
-            return shape.last().map_or(0, scaled);
-        };
-        let right = shape[next];
-        if next == 0 {
-            return scaled(&right);
-        }
-        let left = shape[next - 1];
-        let rise = scaled(&right) - scaled(&left);
-        scaled(&left)
-            + rise * (utilization - left.utilization) / (right.utilization - left.utilization)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod affinity;
 mod classes;
+mod devices;
 mod why;
 
 use std::{convert::Infallible, sync::Arc};
@@ -22,14 +23,19 @@ use crate::{
     world::World,
 };
 
-/// Every plugin, over a server that never answers.
-fn profile() -> Profile {
+/// A server that never answers.
+fn handle() -> Handle {
     let silent = tower::service_fn(|_: Request<kube::client::Body>| async {
         std::future::pending::<()>().await;
         Ok::<_, Infallible>(Response::new(kube::client::Body::empty()))
     });
     let client = client::in_process(silent);
-    let handle = Handle::new(client.clone(), Caches::new(client));
+    Handle::new(client.clone(), Caches::new(client))
+}
+
+/// Every plugin.
+fn profile() -> Profile {
+    let handle = handle();
     Profile::configured(&ProfileConfig::default(), &handle, Jitter::none()).unwrap()
 }
 

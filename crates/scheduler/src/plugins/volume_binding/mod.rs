@@ -4,6 +4,10 @@
 //! Volumes chosen for a pod are held until its claims are bound, so that no other pod counts on
 //! them meanwhile.
 
+mod fit;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
@@ -16,33 +20,30 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Handle, selector};
+use super::{Handle, strategy::Shape};
 use crate::{
     framework::{Cycle, Happening, Plugin, PreFilter, Status, View},
-    node::{NodeInfo, NodeSpec},
+    node::NodeInfo,
     pod::PodInfo,
-    storage::{ClaimSpec, ClassSpec, Storage, VolumeSpec},
+    storage::{ClaimSpec, SELECTED_NODE, Storage, VolumeSpec},
 };
+use fit::{Claims, Delayed, NO_VOLUME, place};
 
 pub(super) const NAME: &str = "VolumeBinding";
-/// The node a claim is to be bound for.
-pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// On a volume whose claim was written here.
 const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 /// Longest wait for the claims of a pod that has a node, in seconds, unless configured.
-const BIND_LIMIT_SECONDS: u64 = 600;
+const BIND_LIMIT_SECONDS: i64 = 600;
 
 const UNBOUND: &str = "pod has unbound immediate PersistentVolumeClaims";
-const WRONG_NODE: &str = "node(s) didn't match PersistentVolume's node affinity";
-const LOST: &str = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)";
-const NO_VOLUME: &str = "node(s) didn't find available persistent volumes to bind";
-
 struct VolumeBinding {
     client: Client,
     storage: Arc<Storage>,
     claims: Cache<PersistentVolumeClaim>,
     /// Longest wait for the claims of a pod that has a node.
     limit: Duration,
+    /// How good a use of what there is.
+    shape: Shape,
     /// Volumes held for claims.
     held: Mutex<HashMap<String, Key>>,
 }
@@ -50,29 +51,44 @@ struct VolumeBinding {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct Args {
-    bind_timeout_seconds: u64,
-    /// Of how full storage pools are compared; what drivers report is not looked at.
-    #[serde(rename = "shape")]
-    _shape: Option<Value>,
+    bind_timeout_seconds: i64,
+    shape: Option<Shape>,
 }
 
 impl Default for Args {
     fn default() -> Self {
         Self {
             bind_timeout_seconds: BIND_LIMIT_SECONDS,
-            _shape: None,
+            shape: None,
         }
     }
 }
 
+fn parse(args: Value) -> Result<(Duration, Shape), String> {
+    let args: Args = super::args(args)?;
+    let limit = u64::try_from(args.bind_timeout_seconds).map_err(|_| {
+        let given = args.bind_timeout_seconds;
+        format!(
+            "bindTimeoutSeconds: invalid value {given}: invalid BindTimeoutSeconds, should not be a negative value"
+        )
+    })?;
+    // The emptier, the better.
+    let shape = args
+        .shape
+        .unwrap_or_else(|| Shape::of(&[(0, 10), (100, 0)]));
+    shape.check("shape")?;
+    Ok((Duration::from_secs(limit), shape))
+}
+
 pub(super) fn check(args: &Value) -> Result<(), String> {
-    super::args::<Args>(args.clone()).map(drop)
+    parse(args.clone()).map(drop)
 }
 
 pub(super) fn make(handle: &Handle, args: Value) -> Result<Box<dyn Plugin>, String> {
-    let args: Args = super::args(args)?;
+    let (limit, shape) = parse(args)?;
     Ok(Box::new(VolumeBinding {
-        limit: Duration::from_secs(args.bind_timeout_seconds),
+        limit,
+        shape,
         client: handle.client.clone(),
         storage: Arc::clone(&handle.storage),
         claims: handle.caches.get(Scope::all()),
@@ -80,27 +96,9 @@ pub(super) fn make(handle: &Handle, args: Value) -> Result<Box<dyn Plugin>, Stri
     }))
 }
 
-/// A pod's claims, looked up once per cycle.
-struct Claims {
-    /// Bound: the volume, where it exists.
-    bound: Vec<Option<Arc<VolumeSpec>>>,
-    /// To be bound when the pod has a node.
-    delayed: Vec<Delayed>,
-}
-
-struct Delayed {
-    key: Key,
-    class: Option<Arc<ClassSpec>>,
-    /// Volumes that would do, wherever they are; smallest first.
-    volumes: Vec<Arc<VolumeSpec>>,
-}
-
 impl VolumeBinding {
     fn look(&self, pod: &PodInfo) -> Result<Claims, Status> {
-        let mut found = Claims {
-            bound: Vec::new(),
-            delayed: Vec::new(),
-        };
+        let mut found = Claims::default();
         for wanted in &pod.footprint.claims {
             let key = Key::new(Arc::clone(&pod.key.namespace), wanted.name.as_str());
             let claim = self.usable(wanted.ephemeral, &key)?;
@@ -116,7 +114,9 @@ impl VolumeBinding {
             let volumes = self.candidates(&key, &claim);
             found.delayed.push(Delayed {
                 key,
-                class,
+                class: (claim.class.clone(), class),
+                request: claim.request,
+                node: claim.node.clone(),
                 volumes,
             });
         }
@@ -173,6 +173,7 @@ impl VolumeBinding {
     }
 
     async fn bind_claims(&self, pod: &PodInfo, node: &str) -> Result<(), Error> {
+        let mut made = Vec::new();
         for wanted in &pod.footprint.claims {
             let key = Key::new(Arc::clone(&pod.key.namespace), wanted.name.as_str());
             let Some(claim) = self.storage.claims.get(&key) else {
@@ -186,22 +187,41 @@ impl VolumeBinding {
             }
             match self.volume_held_for(&key) {
                 Some(volume) => self.reserve_volume(&volume, &key, &claim).await?,
-                None => self.select_node(&key, node).await?,
+                None => {
+                    self.select_node(&key, node).await?;
+                    made.push(key);
+                }
             }
         }
-        let all_bound = |_: &Cache<PersistentVolumeClaim>| {
-            pod.footprint.claims.iter().all(|wanted| {
-                let key = Key::new(Arc::clone(&pod.key.namespace), wanted.name.as_str());
-                self.storage
-                    .claims
-                    .get(&key)
-                    .is_some_and(|c| c.volume.is_some())
-            })
-        };
-        let waited = tokio::time::timeout(self.limit, self.claims.wait_for(all_bound)).await;
-        waited.map_err(|_| Error::Other("timed out waiting for the condition".into()))?;
+        let settled = self
+            .claims
+            .wait_for(|_| self.progress(pod, &made) != Ok(false));
+        let waited = tokio::time::timeout(self.limit, settled).await;
+        let failed = |why: String| Error::Other(format!("binding volumes: {why}"));
+        waited.map_err(|_| failed("context deadline exceeded".to_owned()))?;
+        self.progress(pod, &made).map_err(failed)?;
         self.release(pod);
         Ok(())
+    }
+
+    /// Whether all claims of a pod are bound; `made`: those whose volumes are to be made.
+    ///
+    /// # Errors
+    /// A volume cannot be made for the node, so another one has to be found.
+    fn progress(&self, pod: &PodInfo, made: &[Key]) -> Result<bool, String> {
+        let mut all = true;
+        for wanted in &pod.footprint.claims {
+            let key = Key::new(Arc::clone(&pod.key.namespace), wanted.name.as_str());
+            let Some(claim) = self.storage.claims.get(&key) else {
+                return Err(format!("persistentvolumeclaim \"{}\" not found", key.name));
+            };
+            if claim.volume.is_none() && claim.node.is_none() && made.contains(&key) {
+                let name = &key.name;
+                return Err(format!("selectedNode annotation reset for PVC \"{name}\""));
+            }
+            all &= claim.volume.is_some();
+        }
+        Ok(all)
     }
 
     /// The binder binds the claim to a volume that is for it and no other.
@@ -231,8 +251,9 @@ impl VolumeBinding {
     async fn select_node(&self, key: &Key, node: &str) -> Result<(), Error> {
         let api = write::namespaced::<PersistentVolumeClaim>(&self.client, &key.namespace);
         let patch = json!({"metadata": {"annotations": {SELECTED_NODE: node}}});
-        write::patch(&api, &key.name, &patch).await?;
-        Ok(())
+        let written = write::patch(&api, &key.name, &patch).await?;
+        let revision = written.as_ref().map_or(0, write::revision_of);
+        self.claims.caught_up(revision).await
     }
 
     fn volume_held_for(&self, key: &Key) -> Option<String> {
@@ -250,54 +271,13 @@ impl VolumeBinding {
     }
 }
 
-fn reaches(volume: &VolumeSpec, node: &NodeSpec) -> bool {
-    let required = volume.nodes.as_ref();
-    required.is_none_or(|r| selector::matches(r, &node.name, &node.labels))
-}
-
-/// Whether the class makes volumes that this node reaches.
-fn provisions(class: Option<&ClassSpec>, node: &NodeSpec) -> bool {
-    class.is_some_and(|c| {
-        c.provisions()
-            && (c.topologies.is_empty()
-                || c.topologies.iter().any(|term| {
-                    let mut all = term.match_label_expressions.iter().flatten();
-                    all.all(|e| {
-                        node.labels
-                            .get(&e.key)
-                            .is_some_and(|v| e.values.contains(v))
-                    })
-                }))
-    })
-}
-
-/// A volume on this node for each claim, as far as there is one; `None`: some claim gets nothing.
-fn assign<'a>(
-    delayed: &'a [Delayed],
-    node: &NodeSpec,
-) -> Option<Vec<(&'a Delayed, Option<&'a str>)>> {
-    let mut taken: Vec<&str> = Vec::new();
-    let mut all = Vec::new();
-    for one in delayed {
-        let volume = one
-            .volumes
-            .iter()
-            .find(|v| !taken.contains(&v.name.as_str()) && reaches(v, node));
-        match volume {
-            Some(volume) => {
-                taken.push(&volume.name);
-                all.push((one, Some(volume.name.as_str())));
-            }
-            None if provisions(one.class.as_deref(), node) => all.push((one, None)),
-            None => return None,
-        }
-    }
-    Some(all)
-}
-
 impl Plugin for VolumeBinding {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn weight(&self) -> i64 {
+        1
     }
 
     fn happenings(&self) -> &'static [Happening] {
@@ -325,19 +305,22 @@ impl Plugin for VolumeBinding {
         let (Some(claims), Some(spec)) = (view.state.read::<Claims>(NAME), &node.spec) else {
             return Status::Success;
         };
-        for volume in &claims.bound {
-            match volume {
-                None => return Status::unresolvable(LOST),
-                Some(volume) if !reaches(volume, spec) => {
-                    return Status::unresolvable(WRONG_NODE);
-                }
-                Some(_) => {}
-            }
+        match place(claims, &self.storage, spec) {
+            Ok(_) => Status::Success,
+            Err(reasons) => Status::Unresolvable(reasons.into_iter().map(str::to_owned).collect()),
         }
-        match assign(&claims.delayed, spec) {
-            Some(_) => Status::Success,
-            None => Status::unresolvable(NO_VOLUME),
-        }
+    }
+
+    fn pre_score(&self, cycle: &mut Cycle<'_>, _: &PodInfo, _: &[&NodeInfo]) -> bool {
+        let claims = cycle.state.read::<Claims>(NAME);
+        claims.is_some_and(|c| !c.delayed.is_empty())
+    }
+
+    fn score(&self, view: &View<'_>, _: &PodInfo, node: &NodeInfo) -> i64 {
+        let (Some(claims), Some(spec)) = (view.state.read::<Claims>(NAME), &node.spec) else {
+            return 0;
+        };
+        place(claims, &self.storage, spec).map_or(0, |p| p.score(&self.shape))
     }
 
     fn reserve(&self, cycle: &mut Cycle<'_>, pod: &PodInfo, node: &str) -> Status {
@@ -350,19 +333,16 @@ impl Plugin for VolumeBinding {
         };
         let spec = cycle.world.node_named(node).and_then(|n| n.spec.clone());
         let Some(all) = spec.and_then(|spec| {
-            let all = assign(&claims.delayed, &spec)?;
-            let owned = all
-                .iter()
-                .map(|(d, v)| (d.key.clone(), v.map(str::to_owned)));
-            Some(owned.collect::<Vec<_>>())
+            let place = place(&claims, &self.storage, &spec).ok()?;
+            let chosen = place.chosen.iter();
+            let chosen = chosen.map(|(d, v)| (d.key.clone(), v.name.clone()));
+            Some(chosen.collect::<Vec<_>>())
         }) else {
             return Status::unresolvable(NO_VOLUME);
         };
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         for (key, volume) in all {
-            if let Some(volume) = volume {
-                held.insert(volume, key);
-            }
+            held.insert(volume, key);
         }
         Status::Success
     }
