@@ -1,19 +1,17 @@
 //! Which objects belong to a controller object: those it owns, those it may adopt because they
 //! match its selector and have no controller, and those it must let go.
 
-use std::{fmt::Debug, sync::Arc};
+use std::sync::Arc;
 
-use client::{Cache, Entry, Error, Selector, write};
-use k8s_openapi::{
-    NamespaceResourceScope,
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
-};
+use client::{Cache, Client, Entry, Error, Selector, write};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::{
     Api, Resource,
     api::{Patch, PatchParams},
 };
-use serde::de::DeserializeOwned;
 use serde_json::json;
+
+use crate::owners::Kind;
 
 /// What to do about the candidates.
 #[derive(Debug, Default)]
@@ -24,6 +22,34 @@ pub struct Claims {
     pub adopt: Vec<Arc<Entry>>,
     /// Owned but no longer matching.
     pub release: Vec<Arc<Entry>>,
+}
+
+/// What `owner` has of a kind once it has adopted (only what `suits`) and released. A selector of
+/// everything is one of nothing.
+pub async fn own<O, K>(
+    client: &Client,
+    owner: &O,
+    selector: &Selector,
+    cache: &Cache<K>,
+    suits: impl Fn(&Entry) -> bool,
+) -> Result<Vec<Arc<Entry>>, Error>
+where
+    O: Kind,
+    K: Kind,
+{
+    if selector.is_everything() {
+        return Ok(Vec::new());
+    }
+    let meta = owner.meta();
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    let uid = meta.uid.as_deref().unwrap_or_default();
+    let mut candidates = candidates(cache, namespace, uid, selector);
+    candidates.retain(|e| e.controller().is_some() || suits(e));
+    let deleting = meta.deletion_timestamp.is_some();
+    let claims = sort(uid, deleting, selector, candidates);
+    let owners = write::namespaced(client, namespace);
+    let objects = write::namespaced(client, namespace);
+    settle(owner, &owners, &objects, cache, claims).await
 }
 
 /// Sorts out `candidates` for the owner of this uid. An owner being deleted neither adopts nor
@@ -90,11 +116,8 @@ pub async fn settle<O, K>(
     claims: Claims,
 ) -> Result<Vec<Arc<Entry>>, Error>
 where
-    O: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + DeserializeOwned,
+    O: Kind,
+    K: Kind,
 {
     let Claims {
         mut owned,
@@ -125,7 +148,7 @@ where
 
 async fn may_adopt<O>(owner: &O, owners: &Api<O>) -> Result<bool, Error>
 where
-    O: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    O: Kind,
 {
     let name = owner.meta().name.as_deref().unwrap_or_default();
     let fresh = write::tolerate_missing(owners.get(name).await)?;
@@ -136,7 +159,7 @@ where
 /// Patches one object; 0 where it is gone or has become another one.
 async fn apply<K>(objects: &Api<K>, entry: &Entry, patch: serde_json::Value) -> Result<u64, Error>
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    K: Kind,
 {
     let patched = objects
         .patch(

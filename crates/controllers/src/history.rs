@@ -3,26 +3,26 @@
 //! The revision of the present template always has the highest number: a template that comes
 //! back moves to the end.
 
-use std::{collections::BTreeSet, fmt::Debug};
+use std::collections::BTreeSet;
 
 use client::{
-    Cache, Client, Entry, Error, Key, Selector,
+    Cache, Client, Entry, Error, Key,
     cache::decode_all,
     write::{self, Revisioned as _},
 };
 use k8s_openapi::{
-    NamespaceResourceScope,
     api::{apps::v1::ControllerRevision, core::v1::PodTemplateSpec},
-    apimachinery::pkg::{
-        apis::meta::v1::{LabelSelector, ObjectMeta},
-        runtime::RawExtension,
-    },
+    apimachinery::pkg::{apis::meta::v1::ObjectMeta, runtime::RawExtension},
 };
 use kube::{Api, Resource, api::PostParams};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{claim, deployment::hash};
+use crate::{
+    claim,
+    deployment::hash,
+    owners::{Kind, Owner, Owners},
+};
 
 /// Reads and writes the revisions of owners.
 #[derive(Clone)]
@@ -33,37 +33,21 @@ pub struct History {
     pub revisions: Cache<ControllerRevision>,
 }
 
-/// What came of [`History::record`].
-pub enum Recorded {
-    /// This is the revision of the present template.
-    Current(Box<ControllerRevision>),
-    /// Its name is taken by that of another template: the hash must take in one collision more.
-    Collision,
+/// The template of an owner, whose history is kept.
+pub struct Present<'a> {
+    /// The template.
+    pub template: &'a PodTemplateSpec,
+    /// How often the name of a revision was taken by one of another template.
+    pub collisions: Option<i32>,
+    /// The label of revisions that holds the hash of their template.
+    pub hash_label: &'static str,
 }
 
 impl History {
     /// The revisions of `owner`, by number.
-    pub async fn of<O>(
-        &self,
-        owner: &O,
-        selector: &LabelSelector,
-    ) -> Result<Vec<ControllerRevision>, Error>
-    where
-        O: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + DeserializeOwned,
-    {
-        let key = Key::of(owner);
-        let meta = owner.meta();
-        let uid = meta.uid.as_deref().unwrap_or_default();
-        let selector = Selector::of(selector).map_err(|e| Error::Other(e.to_string()))?;
-        let candidates = claim::candidates(&self.revisions, &key.namespace, uid, &selector);
-        let deleting = meta.deletion_timestamp.is_some();
-        let claims = claim::sort(uid, deleting, &selector, candidates);
-        let owners: Api<O> = write::namespaced(&self.client, &key.namespace);
-        let revisions = self.api(&key.namespace);
-        let owned = claim::settle(owner, &owners, &revisions, &self.revisions, claims).await?;
+    pub async fn of<O: Owner>(&self, owner: &O) -> Result<Vec<ControllerRevision>, Error> {
+        let (selector, revisions) = (owner.selector()?, &self.revisions);
+        let owned = claim::own(&self.client, owner, &selector, revisions, |_| true).await?;
         let mut all: Vec<ControllerRevision> = decode_all(&owned);
         all.sort_by_cached_key(|r| {
             let meta = &r.metadata;
@@ -77,24 +61,20 @@ impl History {
         write::namespaced(&self.client, namespace)
     }
 
-    /// Makes the revision of the present template the newest of `all`; `hash_label` is the label
-    /// of revisions that holds the hash.
-    pub async fn record<O>(
+    /// Makes the revision of the present template the newest of `all`. A name that is taken is
+    /// counted as a collision, and the next try has another.
+    pub async fn record<O: Owner, K: Kind>(
         &self,
+        owners: &Owners<O, K>,
         owner: &O,
-        template: &PodTemplateSpec,
+        present: &Present<'_>,
         all: &[ControllerRevision],
-        collisions: i32,
-        hash_label: &str,
-    ) -> Result<Recorded, Error>
-    where
-        O: Resource<DynamicType = ()>,
-    {
+    ) -> Result<ControllerRevision, Error> {
         let next = all.last().map_or(0, number) + 1;
         let api = self.api(owner.meta().namespace.as_deref().unwrap_or_default());
-        if let Some(known) = find(all, template) {
+        if let Some(known) = find(all, present.template) {
             if number(known) == next - 1 {
-                return Ok(Recorded::Current(Box::new(known.clone())));
+                return Ok(known.clone());
             }
             let name = known.metadata.name.as_deref().unwrap_or_default();
             let patch = json!({"metadata": {"uid": known.metadata.uid}, "revision": next});
@@ -107,15 +87,19 @@ impl History {
             let mut current = known.clone();
             current.revision = Some(next);
             current.metadata.resource_version = written.resource_version().map(str::to_owned);
-            return Ok(Recorded::Current(Box::new(current)));
+            return Ok(current);
         }
-        let new = revision(owner, template, next, collisions, hash_label);
+        let new = revision(owner, present, next);
         match api.create(&PostParams::default(), &new).await {
             Ok(made) => {
                 self.revisions.caught_up(write::revision_of(&made)).await?;
-                Ok(Recorded::Current(Box::new(made)))
+                Ok(made)
             }
-            Err(e) if client::is_exists(&e) => Ok(Recorded::Collision),
+            Err(e) if client::is_exists(&e) => {
+                owners.count_collision(owner, present.collisions).await?;
+                let message = "the name of its revision is taken by another";
+                Err(Error::Other(message.into()))
+            }
             Err(e) => Err(e.into()),
         }
     }
@@ -185,19 +169,18 @@ fn data(template: &PodTemplateSpec) -> Value {
 
 fn revision<O: Resource<DynamicType = ()>>(
     owner: &O,
-    template: &PodTemplateSpec,
+    present: &Present<'_>,
     number: i64,
-    collisions: i32,
-    hash_label: &str,
 ) -> ControllerRevision {
-    let hash = hash::of_template(template, collisions);
+    let template = present.template;
+    let hash = hash::of_template(template, present.collisions.unwrap_or(0));
     let meta = owner.meta();
     let mut labels = template
         .metadata
         .as_ref()
         .and_then(|m| m.labels.clone())
         .unwrap_or_default();
-    labels.insert(hash_label.to_owned(), hash.clone());
+    labels.insert(present.hash_label.to_owned(), hash.clone());
     let name = meta.name.as_deref().unwrap_or_default();
     ControllerRevision {
         metadata: ObjectMeta {
@@ -225,7 +208,12 @@ mod tests {
             },
             ..Default::default()
         };
-        revision(&owner, &of_image(image), number, 0, "hash")
+        let present = Present {
+            template: &of_image(image),
+            collisions: None,
+            hash_label: "hash",
+        };
+        revision(&owner, &present, number)
     }
 
     fn of_image(image: &str) -> PodTemplateSpec {

@@ -16,6 +16,7 @@ mod conditions;
 mod context;
 mod digest;
 mod history;
+mod owners;
 mod pod_control;
 mod pods;
 

@@ -14,21 +14,17 @@ use std::{
     time::Duration,
 };
 
-use client::{
-    Cache, Change, Error, Key, Queue, Reconcile, Recorder, Requeue, Scope, Selector,
-    cache::decode_all, events, write,
-};
+use client::{Cache, Change, Error, Key, Queue, Reconcile, Recorder, Requeue, Scope, events};
 use futures::future::BoxFuture;
 use k8s_openapi::api::{
-    apps::v1::{ControllerRevision, DaemonSet, DaemonSetStatus},
+    apps::v1::{ControllerRevision, DaemonSet},
     core::v1::{Node, Pod},
 };
-use kube::Api;
-use serde_json::json;
 
 use crate::{
     Context, Controller, claim,
-    history::{self, History, Recorded},
+    history::{self, History, Present},
+    owners::{Owner, Owners},
     pod_control::PodControl,
     pods,
 };
@@ -53,8 +49,7 @@ struct DaemonSets {
     recorder: Recorder,
     control: PodControl,
     history: History,
-    sets: Cache<DaemonSet>,
-    pods: Cache<Pod>,
+    owners: Owners<DaemonSet, Pod>,
     nodes: Cache<Node>,
     /// Nodes as read at a revision, so that each is decoded once a change.
     facts: Mutex<FactsByNode>,
@@ -63,23 +58,12 @@ struct DaemonSets {
 
 fn run(context: Context) -> BoxFuture<'static, ()> {
     Box::pin(async move {
-        let sets = context.caches.get::<DaemonSet>(Scope::all());
-        let pods = context.caches.get::<Pod>(Scope::all());
         let nodes = context.caches.get::<Node>(Scope::all());
         let revisions = context.caches.get::<ControllerRevision>(Scope::all());
         let queue = Queue::default();
-        sets.synced().await;
-        let to = queue.clone();
-        sets.on_change(move |change| to.add(change.key.clone()));
-        pods.synced().await;
-        let (to, of) = (queue.clone(), sets.clone());
-        pods.on_change(move |change| {
-            for key in owners_of(change, &of) {
-                to.add_after(key, GATHER);
-            }
-        });
+        let owners = Owners::<DaemonSet, Pod>::watch(&context, &queue, Some(|_| GATHER)).await;
         nodes.synced().await;
-        let (to, of) = (queue.clone(), sets.clone());
+        let (to, of) = (queue.clone(), owners.all.clone());
         nodes.on_change(move |change| {
             if concerns_daemons(change) {
                 for set in of.entries() {
@@ -91,7 +75,7 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
         let recorder = context.recorder();
         let control = PodControl {
             client: context.client.clone(),
-            pods: pods.clone(),
+            pods: owners.owned.clone(),
             recorder: recorder.clone(),
         };
         let history = History {
@@ -103,37 +87,13 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
             recorder,
             control,
             history,
-            sets,
-            pods,
+            owners,
             nodes,
             facts: Mutex::default(),
             tries: Mutex::default(),
         };
         context.work(reconciler, queue).await;
     })
-}
-
-fn owners_of(change: &Change, sets: &Cache<DaemonSet>) -> Vec<Key> {
-    let mut keys = Vec::new();
-    for entry in [&change.old, &change.new].into_iter().flatten() {
-        if let Some(owner) = entry.controller().filter(|o| o.kind == "DaemonSet") {
-            keys.push(Key::new(entry.key.namespace.clone(), owner.name.as_str()));
-        }
-    }
-    let orphan = change
-        .new
-        .as_ref()
-        .filter(|e| e.controller().is_none() && !e.deleting);
-    if let Some(orphan) = orphan {
-        for set in sets.list_in(&orphan.key.namespace) {
-            if Selector::of(&set.spec.selector)
-                .is_ok_and(|s| !s.is_everything() && orphan.matches(&s))
-            {
-                keys.push(Key::of(&set));
-            }
-        }
-    }
-    keys
 }
 
 /// Most changes of nodes are heartbeats.
@@ -153,31 +113,25 @@ impl Reconcile for DaemonSets {
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
-        let Some(set) = self.sets.get(key)? else {
+        let Some(set) = self.owners.all.get(key)? else {
             self.lock_tries().remove(key);
             return Ok(Requeue::OnChange);
         };
-        let selector = match Selector::of(&set.spec.selector) {
-            Ok(selector) if !selector.is_everything() => selector,
-            Err(e) => return Err(Error::Other(e.to_string())),
-            _ => {
-                let message =
-                    "This daemon set is selecting all pods. A non-empty selector is required.";
-                self.recorder.warning(&set, "SelectingAll", message);
-                return Ok(Requeue::OnChange);
-            }
-        };
+        if set.selector()?.is_everything() {
+            let message =
+                "This daemon set is selecting all pods. A non-empty selector is required.";
+            self.recorder.warning(&set, "SelectingAll", message);
+            return Ok(Requeue::OnChange);
+        }
         if set.metadata.deletion_timestamp.is_some() {
             return Ok(Requeue::OnChange);
         }
-        let revisions = self.history.of(&set, &set.spec.selector).await?;
-        let current = self.record(&set, key, &revisions).await?;
+        let revisions = self.history.of(&set).await?;
+        let current = self.record(&set, &revisions).await?;
         let hash = history::label(&current, HASH_LABEL);
-        let owned = self.claim(&set, key, &selector).await?;
+        let owned = self.owners.claim(&set).await?;
         let (wait, failure) = self.manage(&set, key, hash, &owned).await;
-        let pods = self
-            .pods
-            .list_owned_by(set.metadata.uid.as_deref().unwrap_or_default());
+        let pods = self.owners.of(&set);
         let nodes = self.nodes();
         let (status, soon) = plan::status(&Snapshot {
             set: &set,
@@ -187,7 +141,7 @@ impl Reconcile for DaemonSets {
             tries: &Tries::default(),
             now: self.context.now(),
         });
-        self.write_status(&set, key, &status).await?;
+        self.owners.write_status(&set, &status).await?;
         if let Some(failure) = failure {
             return Err(failure);
         }
@@ -200,10 +154,6 @@ impl Reconcile for DaemonSets {
 }
 
 impl DaemonSets {
-    fn api(&self, key: &Key) -> Api<DaemonSet> {
-        write::namespaced(&self.context.client, &key.namespace)
-    }
-
     fn lock_tries(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Tries>> {
         self.tries.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -229,46 +179,18 @@ impl DaemonSets {
         known.values().map(|(_, facts)| Arc::clone(facts)).collect()
     }
 
-    async fn claim(
-        &self,
-        set: &DaemonSet,
-        key: &Key,
-        selector: &Selector,
-    ) -> Result<Vec<Pod>, Error> {
-        let uid = set.metadata.uid.as_deref().unwrap_or_default();
-        let candidates = claim::candidates(&self.pods, &key.namespace, uid, selector);
-        let claims = claim::sort(uid, false, selector, candidates);
-        let pods = write::namespaced(&self.context.client, &key.namespace);
-        let owned = claim::settle(set, &self.api(key), &pods, &self.pods, claims).await?;
-        Ok(decode_all(&owned))
-    }
-
     /// The revision of the present template.
     async fn record(
         &self,
         set: &DaemonSet,
-        key: &Key,
         all: &[ControllerRevision],
     ) -> Result<ControllerRevision, Error> {
-        let status = set.status.as_ref();
-        let collisions = status.and_then(|s| s.collision_count).unwrap_or(0);
-        let template = &set.spec.template;
-        let recorded = self
-            .history
-            .record(set, template, all, collisions, HASH_LABEL)
-            .await?;
-        match recorded {
-            Recorded::Current(revision) => Ok(*revision),
-            Recorded::Collision => {
-                let patch = json!({"status": {"collisionCount": collisions + 1}});
-                let written = write::patch_status(&self.api(key), &key.name, &patch).await?;
-                self.sets
-                    .caught_up(written.as_ref().map_or(0, write::revision_of))
-                    .await?;
-                let message = "the name of its revision is taken by another";
-                Err(Error::Other(message.into()))
-            }
-        }
+        let present = Present {
+            template: &set.spec.template,
+            collisions: set.status.as_ref().and_then(|s| s.collision_count),
+            hash_label: HASH_LABEL,
+        };
+        self.history.record(&self.owners, set, &present, all).await
     }
 
     /// Makes and deletes pods. Answers when to look again at the latest.
@@ -304,22 +226,6 @@ impl DaemonSets {
         let doomed: Vec<&Pod> = plan.delete.iter().map(|&i| &owned[i]).collect();
         let (_, delete) = self.control.delete(set, &doomed).await;
         (plan.wait, create.or(delete))
-    }
-
-    async fn write_status(
-        &self,
-        set: &DaemonSet,
-        key: &Key,
-        status: &DaemonSetStatus,
-    ) -> Result<(), Error> {
-        let Some(patch) = write::merge_patch(set.status.as_ref(), status) else {
-            return Ok(());
-        };
-        let body = json!({"metadata": {"uid": set.metadata.uid}, "status": patch});
-        if let Some(written) = write::patch_status(&self.api(key), &key.name, &body).await? {
-            self.sets.caught_up(write::revision_of(&written)).await?;
-        }
-        Ok(())
     }
 
     async fn clean_up(

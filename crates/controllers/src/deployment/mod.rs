@@ -19,18 +19,21 @@ mod tests;
 use std::collections::BTreeMap;
 
 use client::{
-    Cache, Change, Error, EventType, Key, Queue, Reconcile, Recorder, Requeue, Scope, Selector,
-    cache::decode_all, events, write,
+    Cache, Change, Error, EventType, Key, Queue, Reconcile, Recorder, Requeue, Scope, events, write,
 };
 use futures::future::BoxFuture;
 use k8s_openapi::api::{
-    apps::v1::{Deployment, DeploymentStatus, ReplicaSet},
+    apps::v1::{Deployment, ReplicaSet},
     core::v1::Pod,
 };
 use kube::{Api, api::PostParams};
 use serde_json::json;
 
-use crate::{Context, Controller, claim, conditions, pods};
+use crate::{
+    Context, Controller, conditions,
+    owners::{Owner, Owners},
+    pod_control, pods,
+};
 use model::Snapshot;
 use plan::{Action, Plan};
 
@@ -43,29 +46,17 @@ pub const CONTROLLER: Controller = Controller {
 struct Deployments {
     context: Context,
     recorder: Recorder,
-    deployments: Cache<Deployment>,
-    sets: Cache<ReplicaSet>,
+    owners: Owners<Deployment, ReplicaSet>,
     pods: Cache<Pod>,
 }
 
 fn run(context: Context) -> BoxFuture<'static, ()> {
     Box::pin(async move {
-        let deployments = context.caches.get::<Deployment>(Scope::all());
-        let sets = context.caches.get::<ReplicaSet>(Scope::all());
-        let pods = context.caches.get::<Pod>(Scope::all());
         let queue = Queue::default();
-        deployments.synced().await;
-        let to = queue.clone();
-        deployments.on_change(move |change| to.add(change.key.clone()));
-        sets.synced().await;
-        let (to, of) = (queue.clone(), deployments.clone());
-        sets.on_change(move |change| {
-            owners_of(change, &of)
-                .into_iter()
-                .for_each(|key| to.add(key))
-        });
+        let owners = Owners::<Deployment, ReplicaSet>::watch(&context, &queue, None).await;
+        let pods = context.caches.get::<Pod>(Scope::all());
         pods.synced().await;
-        let (to, of) = (queue.clone(), sets.clone());
+        let (to, of) = (queue.clone(), owners.owned.clone());
         pods.on_change(move |change| {
             if let Some(key) = owner_of_ended(change, &of) {
                 to.add(key);
@@ -75,35 +66,11 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
         let reconciler = Deployments {
             context: context.clone(),
             recorder,
-            deployments,
-            sets,
+            owners,
             pods,
         };
         context.work(reconciler, queue).await;
     })
-}
-
-fn owners_of(change: &Change, deployments: &Cache<Deployment>) -> Vec<Key> {
-    let mut keys = Vec::new();
-    for entry in [&change.old, &change.new].into_iter().flatten() {
-        if let Some(owner) = entry.controller().filter(|o| o.kind == "Deployment") {
-            keys.push(Key::new(entry.key.namespace.clone(), owner.name.as_str()));
-        }
-    }
-    let orphan = change
-        .new
-        .as_ref()
-        .filter(|e| e.controller().is_none() && !e.deleting);
-    if let Some(orphan) = orphan {
-        for deployment in deployments.list_in(&orphan.key.namespace) {
-            if Selector::of(&deployment.spec.selector)
-                .is_ok_and(|s| !s.is_everything() && orphan.matches(&s))
-            {
-                keys.push(Key::of(&deployment));
-            }
-        }
-    }
-    keys
 }
 
 /// The strategy Recreate waits for the end of pods, which ReplicaSets may not tell of.
@@ -123,26 +90,24 @@ impl Reconcile for Deployments {
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
-        let Some(deployment) = self.deployments.get(key)? else {
+        let Some(deployment) = self.owners.all.get(key)? else {
             return Ok(Requeue::OnChange);
         };
-        let selector = match Selector::of(&deployment.spec.selector) {
-            Ok(selector) if !selector.is_everything() => selector,
-            Err(e) => return Err(Error::Other(e.to_string())),
-            _ => {
-                let message =
-                    "This deployment is selecting all pods. A non-empty selector is required.";
-                self.recorder.warning(&deployment, "SelectingAll", message);
-                return Ok(Requeue::OnChange);
-            }
-        };
-        let snapshot = self.look(deployment, key, &selector).await?;
+        if deployment.selector()?.is_everything() {
+            let message =
+                "This deployment is selecting all pods. A non-empty selector is required.";
+            self.recorder.warning(&deployment, "SelectingAll", message);
+            return Ok(Requeue::OnChange);
+        }
+        let snapshot = self.look(deployment).await?;
         let Plan { actions, status } = plan::plan(&snapshot, self.context.now());
         for action in actions {
             self.act(&snapshot, key, action).await?;
         }
         let wait = status::look_again(&snapshot.deployment, &status, self.context.now());
-        self.write_status(&snapshot.deployment, key, status).await?;
+        self.owners
+            .write_status(&snapshot.deployment, &status)
+            .await?;
         Ok(wait
             .and_then(|w| w.try_into().ok())
             .map_or(Requeue::OnChange, Requeue::After))
@@ -151,26 +116,15 @@ impl Reconcile for Deployments {
 
 impl Deployments {
     fn api(&self, key: &Key) -> Api<Deployment> {
-        write::namespaced(&self.context.client, &key.namespace)
+        self.owners.api(&key.namespace)
     }
 
     fn sets_api(&self, key: &Key) -> Api<ReplicaSet> {
-        write::namespaced(&self.context.client, &key.namespace)
+        self.owners.owned_api(&key.namespace)
     }
 
-    async fn look(
-        &self,
-        deployment: Deployment,
-        key: &Key,
-        selector: &Selector,
-    ) -> Result<Snapshot, Error> {
-        let uid = deployment.metadata.uid.clone().unwrap_or_default();
-        let deleting = deployment.metadata.deletion_timestamp.is_some();
-        let candidates = claim::candidates(&self.sets, &key.namespace, &uid, selector);
-        let claims = claim::sort(&uid, deleting, selector, candidates);
-        let (own, sets) = (self.api(key), self.sets_api(key));
-        let owned = claim::settle(&deployment, &own, &sets, &self.sets, claims).await?;
-        let sets: Vec<ReplicaSet> = decode_all(&owned);
+    async fn look(&self, deployment: Deployment) -> Result<Snapshot, Error> {
+        let sets = self.owners.claim(&deployment).await?;
         let mut running = BTreeMap::new();
         if !model::is_rolling(&deployment) {
             for set in &sets {
@@ -201,7 +155,8 @@ impl Deployments {
             Action::SetRevision(number) => {
                 let patch = json!({"metadata": {"annotations": {model::REVISION: number}}});
                 let written = write::patch(&self.api(key), &key.name, &patch).await?;
-                self.deployments
+                self.owners
+                    .all
                     .caught_up(written.as_ref().map_or(0, write::revision_of))
                     .await
             }
@@ -213,7 +168,7 @@ impl Deployments {
                 let gone = |e: Option<&client::Entry>| {
                     e.is_none_or(|e| e.deleting || Some(&*e.uid) != uid)
                 };
-                self.sets.until(&Key::of(&s.sets[set]), gone).await
+                self.owners.owned.until(&Key::of(&s.sets[set]), gone).await
             }
         }
     }
@@ -226,12 +181,12 @@ impl Deployments {
                 if to > 0 {
                     self.tell_scaled(s, &made, 0, to);
                 }
-                self.sets.caught_up(write::revision_of(&made)).await
+                self.owners.owned.caught_up(write::revision_of(&made)).await
             }
             Err(e) if client::is_exists(&e) => self.collide(s, key, set).await,
             Err(e) if client::is_forbidden_by_termination(&e) => Ok(()),
             Err(e) => {
-                self.report_failed_create(s, key, &e).await?;
+                self.report_failed_create(s, set, &e).await?;
                 Err(e.into())
             }
         }
@@ -258,21 +213,15 @@ impl Deployments {
             _ => false,
         };
         if ours && same {
-            return self.sets.caught_up(write::revision_of(&found)).await;
+            return self
+                .owners
+                .owned
+                .caught_up(write::revision_of(&found))
+                .await;
         }
-        let count = s
-            .deployment
-            .status
-            .as_ref()
-            .and_then(|x| x.collision_count)
-            .unwrap_or(0)
-            + 1;
-        let patch = json!({"status": {"collisionCount": count}});
-        if let Some(written) = write::patch_status(&self.api(key), &key.name, &patch).await? {
-            self.deployments
-                .caught_up(write::revision_of(&written))
-                .await?;
-        }
+        let status = s.deployment.status.as_ref();
+        let before = status.and_then(|x| x.collision_count);
+        self.owners.count_collision(&s.deployment, before).await?;
         Err(Error::Other(format!(
             "the name {name} is taken by another replica set"
         )))
@@ -281,32 +230,28 @@ impl Deployments {
     async fn report_failed_create(
         &self,
         s: &Snapshot,
-        key: &Key,
+        set: &ReplicaSet,
         error: &kube::Error,
     ) -> Result<(), Error> {
-        let message = match error {
-            kube::Error::Api(status) => status.message.clone(),
-            other => other.to_string(),
-        };
-        let about = &s.deployment;
-        self.recorder.warning(
-            about,
-            "ReplicaSetCreateError",
-            format!("Failed to create new replica set: {message}"),
-        );
-        if model::deadline(about).is_none() {
+        let name = set.metadata.name.as_deref().unwrap_or_default();
+        let why = pod_control::words(error);
+        let message = format!("Failed to create new replica set {name:?}: {why}");
+        let reason = "ReplicaSetCreateError";
+        self.recorder
+            .warning(&s.deployment, reason, message.as_str());
+        if model::deadline(&s.deployment).is_none() {
             return Ok(());
         }
-        let mut status = about.status.clone().unwrap_or_default();
+        let mut status = s.deployment.status.clone().unwrap_or_default();
         let verdict = conditions::Verdict {
             kind: status::PROGRESSING,
             status: "False",
-            reason: "ReplicaSetCreateError",
+            reason,
             message,
         };
         let list = status.conditions.get_or_insert_default();
         conditions::set(list, verdict, self.context.now());
-        self.write_status(about, key, status).await
+        self.owners.write_status(&s.deployment, &status).await
     }
 
     async fn scale(
@@ -356,26 +301,13 @@ impl Deployments {
         patch["metadata"]["uid"] = json!(meta.uid);
         let name = meta.name.as_deref().unwrap_or_default();
         match write::patch(&self.sets_api(key), name, &patch).await? {
-            Some(written) => self.sets.caught_up(write::revision_of(&written)).await,
+            Some(written) => {
+                self.owners
+                    .owned
+                    .caught_up(write::revision_of(&written))
+                    .await
+            }
             None => Ok(()),
         }
-    }
-
-    async fn write_status(
-        &self,
-        deployment: &Deployment,
-        key: &Key,
-        status: DeploymentStatus,
-    ) -> Result<(), Error> {
-        let Some(patch) = write::merge_patch(deployment.status.as_ref(), &status) else {
-            return Ok(());
-        };
-        let body = json!({"status": patch});
-        if let Some(written) = write::patch_status(&self.api(key), &key.name, &body).await? {
-            self.deployments
-                .caught_up(write::revision_of(&written))
-                .await?;
-        }
-        Ok(())
     }
 }

@@ -10,6 +10,8 @@ use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
 
+use crate::amount::scaled;
+
 /// The number of a template in the history of a Deployment.
 pub const REVISION: &str = "deployment.kubernetes.io/revision";
 /// Earlier numbers of a template that came back.
@@ -173,25 +175,6 @@ fn fence(deployment: &Deployment) -> (i32, i32) {
     match (scaled(surge, total, true), scaled(down, total, false)) {
         (0, 0) => (0, 1),
         both => both,
-    }
-}
-
-fn scaled(value: &IntOrString, total: i32, up: bool) -> i32 {
-    match value {
-        IntOrString::Int(n) => *n,
-        IntOrString::String(text) => {
-            let percent: i64 = text
-                .strip_suffix('%')
-                .and_then(|p| p.parse().ok())
-                .unwrap_or(0);
-            let product = percent * i64::from(total);
-            let rounded = if up {
-                (product + 99).div_euclid(100)
-            } else {
-                product.div_euclid(100)
-            };
-            i32::try_from(rounded).unwrap_or(i32::MAX)
-        }
     }
 }
 

@@ -1,23 +1,21 @@
-//! Keeps as many pods of a template alive as a ReplicaSet says.
+//! Keeps as many pods of a template alive as a ReplicaSet or ReplicationController says: the same
+//! thing under two names.
 
 pub(crate) mod plan;
 
-use std::{collections::HashMap, time::Duration};
+use std::{borrow::Cow, collections::HashMap, time::Duration};
 
-use client::{
-    Cache, Change, Error, Key, Queue, Reconcile, Requeue, Scope, Selector, cache::decode_all, write,
-};
+use client::{Error, Key, Queue, Reconcile, Requeue, cache::decode_all};
 use futures::future::BoxFuture;
 use k8s_openapi::api::{
     apps::v1::{ReplicaSet, ReplicaSetStatus},
     core::v1::Pod,
 };
-use kube::Api;
-use serde_json::json;
 
 use crate::{
     Context, Controller, claim,
     digest::{Member, members},
+    owners::{Owner, Owners},
     pod_control::PodControl,
     pods,
 };
@@ -35,98 +33,88 @@ const GATHER: Duration = Duration::from_millis(10);
 const GATHER_MORE: Duration = Duration::from_micros(20);
 
 /// How long to gather changes of the pods of an owner that has so many.
-pub(crate) fn gather(pods: usize) -> Duration {
+fn gather(pods: usize) -> Duration {
     GATHER + GATHER_MORE * u32::try_from(pods).unwrap_or(u32::MAX)
 }
 
-struct ReplicaSets {
-    context: Context,
-    control: PodControl,
-    sets: Cache<ReplicaSet>,
-    pods: Cache<Pod>,
+fn run(context: Context) -> BoxFuture<'static, ()> {
+    run_for::<ReplicaSet>(context, CONTROLLER.name)
 }
 
-fn run(context: Context) -> BoxFuture<'static, ()> {
+/// A kind that keeps a number of pods alive.
+pub(crate) trait Replicated: Owner {
+    /// The ReplicaSet that would do the same.
+    fn as_set(&self) -> Cow<'_, ReplicaSet>;
+
+    /// The status of a ReplicaSet as this kind has it.
+    fn status_of(status: ReplicaSetStatus) -> Option<Self::Status>;
+}
+
+impl Replicated for ReplicaSet {
+    fn as_set(&self) -> Cow<'_, ReplicaSet> {
+        Cow::Borrowed(self)
+    }
+
+    fn status_of(status: ReplicaSetStatus) -> Option<ReplicaSetStatus> {
+        Some(status)
+    }
+}
+
+/// The controller of one such kind.
+pub(crate) fn run_for<O: Replicated>(
+    context: Context,
+    name: &'static str,
+) -> BoxFuture<'static, ()> {
     Box::pin(async move {
-        let sets = context.caches.get::<ReplicaSet>(Scope::all());
-        let pods = context.caches.get::<Pod>(Scope::all());
-        sets.synced().await;
         let queue = Queue::default();
-        let to = queue.clone();
-        sets.on_change(move |change| to.add(change.key.clone()));
-        pods.synced().await;
-        let (to, of, all) = (queue.clone(), sets.clone(), pods.clone());
-        pods.on_change(move |change| {
-            let owner = change.latest().and_then(|e| e.controller());
-            let wait = gather(owner.map_or(0, |o| all.owned_count(&o.uid)));
-            for key in owners_of(change, &of) {
-                to.add_after(key, wait);
-            }
-        });
+        let owners = Owners::<O, Pod>::watch(&context, &queue, Some(gather)).await;
         let control = PodControl {
             client: context.client.clone(),
             recorder: context.recorder(),
-            pods: pods.clone(),
+            pods: owners.owned.clone(),
         };
-        let reconciler = ReplicaSets {
+        let reconciler = Replicas {
+            name,
             context: context.clone(),
             control,
-            sets,
-            pods,
+            owners,
         };
         context.work(reconciler, queue).await;
     })
 }
 
-/// The ReplicaSets that a change of a pod concerns: its owner before and after, or, where it has
-/// no controller, those that may adopt it.
-fn owners_of(change: &Change, sets: &Cache<ReplicaSet>) -> Vec<Key> {
-    let mut keys = Vec::new();
-    for entry in [&change.old, &change.new].into_iter().flatten() {
-        let owner = entry.controller().filter(|o| o.kind == "ReplicaSet");
-        if let Some(owner) = owner {
-            keys.push(Key::new(entry.key.namespace.clone(), owner.name.as_str()));
-        }
-    }
-    let orphan = change
-        .new
-        .as_ref()
-        .filter(|e| e.controller().is_none() && !e.deleting);
-    if let Some(orphan) = orphan {
-        for set in sets.list_in(&orphan.key.namespace) {
-            if Selector::of(&set.spec.selector)
-                .is_ok_and(|s| !s.is_everything() && orphan.matches(&s))
-            {
-                keys.push(Key::of(&set));
-            }
-        }
-    }
-    keys
+struct Replicas<O> {
+    name: &'static str,
+    context: Context,
+    control: PodControl,
+    owners: Owners<O, Pod>,
 }
 
-impl Reconcile for ReplicaSets {
+impl<O: Replicated> Reconcile for Replicas<O> {
     type Key = Key;
 
     fn name(&self) -> &'static str {
-        CONTROLLER.name
+        self.name
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
-        let Some(set) = self.sets.get(key)? else {
+        let Some(owner) = self.owners.all.get(key)? else {
             return Ok(Requeue::OnChange);
         };
-        let owned = self.claim(&set, key).await?;
+        let set = owner.as_set();
+        let owned = members(self.owners.claim_entries(&owner, |_| true).await?);
         let act = if set.metadata.deletion_timestamp.is_some() {
             Act::Nothing
         } else {
             plan::plan(&set, &owned, || self.crowd(&set), self.context.now())
         };
-        let failure = self.act(&set, key, &owned, act).await;
-        let uid = set.metadata.uid.as_deref().unwrap_or_default();
-        let pods = members(self.pods.entries_owned_by(uid));
+        let failure = self.act(&owner, key, &owned, act).await;
+        let pods = members(self.owners.entries_of(&owner));
         let reported = failure.as_ref().map(|(reason, e)| (*reason, e.words()));
         let status = plan::status(&set, &pods, reported, self.context.now());
-        self.write_status(&set, key, status).await?;
+        if let Some(status) = O::status_of(status) {
+            self.owners.write_status(&owner, &status).await?;
+        }
         if let Some((_, error)) = failure {
             return Err(error);
         }
@@ -137,34 +125,16 @@ impl Reconcile for ReplicaSets {
     }
 }
 
-impl ReplicaSets {
-    fn api(&self, key: &Key) -> Api<Pod> {
-        write::namespaced(&self.context.client, &key.namespace)
-    }
-
-    async fn claim(&self, set: &ReplicaSet, key: &Key) -> Result<Vec<Member>, Error> {
-        let selector = Selector::of(&set.spec.selector).map_err(|e| Error::Other(e.to_string()))?;
-        if selector.is_everything() {
-            return Ok(Vec::new());
-        }
-        let uid = set.metadata.uid.as_deref().unwrap_or_default();
-        let deleting = set.metadata.deletion_timestamp.is_some();
-        let candidates = claim::candidates(&self.pods, &key.namespace, uid, &selector);
-        let claims = claim::sort(uid, deleting, &selector, candidates);
-        let sets = write::namespaced(&self.context.client, &key.namespace);
-        let owned = claim::settle(set, &sets, &self.api(key), &self.pods, claims).await?;
-        Ok(members(owned))
-    }
-
-    /// Active pods per node of all ReplicaSets with the same controller.
+impl<O: Replicated> Replicas<O> {
+    /// Active pods per node of all that have the same controller.
     fn crowd(&self, set: &ReplicaSet) -> HashMap<String, usize> {
         let owners = set.metadata.owner_references.as_deref().unwrap_or_default();
         let Some(owner) = owners.iter().find(|o| o.controller == Some(true)) else {
             return HashMap::new();
         };
         let mut crowd = HashMap::new();
-        for sibling in self.sets.entries_owned_by(&owner.uid) {
-            for pod in members(self.pods.entries_owned_by(&sibling.uid)) {
+        for sibling in self.owners.all.entries_owned_by(&owner.uid) {
+            for pod in members(self.owners.owned.entries_owned_by(&sibling.uid)) {
                 if pod.is_active() {
                     *crowd.entry(pod.node().to_owned()).or_default() += 1;
                 }
@@ -175,7 +145,7 @@ impl ReplicaSets {
 
     async fn act(
         &self,
-        set: &ReplicaSet,
+        owner: &O,
         key: &Key,
         owned: &[Member],
         act: Act,
@@ -183,36 +153,20 @@ impl ReplicaSets {
         match act {
             Act::Nothing => None,
             Act::Create(count) => {
+                let set = owner.as_set();
                 let template = set.spec.template.as_ref()?;
-                let owner = claim::owner_reference(set);
-                let pod = pods::from_template(template, &key.namespace, &key.name, owner);
-                let (_, failure) = self.control.create(set, vec![pod; count]).await;
+                let reference = claim::owner_reference(owner);
+                let pod = pods::from_template(template, &key.namespace, &key.name, reference);
+                let (_, failure) = self.control.create(owner, vec![pod; count]).await;
                 failure.map(|e| ("FailedCreate", e))
             }
             Act::Delete(which) => {
                 let doomed = which.into_iter().map(|i| owned[i].entry.clone());
                 let doomed: Vec<Pod> = decode_all(&doomed.collect::<Vec<_>>());
                 let doomed: Vec<&Pod> = doomed.iter().collect();
-                let (_, failure) = self.control.delete(set, &doomed).await;
+                let (_, failure) = self.control.delete(owner, &doomed).await;
                 failure.map(|e| ("FailedDelete", e))
             }
         }
-    }
-
-    async fn write_status(
-        &self,
-        set: &ReplicaSet,
-        key: &Key,
-        status: ReplicaSetStatus,
-    ) -> Result<(), Error> {
-        let Some(patch) = write::merge_patch(set.status.as_ref(), &status) else {
-            return Ok(());
-        };
-        let sets = write::namespaced::<ReplicaSet>(&self.context.client, &key.namespace);
-        let body = json!({"status": patch});
-        if let Some(written) = write::patch_status(&sets, &key.name, &body).await? {
-            self.sets.caught_up(write::revision_of(&written)).await?;
-        }
-        Ok(())
     }
 }

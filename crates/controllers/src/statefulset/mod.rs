@@ -14,7 +14,7 @@ mod tests;
 use std::collections::BTreeSet;
 
 use client::{
-    Cache, Change, Entry, Error, Key, Queue, Reconcile, Recorder, Requeue, Scope, Selector,
+    Cache, Change, Entry, Error, Key, Queue, Reconcile, Recorder, Requeue, Scope,
     cache::decode_all, write,
 };
 use futures::future::BoxFuture;
@@ -22,12 +22,13 @@ use k8s_openapi::api::{
     apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus},
     core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec},
 };
-use kube::{Api, api::PostParams};
+use kube::api::PostParams;
 use serde_json::json;
 
 use crate::{
-    Context, Controller, claim,
-    history::{self, History, Recorded},
+    Context, Controller,
+    history::{self, History, Present},
+    owners::{Owner, Owners},
     pod_control::PodControl,
 };
 use claims::Claims;
@@ -49,30 +50,18 @@ struct StatefulSets {
     control: PodControl,
     history: History,
     claims: Claims,
-    sets: Cache<StatefulSet>,
-    pods: Cache<Pod>,
+    owners: Owners<StatefulSet, Pod>,
 }
 
 fn run(context: Context) -> BoxFuture<'static, ()> {
     Box::pin(async move {
-        let sets = context.caches.get::<StatefulSet>(Scope::all());
-        let pods = context.caches.get::<Pod>(Scope::all());
         let claims = context.caches.get::<PersistentVolumeClaim>(Scope::all());
         let revisions = context.caches.get::<ControllerRevision>(Scope::all());
         let queue = Queue::default();
-        sets.synced().await;
         revisions.synced().await;
-        let to = queue.clone();
-        sets.on_change(move |change| to.add(change.key.clone()));
-        pods.synced().await;
-        let (to, of) = (queue.clone(), sets.clone());
-        pods.on_change(move |change| {
-            owners_of(change, &of)
-                .into_iter()
-                .for_each(|key| to.add(key))
-        });
+        let owners = Owners::<StatefulSet, Pod>::watch(&context, &queue, None).await;
         claims.synced().await;
-        let (to, of) = (queue.clone(), sets.clone());
+        let (to, of) = (queue.clone(), owners.all.clone());
         claims.on_change(move |change| {
             waiting_for(change, &of)
                 .into_iter()
@@ -83,7 +72,7 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
             context: context.clone(),
             control: PodControl {
                 client: context.client.clone(),
-                pods: pods.clone(),
+                pods: owners.owned.clone(),
                 recorder: recorder.clone(),
             },
             history: History {
@@ -96,34 +85,10 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
                 claims,
             },
             recorder,
-            sets,
-            pods,
+            owners,
         };
         context.work(reconciler, queue).await;
     })
-}
-
-fn owners_of(change: &Change, sets: &Cache<StatefulSet>) -> Vec<Key> {
-    let mut keys = Vec::new();
-    for entry in [&change.old, &change.new].into_iter().flatten() {
-        if let Some(owner) = entry.controller().filter(|o| o.kind == "StatefulSet") {
-            keys.push(Key::new(entry.key.namespace.clone(), owner.name.as_str()));
-        }
-    }
-    let orphan = change
-        .new
-        .as_ref()
-        .filter(|e| e.controller().is_none() && !e.deleting);
-    if let Some(orphan) = orphan {
-        for set in sets.list_in(&orphan.key.namespace) {
-            if Selector::of(&set.spec.selector)
-                .is_ok_and(|s| !s.is_everything() && orphan.matches(&s))
-            {
-                keys.push(Key::of(&set));
-            }
-        }
-    }
-    keys
 }
 
 /// Sets that may wait for a claim to be gone.
@@ -147,16 +112,14 @@ impl Reconcile for StatefulSets {
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
-        let Some(set) = self.sets.get(key)? else {
+        let Some(set) = self.owners.all.get(key)? else {
             return Ok(Requeue::OnChange);
         };
-        let selector = match Selector::of(&set.spec.selector) {
-            Ok(selector) if !selector.is_everything() => selector,
-            Err(e) => return Err(Error::Other(e.to_string())),
-            _ => return Ok(Requeue::OnChange),
-        };
-        let mut revisions = self.history.of(&set, &set.spec.selector).await?;
-        let update = self.record(&set, key, &revisions).await?;
+        if set.selector()?.is_everything() {
+            return Ok(Requeue::OnChange);
+        }
+        let mut revisions = self.history.of(&set).await?;
+        let update = self.record(&set, &revisions).await?;
         if revisions
             .iter()
             .all(|r| r.metadata.uid != update.metadata.uid)
@@ -164,7 +127,9 @@ impl Reconcile for StatefulSets {
             revisions.push(update.clone());
         }
         let (current, template) = current(&set, &revisions, &update);
-        let owned = self.claim(&set, key, &selector).await?;
+        let prefix = format!("{}-", key.name);
+        let suits = |pod: &Entry| pod.key.name.starts_with(&prefix);
+        let owned: Vec<Pod> = decode_all(&self.owners.claim_entries(&set, suits).await?);
         self.claims.keep_owners(&set, &owned).await?;
         let look = |pods: &[Pod], f: &dyn Fn(&Snapshot) -> Found| {
             f(&Snapshot {
@@ -179,8 +144,7 @@ impl Reconcile for StatefulSets {
             return Ok(Requeue::OnChange);
         };
         let failure = self.act(&set, key, &owned, actions).await.err();
-        let uid = set.metadata.uid.as_deref().unwrap_or_default();
-        let pods = self.pods.list_owned_by(uid);
+        let pods = self.owners.of(&set);
         let collisions = set.status.as_ref().and_then(|s| s.collision_count);
         let found = look(&pods, &|s| {
             let (status, soon) = plan::status(s, collisions.or(Some(0)));
@@ -189,7 +153,7 @@ impl Reconcile for StatefulSets {
         let Found::Status(status, soon) = found else {
             return Ok(Requeue::OnChange);
         };
-        self.write_status(&set, key, &status).await?;
+        self.owners.write_status(&set, &status).await?;
         if let Some(failure) = failure {
             return Err(failure);
         }
@@ -225,53 +189,18 @@ fn current(
 }
 
 impl StatefulSets {
-    fn api(&self, key: &Key) -> Api<StatefulSet> {
-        write::namespaced(&self.context.client, &key.namespace)
-    }
-
-    async fn claim(
-        &self,
-        set: &StatefulSet,
-        key: &Key,
-        selector: &Selector,
-    ) -> Result<Vec<Pod>, Error> {
-        let uid = set.metadata.uid.as_deref().unwrap_or_default();
-        let deleting = set.metadata.deletion_timestamp.is_some();
-        let mut candidates = claim::candidates(&self.pods, &key.namespace, uid, selector);
-        let prefix = format!("{}-", key.name);
-        candidates.retain(|e| e.controller().is_some() || e.key.name.starts_with(&prefix));
-        let claims = claim::sort(uid, deleting, selector, candidates);
-        let pods = write::namespaced(&self.context.client, &key.namespace);
-        let owned = claim::settle(set, &self.api(key), &pods, &self.pods, claims).await?;
-        Ok(decode_all(&owned))
-    }
-
     /// The revision of the present template.
     async fn record(
         &self,
         set: &StatefulSet,
-        key: &Key,
         all: &[ControllerRevision],
     ) -> Result<ControllerRevision, Error> {
-        let status = set.status.as_ref();
-        let collisions = status.and_then(|s| s.collision_count).unwrap_or(0);
-        let template = &set.spec.template;
-        let recorded = self
-            .history
-            .record(set, template, all, collisions, HASH_LABEL)
-            .await?;
-        match recorded {
-            Recorded::Current(revision) => Ok(*revision),
-            Recorded::Collision => {
-                let patch = json!({"status": {"collisionCount": collisions + 1}});
-                let written = write::patch_status(&self.api(key), &key.name, &patch).await?;
-                self.sets
-                    .caught_up(written.as_ref().map_or(0, write::revision_of))
-                    .await?;
-                let message = "the name of its revision is taken by another";
-                Err(Error::Other(message.into()))
-            }
-        }
+        let present = Present {
+            template: &set.spec.template,
+            collisions: set.status.as_ref().and_then(|s| s.collision_count),
+            hash_label: HASH_LABEL,
+        };
+        self.history.record(&self.owners, set, &present, all).await
     }
 
     async fn act(
@@ -315,7 +244,7 @@ impl StatefulSets {
         match api.create(&PostParams::default(), &pod).await {
             Ok(made) => {
                 self.tell(set, Ok("SuccessfulCreate"), "create", &name);
-                self.pods.caught_up(write::revision_of(&made)).await
+                self.owners.owned.caught_up(write::revision_of(&made)).await
             }
             Err(e) if client::is_forbidden_by_termination(&e) => Ok(()),
             Err(e) => {
@@ -355,7 +284,7 @@ impl StatefulSets {
         }
         self.tell(set, Ok("SuccessfulDelete"), "delete", &key.name);
         let gone = |e: Option<&Entry>| e.is_none_or(|e| e.deleting || Some(&*e.uid) != uid);
-        self.pods.until(&key, gone).await
+        self.owners.owned.until(&key, gone).await
     }
 
     fn tell(&self, set: &StatefulSet, what: Result<&str, (&str, &Error)>, verb: &str, pod: &str) {
@@ -370,22 +299,6 @@ impl StatefulSets {
                 self.recorder.warning(set, reason, message);
             }
         }
-    }
-
-    async fn write_status(
-        &self,
-        set: &StatefulSet,
-        key: &Key,
-        status: &StatefulSetStatus,
-    ) -> Result<(), Error> {
-        let Some(patch) = write::merge_patch(set.status.as_ref(), status) else {
-            return Ok(());
-        };
-        let body = json!({"metadata": {"uid": set.metadata.uid}, "status": patch});
-        if let Some(written) = write::patch_status(&self.api(key), &key.name, &body).await? {
-            self.sets.caught_up(write::revision_of(&written)).await?;
-        }
-        Ok(())
     }
 
     async fn clean_up(
