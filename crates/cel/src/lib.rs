@@ -25,6 +25,7 @@ use ast::{Expr, Kind};
 use error::Fault;
 pub use error::{CompileError, EvalError};
 pub use functions::{parse_duration, parse_timestamp};
+pub use parser::RESERVED;
 pub use types::{Fields, Type};
 pub use value::{List, Listing, Map, Value};
 

@@ -10,8 +10,8 @@ const MAX_DEPTH: usize = 100;
 /// Longest expression, in characters.
 const MAX_LENGTH: usize = 100_000;
 
-/// Words that cannot be names.
-const RESERVED: [&str; 17] = [
+/// Words that cannot be names, besides those that mean something.
+pub const RESERVED: [&str; 17] = [
     "as",
     "break",
     "const",

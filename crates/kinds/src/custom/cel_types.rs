@@ -11,30 +11,8 @@ use api::custom::Node;
 use cel::{Fields, List, Listing, Map, Type, Value};
 use serde_json::Value as Json;
 
-/// Words of the language, which fields can be seen by only in disguise.
-const KEYWORDS: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
+/// Words that mean something. These and the reserved ones fields can be seen by only in disguise.
+const MEANT: [&str; 4] = ["true", "false", "null", "in"];
 /// Parts of names that are no part of identifiers.
 const ESCAPES: [(&str, &str); 4] = [
     ("__", "__underscores__"),
@@ -45,7 +23,7 @@ const ESCAPES: [(&str, &str); 4] = [
 
 /// The name that expressions know a field by; `None` if it has none.
 fn escaped(name: &str) -> Option<String> {
-    if KEYWORDS.contains(&name) {
+    if MEANT.contains(&name) || cel::RESERVED.contains(&name) {
         return Some(format!("__{name}__"));
     }
     let starts = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
