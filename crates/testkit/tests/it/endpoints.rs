@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::apps::rig::{Rig, is_empty, text};
+use crate::apps::rig::{Rig, is_empty, text, workload};
 
 const ENDPOINTS: &str = "v1/endpoints";
 const SERVICES: &str = "v1/services";
@@ -92,4 +92,49 @@ async fn they_are_there_for_a_service_without_pods() -> anyhow::Result<()> {
     assert!(is_empty(&found["subsets"]));
     rig.delete(SERVICES, "empty", Value::Null).await?;
     rig.until_gone(ENDPOINTS, "empty").await
+}
+
+/// The zones that the endpoints of a Service are meant for, sorted.
+async fn meant_for(rig: &Rig) -> anyhow::Result<Vec<String>> {
+    let slices = "discovery.k8s.io/v1/endpointslices";
+    let found = rig.list(slices, "kubernetes.io/service-name=web").await?;
+    let endpoints = found.iter().flat_map(|s| s["endpoints"].as_array());
+    let zone = |e: &Value| text(e, "/hints/forZones/0/name").to_owned();
+    let mut zones: Vec<String> = endpoints.flatten().map(zone).collect();
+    zones.sort();
+    Ok(zones)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn zones_share_endpoints_as_their_nodes_share_the_cpu() -> anyhow::Result<()> {
+    let rig = Rig::start(&["n1", "n2"]).await?;
+    let zone = |name: &str| json!({"metadata": {"labels": {"topology.kubernetes.io/zone": name}}});
+    rig.merge("v1/nodes", "n1", zone("a")).await?;
+    // All pods are in one zone; the other gets its share of them.
+    let spec = json!({"replicas": 4});
+    let mut web = workload("Deployment", "web", "i", spec);
+    web["spec"]["template"]["spec"]["nodeName"] = json!("n1");
+    rig.create("apps/v1/deployments", web).await?;
+    let auto = "service.kubernetes.io/topology-mode";
+    let service = json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "web", "annotations": {auto: "Auto"}},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
+    rig.create(SERVICES, service).await?;
+    let expect = async |expected: &[&str]| {
+        testkit::eventually(&format!("hints for {expected:?}"), || async {
+            let found = meant_for(&rig).await?;
+            Ok((found == expected).then_some(()))
+        })
+        .await
+    };
+    // A node without a zone: nobody can tell.
+    expect(&[""; 4]).await?;
+    rig.merge("v1/nodes", "n2", zone("b")).await?;
+    expect(&["a", "a", "b", "b"]).await?;
+    let off = json!({"metadata": {"annotations": {auto: null}}, "spec": {"trafficDistribution": "PreferClose"}});
+    rig.merge(SERVICES, "web", off).await?;
+    expect(&["a"; 4]).await?;
+    // The node moves, and its pods with it.
+    rig.merge("v1/nodes", "n1", zone("c")).await?;
+    expect(&["c"; 4]).await
 }

@@ -355,3 +355,37 @@ async fn a_roll_out_without_progress_says_so_and_a_pause_holds_it() -> anyhow::R
         .await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_set_that_is_refused_is_told() -> anyhow::Result<()> {
+    let rig = Rig::start(&["n1"]).await?;
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"},
+        "spec": {"hard": {"count/replicasets.apps": "0"}}});
+    rig.create("v1/resourcequotas", quota).await?;
+    rig.until("v1/resourcequotas", "none", "to be counted", |q| {
+        q["status"]["hard"].is_object()
+    })
+    .await?;
+    let d = workload("Deployment", "web", "v1", json!({"replicas": 1}));
+    rig.create(DEPLOYMENTS, d).await?;
+    let progressing = |d: &Value| {
+        let all = d["status"]["conditions"].as_array().into_iter().flatten();
+        let found = all.clone().find(|c| c["type"] == "Progressing");
+        found.cloned().unwrap_or_default()
+    };
+    let told = rig
+        .until(DEPLOYMENTS, "web", "to say why", |d| {
+            text(&progressing(d), "/reason") == "ReplicaSetCreateError"
+        })
+        .await?;
+    let message = text(&progressing(&told), "/message").to_owned();
+    assert!(
+        message.starts_with("Failed to create new replica set \"web-")
+            && message.contains("exceeded quota: none"),
+        "{message}"
+    );
+    rig.delete("v1/resourcequotas", "none", Value::Null).await?;
+    rig.until(DEPLOYMENTS, "web", "to be complete", complete)
+        .await?;
+    Ok(())
+}

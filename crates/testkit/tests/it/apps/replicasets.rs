@@ -14,15 +14,24 @@ fn available(n: i64) -> impl Fn(&Value) -> bool {
     }
 }
 
+fn web(replicas: i64) -> Value {
+    workload("ReplicaSet", "web", "v1", json!({"replicas": replicas}))
+}
+
+/// A cluster with a ReplicaSet of so many pods, all available.
+async fn running(replicas: i64) -> anyhow::Result<Rig> {
+    let rig = Rig::start(&["n1"]).await?;
+    rig.create(SETS, web(replicas)).await?;
+    rig.until(SETS, "web", "to have all", available(replicas))
+        .await?;
+    Ok(rig)
+}
+
 /// Conformance (partly): Replica Set, run basic image
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_runs_as_many_pods_as_it_wants() -> anyhow::Result<()> {
     let rig = Rig::start(&["n1"]).await?;
-    rig.create(
-        SETS,
-        workload("ReplicaSet", "web", "v1", json!({"replicas": 2})),
-    )
-    .await?;
+    rig.create(SETS, web(2)).await?;
     let pods = rig
         .until_all("v1/pods", "app=web", "to be ready", |all| {
             all.len() == 2 && all.iter().all(ready)
@@ -43,12 +52,7 @@ async fn it_adopts_and_releases() -> anyhow::Result<()> {
         "metadata": {"name": "loose", "labels": {"app": "web"}},
         "spec": {"containers": [{"name": "c", "image": "i"}]}});
     rig.create("v1/pods", pod).await?;
-    let set = rig
-        .create(
-            SETS,
-            workload("ReplicaSet", "web", "v1", json!({"replicas": 1})),
-        )
-        .await?;
+    let set = rig.create(SETS, web(1)).await?;
     let uid = text(&set, "/metadata/uid").to_owned();
     let owned = |uid: String| move |p: &Value| text(p, "/metadata/ownerReferences/0/uid") == uid;
     rig.until("v1/pods", "loose", "to be adopted", owned(uid.clone()))
@@ -75,13 +79,7 @@ async fn it_adopts_and_releases() -> anyhow::Result<()> {
 /// Conformance: ReplicaSet, is created, Replaced and Patched
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_is_replaced_and_patched() -> anyhow::Result<()> {
-    let rig = Rig::start(&["n1"]).await?;
-    rig.create(
-        SETS,
-        workload("ReplicaSet", "web", "v1", json!({"replicas": 1})),
-    )
-    .await?;
-    rig.until(SETS, "web", "to have one", available(1)).await?;
+    let rig = running(1).await?;
     rig.merge(SETS, "web/scale", json!({"spec": {"replicas": 2}}))
         .await?;
     rig.until(SETS, "web", "to have two", available(2)).await?;
@@ -110,27 +108,14 @@ async fn it_is_replaced_and_patched() -> anyhow::Result<()> {
 /// Conformance: ReplicaSet, completes the scaling of a ReplicaSet subresource
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn its_scale_is_read_and_written() -> anyhow::Result<()> {
-    let rig = Rig::start(&["n1"]).await?;
-    rig.create(
-        SETS,
-        workload("ReplicaSet", "web", "v1", json!({"replicas": 1})),
-    )
-    .await?;
-    rig.until(SETS, "web", "to have one", available(1)).await?;
+    let rig = running(1).await?;
     rig.change_scale(SETS, "web").await
 }
 
 /// Conformance: ReplicaSet, list and delete a collection of ReplicaSets
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collection_goes_at_once() -> anyhow::Result<()> {
-    let rig = Rig::start(&["n1"]).await?;
-    rig.create(
-        SETS,
-        workload("ReplicaSet", "web", "v1", json!({"replicas": 3})),
-    )
-    .await?;
-    rig.until(SETS, "web", "to have three", available(3))
-        .await?;
+    let rig = running(3).await?;
     assert_eq!(rig.list(SETS, "app=web").await?.len(), 1);
     rig.delete_all(SETS, "app=web").await?;
     rig.until_all(SETS, "app=web", "to be gone", <[Value]>::is_empty)
@@ -143,12 +128,6 @@ async fn a_collection_goes_at_once() -> anyhow::Result<()> {
 /// Conformance: ReplicaSet, status sub-resource
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn its_status_is_a_resource_of_its_own() -> anyhow::Result<()> {
-    let rig = Rig::start(&["n1"]).await?;
-    rig.create(
-        SETS,
-        workload("ReplicaSet", "web", "v1", json!({"replicas": 1})),
-    )
-    .await?;
-    rig.until(SETS, "web", "to have one", available(1)).await?;
+    let rig = running(1).await?;
     rig.change_status(SETS, "web").await
 }

@@ -14,6 +14,20 @@ fn set(replicas: i32, more: Value) -> Value {
     workload("StatefulSet", "ss", "v1", spec)
 }
 
+/// A cluster with such a set, settled.
+async fn running(replicas: i32, more: Value) -> anyhow::Result<Rig> {
+    let rig = Rig::start(&["n1"]).await?;
+    rig.create(SETS, set(replicas, more)).await?;
+    rig.until(SETS, "ss", "to run all", settled(replicas.into()))
+        .await?;
+    Ok(rig)
+}
+
+/// Its status tells this number.
+fn status(field: &str, n: i64) -> impl Fn(&Value) -> bool {
+    move |s| number(&s["status"], &format!("/{field}")) == n
+}
+
 /// Runs this many pods of one revision.
 fn settled(n: i64) -> impl Fn(&Value) -> bool {
     move |s| {
@@ -55,10 +69,8 @@ async fn pods_come_and_go_in_order_and_wait_for_the_sick() -> anyhow::Result<()>
     let made = rig.create(SETS, set(1, json!({}))).await?;
     rig.until(SETS, "ss", "to run one", settled(1)).await?;
     rig.set_ready("ss-0", false).await?;
-    rig.until(SETS, "ss", "to see it", |s| {
-        number(s, "/status/readyReplicas") == 0
-    })
-    .await?;
+    rig.until(SETS, "ss", "to see it", status("readyReplicas", 0))
+        .await?;
     resize(&rig, 3).await?;
     pause().await;
     assert_eq!(
@@ -80,10 +92,8 @@ async fn pods_come_and_go_in_order_and_wait_for_the_sick() -> anyhow::Result<()>
         anyhow::Ok(())
     };
     all_are(false).await?;
-    rig.until(SETS, "ss", "to see it", |s| {
-        number(s, "/status/readyReplicas") == 0
-    })
-    .await?;
+    rig.until(SETS, "ss", "to see it", status("readyReplicas", 0))
+        .await?;
     resize(&rig, 0).await?;
     pause().await;
     assert_eq!(
@@ -92,10 +102,8 @@ async fn pods_come_and_go_in_order_and_wait_for_the_sick() -> anyhow::Result<()>
         "it did not wait"
     );
     all_are(true).await?;
-    rig.until(SETS, "ss", "to run none", |s| {
-        number(s, "/status/replicas") == 0
-    })
-    .await?;
+    rig.until(SETS, "ss", "to run none", status("replicas", 0))
+        .await?;
     let seen = rig.happened("v1/pods", &three).await?;
     assert_eq!(order(&seen, "DELETED"), ["ss-2", "ss-1", "ss-0"]);
     Ok(())
@@ -104,15 +112,10 @@ async fn pods_come_and_go_in_order_and_wait_for_the_sick() -> anyhow::Result<()>
 /// Conformance: StatefulSet, Burst Scaling
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_parallel_the_sick_hold_nobody_up() -> anyhow::Result<()> {
-    let rig = Rig::start(&["n1"]).await?;
-    rig.create(SETS, set(1, json!({"podManagementPolicy": "Parallel"})))
-        .await?;
-    rig.until(SETS, "ss", "to run one", settled(1)).await?;
+    let rig = running(1, json!({"podManagementPolicy": "Parallel"})).await?;
     rig.set_ready("ss-0", false).await?;
-    rig.until(SETS, "ss", "to see it", |s| {
-        number(s, "/status/readyReplicas") == 0
-    })
-    .await?;
+    rig.until(SETS, "ss", "to see it", status("readyReplicas", 0))
+        .await?;
     resize(&rig, 3).await?;
     rig.until(SETS, "ss", "to have three", |s| {
         number(s, "/status/replicas") == 3 && number(s, "/status/readyReplicas") == 2
@@ -121,24 +124,18 @@ async fn in_parallel_the_sick_hold_nobody_up() -> anyhow::Result<()> {
     rig.set_ready("ss-0", true).await?;
     rig.until(SETS, "ss", "to run three", settled(3)).await?;
     rig.set_ready("ss-0", false).await?;
-    rig.until(SETS, "ss", "to see it", |s| {
-        number(s, "/status/readyReplicas") == 2
-    })
-    .await?;
+    rig.until(SETS, "ss", "to see it", status("readyReplicas", 2))
+        .await?;
     resize(&rig, 0).await?;
-    rig.until(SETS, "ss", "to run none", |s| {
-        number(s, "/status/replicas") == 0
-    })
-    .await?;
+    rig.until(SETS, "ss", "to run none", status("replicas", 0))
+        .await?;
     Ok(())
 }
 
 /// Conformance (partly): StatefulSet, Recreate Failed Pod
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_that_failed_is_made_again() -> anyhow::Result<()> {
-    let rig = Rig::start(&["n1"]).await?;
-    rig.create(SETS, set(1, json!({}))).await?;
-    rig.until(SETS, "ss", "to run one", settled(1)).await?;
+    let rig = running(1, json!({})).await?;
     let first = rig.get("v1/pods", "ss-0").await?;
     rig.merge(
         "v1/pods",
@@ -163,18 +160,14 @@ async fn a_pod_that_failed_is_made_again() -> anyhow::Result<()> {
 /// Conformance: StatefulSet resource Replica scaling
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn its_scale_is_read_and_written() -> anyhow::Result<()> {
-    let rig = Rig::start(&["n1"]).await?;
-    rig.create(SETS, set(1, json!({}))).await?;
-    rig.until(SETS, "ss", "to run one", settled(1)).await?;
+    let rig = running(1, json!({})).await?;
     rig.change_scale(SETS, "ss").await
 }
 
 /// Conformance: StatefulSet, list, patch and delete a collection of StatefulSets
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collection_goes_at_once() -> anyhow::Result<()> {
-    let rig = Rig::start(&["n1"]).await?;
-    rig.create(SETS, set(1, json!({}))).await?;
-    rig.until(SETS, "ss", "to run one", settled(1)).await?;
+    let rig = running(1, json!({})).await?;
     let patch = json!({"metadata": {"labels": {"test-ss": "patched"}}, "spec": {"replicas": 2,
         "template": {"spec": {"terminationGracePeriodSeconds": 0,
             "containers": [{"name": "c", "image": "v2"}]}}}});
@@ -208,10 +201,8 @@ async fn it_rolls_from_the_top_and_back() -> anyhow::Result<()> {
     rig.create(SETS, set(3, json!({}))).await?;
     let first = rig.until(SETS, "ss", "to run three", settled(3)).await?;
     rig.set_ready("ss-1", false).await?;
-    rig.until(SETS, "ss", "to see it", |s| {
-        number(s, "/status/readyReplicas") == 2
-    })
-    .await?;
+    rig.until(SETS, "ss", "to see it", status("readyReplicas", 2))
+        .await?;
     rig.strategic(SETS, "ss", with_image("v2")).await?;
     let rolling = rig
         .until(SETS, "ss", "to have a new revision", |s| {
@@ -290,9 +281,7 @@ async fn a_partition_holds_pods_back() -> anyhow::Result<()> {
 /// Conformance: StatefulSet, status sub-resource
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn its_status_is_a_resource_of_its_own() -> anyhow::Result<()> {
-    let rig = Rig::start(&["n1"]).await?;
-    rig.create(SETS, set(1, json!({}))).await?;
-    rig.until(SETS, "ss", "to run one", settled(1)).await?;
+    let rig = running(1, json!({})).await?;
     rig.change_status(SETS, "ss").await
 }
 
