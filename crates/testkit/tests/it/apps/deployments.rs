@@ -213,8 +213,11 @@ async fn scaling_during_a_roll_out_is_shared() -> anyhow::Result<()> {
         .await?;
     let old = sets.iter().find(|s| name(s) == first).unwrap();
     assert_eq!(number(old, "/status/availableReplicas"), 8);
-    let d = rig.get(DEPLOYMENTS, "web").await?;
-    assert_eq!(number(&d, "/status/availableReplicas"), 8);
+    // The Deployment tells it a moment later.
+    rig.until(DEPLOYMENTS, "web", "to have 8", |d| {
+        number(d, "/status/availableReplicas") == 8
+    })
+    .await?;
     rig.merge(DEPLOYMENTS, "web", json!({"spec": {"replicas": 30}}))
         .await?;
     let shares = sizes(first, 20, 13);
