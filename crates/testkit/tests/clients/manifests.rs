@@ -54,6 +54,7 @@ const OTHERWISE: &[&str] = &[
     // Defaults within lists that are replaced as a whole.
     "daemonset/konnectivity-agent",
     "job/indexed-job",
+    "limitrange/mem-min-max-demo-lr",
     "resourceclaimtemplate/example-resource-claim-template",
     "resourceclaimtemplate/one-gpu",
     "statefulset/cassandra",
