@@ -1,4 +1,4 @@
-//! The one thread that writes. It takes all commits that wait, checks their preconditions in
+//! The one thread or task that writes. It takes all commits that wait, checks their preconditions in
 //! order against the tree as the earlier ones leave it, makes the whole group durable with one
 //! sync, publishes it to readers and watchers, and only then answers.
 //!
@@ -8,10 +8,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::durable::{Durable, DurableError, Group};
 use crate::history::History;
@@ -85,7 +85,7 @@ pub(crate) enum Message {
 }
 
 /// Runs until told to close or until nobody can send any more. `guard` is dropped last.
-pub(crate) fn run(
+pub(crate) async fn run(
     mut durable: Box<dyn Durable>,
     shared: Arc<Shared>,
     mut queue: mpsc::Receiver<Message>,
@@ -93,7 +93,7 @@ pub(crate) fn run(
 ) {
     let mut closing = None;
     while closing.is_none() {
-        let Some(first) = queue.blocking_recv() else {
+        let Some(first) = queue.recv().await else {
             break;
         };
         let mut waiting = Vec::new();

@@ -23,6 +23,7 @@ use crate::committer::{self, Message, Request, Shared, State};
 use crate::durable::{Durable, Loaded, Nowhere};
 use crate::history::{History, HistoryLimits};
 use crate::log::Log;
+use crate::memory::MemoryDisk;
 use crate::scan::Scan;
 use crate::tree::Tree;
 use crate::types::{
@@ -110,12 +111,34 @@ impl Embedded {
         Self::start(Box::new(Nowhere), empty, &options, None).expect("a thread can be started")
     }
 
+    /// Opens the store that `disk` holds, which commits on a task of this runtime instead of a
+    /// thread of its own: on a runtime of one thread everything has its one order.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
+    #[must_use]
+    pub fn on_memory_disk(disk: &MemoryDisk, options: &Options) -> Arc<Self> {
+        let (loaded, durable) = disk.attach();
+        let (store, shared, receiver) = Self::assemble(loaded, options);
+        tokio::spawn(committer::run(durable, shared, receiver, None));
+        Arc::new(store)
+    }
+
     pub(crate) fn start(
         durable: Box<dyn Durable>,
         loaded: Loaded,
         options: &Options,
         guard: Option<File>,
     ) -> std::io::Result<Arc<Self>> {
+        let (store, shared, receiver) = Self::assemble(loaded, options);
+        let committer = committer::run(durable, shared, receiver, guard);
+        std::thread::Builder::new()
+            .name("store-commit".into())
+            .spawn(move || futures::executor::block_on(committer))?;
+        Ok(Arc::new(store))
+    }
+
+    fn assemble(loaded: Loaded, options: &Options) -> (Self, Arc<Shared>, mpsc::Receiver<Message>) {
         let shared = Arc::new(Shared::new(State {
             tree: loaded.tree,
             revision: loaded.revision,
@@ -123,15 +146,12 @@ impl Embedded {
             closed: false,
         }));
         let (queue, receiver) = mpsc::channel(QUEUE_COMMITS);
-        let theirs = shared.clone();
-        std::thread::Builder::new()
-            .name("store-commit".into())
-            .spawn(move || committer::run(durable, theirs, receiver, guard))?;
-        Ok(Arc::new(Self {
-            shared,
+        let store = Self {
+            shared: shared.clone(),
             queue,
             room: Arc::new(Semaphore::new(QUEUE_KIB)),
-        }))
+        };
+        (store, shared, receiver)
     }
 
     async fn enqueue(&self, commit: Commit) -> Result<Revision, CommitError> {

@@ -13,6 +13,7 @@ mod durable;
 mod embedded;
 mod history;
 mod log;
+mod memory;
 mod record;
 mod scan;
 mod snapshot;
@@ -23,6 +24,7 @@ mod watch;
 
 pub use embedded::{Embedded, MAX_COMMIT_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES, Options};
 pub use history::HistoryLimits;
+pub use memory::MemoryDisk;
 pub use scan::Scan;
 pub use types::{
     Batch, Commit, CommitError, Event, EventKind, Expect, KeyValue, Mutation, OpenError, Progress,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use store::{
-    Batch, CommitError, Embedded, EventKind, Expect, HistoryLimits, MAX_VALUE_BYTES, OpenError,
-    Options, RangeRequest, ReadError, Store, Watch, prefix_end,
+    Batch, CommitError, Embedded, EventKind, Expect, HistoryLimits, MAX_VALUE_BYTES, MemoryDisk,
+    OpenError, Options, RangeRequest, ReadError, Store, Watch, prefix_end,
 };
 
 use crate::{commit, delete, expecting, put};
@@ -230,4 +230,20 @@ async fn only_one_opener() {
     let kv = again.get(b"/r/a/x", None).await.unwrap().0.unwrap();
     assert_eq!((&kv.value[..], kv.mod_revision), (&b"v"[..], revision));
     again.close().await;
+}
+
+#[tokio::test]
+async fn a_disk_in_memory_outlives_its_store_which_writes_no_more_once_it_is_taken_away() {
+    let disk = MemoryDisk::default();
+    let first = Embedded::on_memory_disk(&disk, &Options::default());
+    let written = first.commit(commit(vec![put("/r/a/x", "v")])).await;
+    assert_eq!(written.unwrap(), 2);
+    disk.detach();
+    let late = first.commit(commit(vec![put("/r/a/x", "late")])).await;
+    assert!(matches!(late, Err(CommitError::Io(_))), "{late:?}");
+    let second = Embedded::on_memory_disk(&disk, &Options::default());
+    assert_eq!(second.revision(), disk.revision());
+    let kv = second.get(b"/r/a/x", None).await.unwrap().0.unwrap();
+    assert_eq!((&kv.value[..], kv.mod_revision), (&b"v"[..], 2));
+    assert!(second.watch("/r/a/".into(), 1).is_err(), "its past is lost");
 }
