@@ -6,7 +6,7 @@ mod view;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use client::{Cache, Client, Clock, Error, Key, Reconcile, Requeue, Resource};
+use client::{Cache, Client, Clock, Entry, Error, Key, Reconcile, Requeue, Resource};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
@@ -53,7 +53,7 @@ impl Reconcile for Pods {
         match plan::plan(&pod, rule, now) {
             Step::Rest => Ok(Requeue::OnChange),
             Step::Wait(at) => Ok(wait(at, now)),
-            step => self.act(key, &pod, node, step, now).await,
+            step => self.act(&entry, &pod, node, step, now).await,
         }
     }
 }
@@ -66,14 +66,14 @@ fn wait(until: Timestamp, now: Timestamp) -> Requeue {
 impl Pods {
     async fn act(
         &self,
-        key: &Key,
+        entry: &Entry,
         pod: &PodView<'_>,
         node: u32,
         step: Step,
         now: Timestamp,
     ) -> Result<Requeue, Error> {
         let status = match step {
-            Step::Remove => return self.remove(key, pod).await,
+            Step::Remove => return self.remove(&entry.key, pod).await,
             Step::Start { ready } => match self.place(pod, node) {
                 Some((host, own)) => {
                     let place = status::Place {
@@ -90,23 +90,31 @@ impl Pods {
             Step::Expire => status::expired(pod, now),
             Step::Rest | Step::Wait(_) => return Ok(Requeue::OnChange),
         };
-        self.write(key, pod, status).await?;
+        self.write(entry, pod, status).await?;
         Ok(Requeue::OnChange)
     }
 
-    async fn write(&self, key: &Key, pod: &PodView<'_>, mut status: Value) -> kube::Result<()> {
+    /// Refused where the pod has changed since it was looked at: the step may not be the next any
+    /// more, and is not to undo the one after it.
+    async fn write(&self, entry: &Entry, pod: &PodView<'_>, mut status: Value) -> kube::Result<()> {
         if let Some(generation) = pod.metadata.generation {
             status["observedGeneration"] = generation.into();
         }
-        let body = json!({"metadata": {"uid": pod.metadata.uid}, "status": status});
-        let request = Request::new(Resource::of::<Pod>().path(&key.namespace)).patch_subresource(
+        let version = entry.revision.to_string();
+        let body = json!({
+            "metadata": {"uid": pod.metadata.uid, "resourceVersion": version},
+            "status": status,
+        });
+        let path = Resource::of::<Pod>().path(&entry.key.namespace);
+        let request = Request::new(path).patch_subresource(
             "status",
-            &key.name,
+            &entry.key.name,
             &PatchParams::default(),
             &Patch::Strategic(body),
         );
         let request = request.map_err(kube::Error::BuildRequest)?;
-        tolerate(self.client.request::<IgnoredAny>(request).await)
+        let written = self.client.request::<IgnoredAny>(request).await;
+        client::write::tolerate_missing(written).map(drop)
     }
 
     async fn remove(&self, key: &Key, pod: &PodView<'_>) -> Result<Requeue, Error> {

@@ -99,7 +99,8 @@ pub fn plan(pod: &PodView<'_>, rule: &PodRule, now: Timestamp) -> Step {
         return due(bound, rule.start.at(chance(pod, Draw::Start)), now, start);
     };
     let mut steps = vec![expiry(pod, now), end(pod, rule, since, now)];
-    if !pod.has("ContainersReady") {
+    // Also where somebody else has said that it is not ready, because its node was not heard of.
+    if !pod.has("ContainersReady") || pod.has("Ready") != pod.gates_hold() {
         let delay = rule.ready.at(chance(pod, Draw::Ready));
         steps.push(due(since, delay, now, Step::Ready));
     }
@@ -201,7 +202,8 @@ mod tests {
             pod["spec"]["restartPolicy"] = policy.into();
             pod["status"]["phase"] = "Running".into();
             pod["status"]["startTime"] = at(0).to_string().into();
-            pod["status"]["conditions"] = json!([{"type": "ContainersReady", "status": "True"}]);
+            pod["status"]["conditions"] = json!([
+                {"type": "ContainersReady", "status": "True"}, {"type": "Ready", "status": "True"}]);
             pod["status"]["containerStatuses"] = json!([{"name": "c", "restartCount": restarts,
                 "state": {"running": {"startedAt": at(0).to_string()}}}]);
         }
@@ -230,6 +232,27 @@ mod tests {
         });
         assert_eq!(step(&unready, &slow, 1), Step::Wait(at(2)));
         assert_eq!(step(&unready, &slow, 2), Step::Ready);
+    }
+
+    #[test]
+    fn readiness_follows_the_gates_and_comes_back_after_the_node_was_lost() {
+        let with = |ready: &'static str, gate: &'static str| {
+            pod(move |pod| {
+                running("Always", 0)(pod);
+                pod["spec"]["readinessGates"] = json!([{"conditionType": "up"}]);
+                pod["status"]["conditions"][1]["status"] = ready.into();
+                let up = json!({"type": "up", "status": gate});
+                pod["status"]["conditions"].as_array_mut().unwrap().push(up);
+            })
+        };
+        for (ready, gate, expected) in [
+            ("True", "True", Step::Rest),
+            ("False", "True", Step::Ready),
+            ("True", "False", Step::Ready),
+            ("False", "False", Step::Rest),
+        ] {
+            assert_eq!(step(&with(ready, gate), &rule(""), 1), expected);
+        }
     }
 
     #[test]

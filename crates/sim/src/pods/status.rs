@@ -20,9 +20,8 @@ fn condition(kind: &str, holds: bool, reason: Option<&str>, now: &str) -> Value 
         "status": if holds { "True" } else { "False" },
         "lastTransitionTime": now,
     });
-    if let Some(reason) = reason {
-        out["reason"] = reason.into();
-    }
+    // A patch leaves what it does not name, such as the reason of before.
+    out["reason"] = reason.into();
     out
 }
 
@@ -33,7 +32,7 @@ fn container(spec: &ContainerView<'_>, pod: &PodView<'_>, state: Value, ready: b
         "image": spec.image,
         "imageID": format!("simulated://{}", spec.image),
         "containerID": format!("simulated://{}/{}", pod.metadata.uid, spec.name),
-        "restartCount": 0,
+        "restartCount": pod.restarts(),
         "started": started,
         "ready": ready,
         "state": state,
@@ -51,12 +50,6 @@ fn terminated(outcome: Outcome, from: Option<Timestamp>, now: &str) -> Value {
     }})
 }
 
-/// A readiness gate that does not hold keeps the pod unready whatever its containers are.
-fn gates_hold(pod: &PodView<'_>) -> bool {
-    let mut gates = pod.spec.readiness_gates.iter();
-    gates.all(|gate| pod.has(&gate.condition_type))
-}
-
 fn is_sidecar(container: &ContainerView<'_>) -> bool {
     container.restart_policy == "Always"
 }
@@ -65,10 +58,6 @@ fn is_sidecar(container: &ContainerView<'_>) -> bool {
 pub fn started(pod: &PodView<'_>, place: &Place<'_>, ready: bool, now: Timestamp) -> Value {
     let now = &*api::time::format(now);
     let running = || json!({"running": {"startedAt": now}});
-    let containers = &pod.spec.containers;
-    let main = containers
-        .iter()
-        .map(|c| container(c, pod, running(), ready));
     let init = pod.spec.init_containers.iter().map(|c| {
         if is_sidecar(c) {
             container(c, pod, running(), ready)
@@ -87,9 +76,9 @@ pub fn started(pod: &PodView<'_>, place: &Place<'_>, ready: bool, now: Timestamp
             condition("PodReadyToStartContainers", true, None, now),
             condition("Initialized", true, None, now),
             readiness("ContainersReady", ready, now),
-            readiness("Ready", ready && gates_hold(pod), now),
+            readiness("Ready", ready && pod.gates_hold(), now),
         ],
-        "containerStatuses": main.collect::<Vec<_>>(),
+        "containerStatuses": containers(pod, ready, running),
     });
     if !pod.spec.init_containers.is_empty() {
         status["initContainerStatuses"] = init.collect();
@@ -103,28 +92,32 @@ fn readiness(kind: &str, holds: bool, now: &str) -> Value {
 
 /// Its containers have become ready.
 pub fn ready(pod: &PodView<'_>, now: Timestamp) -> Value {
+    let since = api::time::format(pod.running_since().unwrap_or(now));
     let now = &*api::time::format(now);
+    let state = || json!({"running": {"startedAt": since}});
     json!({
         "conditions": [
             readiness("ContainersReady", true, now),
-            readiness("Ready", gates_hold(pod), now),
+            readiness("Ready", pod.gates_hold(), now),
         ],
-        "containerStatuses": patched(pod, |_| json!({"ready": true})),
+        "containerStatuses": containers(pod, true, state),
     })
 }
 
 /// Its containers have ended and were started again.
 pub fn restarted(pod: &PodView<'_>, outcome: Outcome, now: Timestamp) -> Value {
     let since = pod.running_since();
-    let count = pod.restarts() + 1;
     let text = &*api::time::format(now);
-    json!({
-        "containerStatuses": patched(pod, |_| json!({
-            "restartCount": count,
-            "state": {"running": {"startedAt": text}},
-            "lastState": terminated(outcome, since, text),
-        })),
-    })
+    let mut all = containers(
+        pod,
+        pod.has("ContainersReady"),
+        || json!({"running": {"startedAt": text}}),
+    );
+    for container in &mut all {
+        container["restartCount"] = (pod.restarts() + 1).into();
+        container["lastState"] = terminated(outcome, since, text);
+    }
+    json!({"containerStatuses": all})
 }
 
 /// Its containers have ended for good.
@@ -135,18 +128,7 @@ pub fn ended(pod: &PodView<'_>, outcome: Outcome, now: Timestamp) -> Value {
         Outcome::Success => ("Succeeded", "PodCompleted"),
         Outcome::Failure(_) => ("Failed", "PodFailed"),
     };
-    let containers: Vec<Value> = pod
-        .spec
-        .containers
-        .iter()
-        .map(|c| {
-            let mut state = terminated(outcome, since, text);
-            // A strategic merge would leave the other state in place.
-            state["running"] = Value::Null;
-            json!({"name": c.name, "image": c.image, "imageID": "", "restartCount": pod.restarts(),
-                "ready": false, "started": false, "state": state})
-        })
-        .collect();
+    let containers = containers(pod, false, || terminated(outcome, since, text));
     json!({
         "phase": phase,
         "conditions": [
@@ -166,16 +148,10 @@ pub fn expired(pod: &PodView<'_>, now: Timestamp) -> Value {
     status
 }
 
-fn patched(pod: &PodView<'_>, change: impl Fn(&ContainerView<'_>) -> Value) -> Vec<Value> {
-    pod.spec
-        .containers
-        .iter()
-        .map(|c| {
-            let mut out = change(c);
-            out["name"] = (*c.name).into();
-            out
-        })
-        .collect()
+/// All containers in one state; a patch replaces the list as a whole.
+fn containers(pod: &PodView<'_>, ready: bool, state: impl Fn() -> Value) -> Vec<Value> {
+    let all = pod.spec.containers.iter();
+    all.map(|c| container(c, pod, state(), ready)).collect()
 }
 
 #[cfg(test)]
@@ -201,6 +177,19 @@ mod tests {
             0
         );
         assert!(status["initContainerStatuses"][1]["state"]["running"].is_object());
+        let restarts = restarted(&pod, Outcome::Success, Timestamp::UNIX_EPOCH);
+        for patch in [
+            &status,
+            &super::ready(&pod, Timestamp::UNIX_EPOCH),
+            &restarts,
+        ] {
+            let first = &patch["containerStatuses"][0];
+            let running = first["state"]["running"].is_object();
+            assert!(
+                running && first["image"] == "x",
+                "the list is replaced as a whole: {first}"
+            );
+        }
         let ready = |status: &Value| {
             let all = status["conditions"].as_array().unwrap();
             all.iter().find(|c| c["type"] == "Ready").unwrap()["status"].clone()

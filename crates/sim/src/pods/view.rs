@@ -142,6 +142,12 @@ impl PodView<'_> {
         all.any(|c| c.kind == condition && c.status == "True")
     }
 
+    /// A readiness gate that does not hold keeps the pod unready whatever its containers are.
+    pub fn gates_hold(&self) -> bool {
+        let mut gates = self.spec.readiness_gates.iter();
+        gates.all(|gate| self.has(&gate.condition_type))
+    }
+
     /// When it was bound to its node, as far as one can tell.
     pub fn bound_at(&self) -> Option<Timestamp> {
         let scheduled = self
