@@ -184,7 +184,14 @@ impl PodControl {
             .await;
         match write::tolerate_missing(patched) {
             Ok(pod) => Ok(pod.map_or(0, |p| write::revision_of(&p))),
-            Err(kube::Error::Api(s)) if s.code == 422 || s.code == 409 => Ok(0),
+            // Refused because it is another pod, or because somebody else was faster?
+            Err(kube::Error::Api(s)) if s.code == 422 || s.code == 409 => {
+                let found = api.get_metadata_opt(&key.name).await?;
+                match found.is_some_and(|p| p.metadata.uid == pod.metadata.uid) {
+                    true => Err(kube::Error::Api(s).into()),
+                    false => Ok(0),
+                }
+            }
             Err(e) => Err(e.into()),
         }
     }

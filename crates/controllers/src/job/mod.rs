@@ -278,7 +278,9 @@ impl Jobs {
         effect: &Effect,
     ) -> Result<(), Error> {
         let tally = track::tally(v, plan, effect);
-        self.write_status(v.job, key, &v.status, &tally.status)
+        let version = v.job.metadata.resource_version.clone();
+        let version = self
+            .write_status(v.job, key, version, &v.status, &tally.status)
             .await?;
         self.remember(key, v.backoff);
         if let Some(suspended) = tally.suspended {
@@ -295,7 +297,8 @@ impl Jobs {
         let released: Vec<&str> = released.map(|(p, _)| uid(p)).collect();
         let before = tally.status.clone();
         let (status, verdict) = tally.after(&released, self.context.now());
-        self.write_status(v.job, key, &before, &status).await?;
+        self.write_status(v.job, key, version, &before, &status)
+            .await?;
         if let Some(verdict) = verdict {
             self.tell(v, &status, &verdict);
             self.forget(key);
@@ -318,22 +321,28 @@ impl Jobs {
         self.recorder.normal(v.job, "Completed", "Job completed");
     }
 
+    /// Writes to the Job of this `version` only: counts are never added to an older state, also
+    /// where an earlier write had its effect and its answer was lost. Answers the new version.
     async fn write_status(
         &self,
         job: &Job,
         key: &Key,
+        version: Option<String>,
         before: &JobStatus,
         status: &JobStatus,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<String>, Error> {
         // Only what changed: conditions of others stay.
         let Some(patch) = write::merge_patch(Some(before), status) else {
-            return Ok(());
+            return Ok(version);
         };
-        let body = json!({"metadata": {"uid": job.metadata.uid}, "status": patch});
-        if let Some(written) = write::patch_status(&self.api(key), &key.name, &body).await? {
-            self.jobs.caught_up(write::revision_of(&written)).await?;
-        }
-        Ok(())
+        let metadata = json!({"uid": job.metadata.uid, "resourceVersion": version});
+        let body = json!({"metadata": metadata, "status": patch});
+        let written = write::patch_status(&self.api(key), &key.name, &body).await?;
+        let Some(written) = written else {
+            return Ok(version);
+        };
+        self.jobs.caught_up(write::revision_of(&written)).await?;
+        Ok(written.metadata.resource_version)
     }
 
     /// Lets go of the pods of a Job that has ended.
