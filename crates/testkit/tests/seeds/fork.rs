@@ -18,7 +18,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, alarm, fork};
 
 /// A child that takes longer hangs: some thousand times what one needs.
-const HANGS_SECONDS: u32 = 900;
+const HANGS_SECONDS: u32 = 3600;
 
 /// Runs `work` for each seed in a process of its own, `together` at a time; `done` gets what each
 /// answered, or how its process ended.

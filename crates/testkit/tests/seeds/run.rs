@@ -13,8 +13,8 @@ use crate::oracle::Oracle;
 use crate::seed;
 use crate::{chance, fork};
 
-/// Seeds of a run that names no number: what fits into a minute of two idle cores.
-const SEEDS: u64 = 24;
+/// Seeds of a run that names no number: what fits into a minute of two cores.
+const SEEDS: u64 = 12;
 /// So many of them are run once more, each in a process of its own, and must do the same.
 const REPLAYED: u64 = 3;
 /// Lines of its trace that are shown of a seed that failed.
