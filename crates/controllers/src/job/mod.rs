@@ -341,8 +341,9 @@ impl Jobs {
         let Some(written) = written else {
             return Ok(version);
         };
-        self.jobs.caught_up(write::revision_of(&written)).await?;
-        Ok(written.metadata.resource_version)
+        let revision = write::revision_of(&written);
+        self.jobs.caught_up(revision).await?;
+        Ok(Some(revision.to_string()))
     }
 
     /// Lets go of the pods of a Job that has ended.
