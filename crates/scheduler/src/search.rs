@@ -21,7 +21,7 @@ const MIN_PERCENT: usize = 5;
 #[derive(Default)]
 pub(crate) struct Local {
     /// Those that are asked about a node before any other.
-    filters: Vec<usize>,
+    pub(crate) filters: Vec<usize>,
     /// Those that score nodes.
     pub(crate) scorers: Vec<usize>,
 }

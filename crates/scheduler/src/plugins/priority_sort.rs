@@ -14,6 +14,10 @@ impl Plugin for PrioritySort {
         "PrioritySort"
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn queue_sort(&self, pod: &PodInfo) -> Option<i64> {
         Some(-i64::from(pod.footprint.priority))
     }

@@ -17,6 +17,10 @@ impl Plugin for SchedulingGates {
         "SchedulingGates"
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn pre_enqueue(&self, pod: &PodInfo) -> Status {
         if pod.gates.is_empty() {
             return Status::Success;

@@ -105,3 +105,19 @@ async fn what_is_kept_of_a_class_is_what_would_be_said_afresh() {
     }
     assert!(placed.len() > 5);
 }
+
+/// One plugin that is not local in front of the others would have all of them asked each time.
+#[tokio::test]
+async fn the_default_profile_keeps_what_its_local_filters_say() {
+    let profile = profile();
+    let names = profile.local.filters.iter();
+    let names: Vec<_> = names.map(|at| profile.plugins[*at].plugin.name()).collect();
+    for local in [
+        "TaintToleration",
+        "NodeAffinity",
+        "NodePorts",
+        "NodeResourcesFit",
+    ] {
+        assert!(names.contains(&local), "{names:?}");
+    }
+}
