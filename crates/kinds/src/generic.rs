@@ -298,6 +298,7 @@ mod tests {
         let ctx = Ctx {
             kind,
             now: Timestamp::UNIX_EPOCH,
+            subresource: "status",
         };
         let old = json!({
             "kind": "Deployment", "apiVersion": "apps/v1",

@@ -36,6 +36,11 @@ async fn it_adopts() -> anyhow::Result<()> {
         "metadata": {"name": "loose", "labels": {"app": "web"}},
         "spec": {"containers": [{"name": "c", "image": "i"}]}});
     rig.create("v1/pods", pod).await?;
+    // A controller that learns of its owner before it learns of the pod makes one itself, and may keep that one.
+    rig.until("v1/pods", "loose", "to run", |p| {
+        text(p, "/status/phase") == "Running"
+    })
+    .await?;
     let made = rig.create(CONTROLLERS, controller("web", 1)).await?;
     let pod = rig
         .until("v1/pods", "loose", "to be adopted", |p| {

@@ -52,6 +52,11 @@ async fn it_adopts_and_releases() -> anyhow::Result<()> {
         "metadata": {"name": "loose", "labels": {"app": "web"}},
         "spec": {"containers": [{"name": "c", "image": "i"}]}});
     rig.create("v1/pods", pod).await?;
+    // A controller that learns of its owner before it learns of the pod makes one itself, and may keep that one.
+    rig.until("v1/pods", "loose", "to run", |p| {
+        text(p, "/status/phase") == "Running"
+    })
+    .await?;
     let set = rig.create(SETS, web(1)).await?;
     let uid = text(&set, "/metadata/uid").to_owned();
     let owned = |uid: String| move |p: &Value| text(p, "/metadata/ownerReferences/0/uid") == uid;

@@ -12,7 +12,7 @@ use testkit::{Cluster, FakeNode, Parts, eventually};
 use tower::Service;
 
 /// How long a test waits for an event of a watch.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Types of patches.
 pub const MERGE: &str = "application/merge-patch+json";
 pub const STRATEGIC: &str = "application/strategic-merge-patch+json";
