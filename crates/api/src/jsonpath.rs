@@ -7,6 +7,8 @@ use serde_json::Value;
 
 /// Longest path in bytes, and deepest nesting of filters: paths come from clients.
 const MAX_LENGTH: usize = 4096;
+/// Most values that one step of a path leads to: descents after descents multiply what they find.
+const MAX_FOUND: usize = 10_000;
 
 /// A parsed path.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,11 +73,17 @@ impl JsonPath {
         }
     }
 
-    /// Every value the path leads to.
+    /// Every value the path leads to; of very many, the first.
     pub fn find<'a>(&self, root: &'a Value) -> Vec<&'a Value> {
         self.0.iter().fold(vec![root], |at, step| {
             let mut next = Vec::new();
-            at.into_iter().for_each(|v| step.walk(v, &mut next));
+            for value in at {
+                step.walk(value, &mut next);
+                if next.len() >= MAX_FOUND {
+                    next.truncate(MAX_FOUND);
+                    break;
+                }
+            }
             next
         })
     }
@@ -413,6 +421,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::json;
+
+    #[test]
+    fn descents_do_not_multiply_without_end() {
+        let object = (0..20).fold(json!(1), |inner, _| json!({"a": [inner, 2]}));
+        for path in ["..".repeat(1000) + "*", "..*".repeat(300)] {
+            if let Ok(path) = JsonPath::parse(&path) {
+                assert!(path.find(&object).len() <= MAX_FOUND);
+            }
+        }
+    }
 
     #[test]
     fn paths_find_values() {
