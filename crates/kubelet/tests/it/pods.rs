@@ -93,7 +93,11 @@ async fn a_pod_runs_and_is_deleted() {
         })
         .await;
     assert_eq!(world.runtime.count("stop c 3"), 1);
-    assert!(world.api.reasons("p").contains(&"Killing".to_owned()));
+    world
+        .until("told of its end", |w| {
+            w.api.reasons("p").contains(&"Killing".to_owned())
+        })
+        .await;
     world
         .until("tidied up", |w| {
             let empty = |dir: &str| std::fs::read_dir(w.dir.path().join(dir)).unwrap().count() == 0;

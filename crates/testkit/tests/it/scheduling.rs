@@ -43,7 +43,9 @@ pub(crate) async fn refusal(client: &Client, name: &str) -> anyhow::Result<Strin
         let found = conditions
             .into_iter()
             .find(|c| c.type_ == "PodScheduled" && c.reason.as_deref() == Some("Unschedulable"));
-        Ok(found.and_then(|c| c.message))
+        let message = found.and_then(|c| c.message);
+        // Nodes are tainted until the controllers have seen that they are ready.
+        Ok(message.filter(|m| !m.contains("untolerated taint")))
     })
     .await
 }

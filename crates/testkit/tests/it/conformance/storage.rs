@@ -35,7 +35,7 @@ async fn csi_nodes() {
 /// Conformance: CSIStorageCapacity API
 #[tokio::test]
 async fn csi_storage_capacities() {
-    let object = json!({"storageClassName": "example.com/fast", "capacity": "1Gi"});
+    let object = json!({"storageClassName": "fast", "capacity": "1Gi"});
     Life::namespaced(
         "storage.k8s.io/v1",
         "CSIStorageCapacity",
