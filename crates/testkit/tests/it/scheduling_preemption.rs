@@ -4,6 +4,7 @@ use client::write;
 use k8s_openapi::api::{
     apps::v1::ReplicaSet,
     core::v1::{Event, Node, Pod},
+    policy::v1::PodDisruptionBudget,
     scheduling::v1::PriorityClass,
 };
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
@@ -240,9 +241,15 @@ async fn budgets_are_kept_where_there_is_a_choice() -> anyhow::Result<()> {
     let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
         "metadata": {"name": "keep"},
         "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "kept"}}}});
-    objects(&client, &[kept, of_class("other", "medium", "3"), budget]).await?;
+    objects(&client, &[budget, kept, of_class("other", "medium", "3")]).await?;
     node_of(&client, "kept").await?;
     let room = node_of(&client, "other").await?;
+    let budgets = write::namespaced::<PodDisruptionBudget>(&client, "default");
+    eventually("the budget to count its pod", || async {
+        let status = budgets.get("keep").await?.status.unwrap_or_default();
+        Ok((status.current_healthy == Some(1)).then_some(()))
+    })
+    .await?;
     objects(&client, &[of_class("preemptor", "high", "3")]).await?;
     assert_eq!(node_of(&client, "preemptor").await?, room);
     gone(&cluster, "other").await
