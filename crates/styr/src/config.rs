@@ -4,7 +4,7 @@
 //! made at the same moment never choose the same; afterwards `config.json` is only read.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -166,33 +166,24 @@ impl ClusterArgs {
     }
 
     fn absolute(&self) -> Result<PathBuf, ConfigError> {
-        std::path::absolute(&self.data_dir).map_err(|source| ConfigError::Io {
-            path: self.data_dir.clone(),
-            source,
-        })
+        std::path::absolute(&self.data_dir).map_err(io(&self.data_dir))
     }
 
-    /// Reads the cluster, or makes its folder and choices when it is new.
+    /// Reads the cluster, or makes its folder and choices when it is new. Nothing of it is kept,
+    /// neither a new cluster nor a wish, unless `approve` finds that it can be started so.
     ///
     /// # Errors
-    /// When the name is bad, nothing is free, or the file system refuses.
-    pub fn load_or_create(&self, wishes: &Wishes) -> Result<Cluster, ConfigError> {
+    /// When the name is bad, nothing is free, the file system refuses, or `approve` does.
+    pub fn load_or_create(
+        &self,
+        wishes: &Wishes,
+        approve: impl FnOnce(&Cluster) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Cluster> {
         check_name(&self.name)?;
         let dir = self.dir();
         let path = dir.join("config.json");
-        fs::create_dir_all(&dir).map_err(|source| ConfigError::Io {
-            path: dir.clone(),
-            source,
-        })?;
-        let lock_path = self.data_dir.join(".lock");
-        let lock = files::open_lock(&lock_path).map_err(|source| ConfigError::Io {
-            path: lock_path.clone(),
-            source,
-        })?;
-        flock(&lock, FlockOperation::LockExclusive).map_err(|e| ConfigError::Io {
-            path: lock_path,
-            source: e.into(),
-        })?;
+        fs::create_dir_all(&dir).map_err(io(&dir))?;
+        let _lock = self.lock_all()?;
         let existing = read(&path)?;
         let mut choices = match &existing {
             Some(choices) => choices.clone(),
@@ -204,10 +195,39 @@ impl ClusterArgs {
         if let Some(file) = &wishes.scheduler_config {
             choices.scheduler_config = wished_file(file)?;
         }
-        claim(choices.index, &dir)?;
-        let text = serde_json::to_vec_pretty(&choices).unwrap_or_default();
-        files::replace(&path, &text, 0o600).map_err(|source| ConfigError::Io { path, source })?;
-        self.load()
+        let cluster = Cluster {
+            name: self.name.clone(),
+            data_dir: self.absolute()?,
+            choices,
+        };
+        if let Err(refusal) = approve(&cluster) {
+            if existing.is_none() {
+                cluster.release();
+                // Only a folder with nothing in it is ours to take away.
+                let _ = fs::remove_dir(&dir);
+            }
+            return Err(refusal);
+        }
+        claim(cluster.choices.index, &dir)?;
+        let text = serde_json::to_vec_pretty(&cluster.choices)?;
+        files::replace(&path, &text, 0o600).map_err(io(&path))?;
+        Ok(cluster)
+    }
+
+    /// Keeps other processes from choosing for a cluster in the same data folder.
+    fn lock_all(&self) -> Result<File, ConfigError> {
+        let path = self.data_dir.join(".lock");
+        let lock = files::open_lock(&path).map_err(io(&path))?;
+        flock(&lock, FlockOperation::LockExclusive).map_err(|e| io(&path)(e.into()))?;
+        Ok(lock)
+    }
+}
+
+fn io(path: &Path) -> impl Fn(std::io::Error) -> ConfigError {
+    let path = path.to_owned();
+    move |source| ConfigError::Io {
+        path: path.clone(),
+        source,
     }
 }
 
@@ -298,11 +318,7 @@ fn wished_file(file: &Path) -> Result<Option<PathBuf>, ConfigError> {
     if file.as_os_str().is_empty() {
         return Ok(None);
     }
-    let path = std::path::absolute(file).map_err(|source| ConfigError::Io {
-        path: file.to_owned(),
-        source,
-    })?;
-    Ok(Some(path))
+    Ok(Some(std::path::absolute(file).map_err(io(file))?))
 }
 
 fn nth(net: Ipv4Net, n: u32) -> Ipv4Addr {
@@ -327,12 +343,7 @@ fn read(path: &Path) -> Result<Option<Choices>, ConfigError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => {
-            return Err(ConfigError::Io {
-                path: path.to_owned(),
-                source,
-            });
-        }
+        Err(e) => return Err(io(path)(e)),
     };
     serde_json::from_slice(&bytes)
         .map(Some)
@@ -350,12 +361,7 @@ pub fn names(data_dir: &Path) -> Result<Vec<String>, ConfigError> {
     let entries = match fs::read_dir(data_dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => {
-            return Err(ConfigError::Io {
-                path: data_dir.to_owned(),
-                source,
-            });
-        }
+        Err(e) => return Err(io(data_dir)(e)),
     };
     let mut names: Vec<String> = entries
         .flatten()
@@ -408,23 +414,20 @@ fn choose(data_dir: &Path, dir: &Path, wishes: &Wishes) -> Result<Choices, Confi
 /// and cgroups that go with it are the host's, whatever data folder a cluster is in.
 fn claim(index: u8, dir: &Path) -> Result<(), ConfigError> {
     let path = Path::new(CLAIMS).join(index.to_string());
-    let io = |source| ConfigError::Io {
-        path: path.clone(),
-        source,
-    };
-    let dir = std::path::absolute(dir).map_err(io)?;
-    fs::create_dir_all(CLAIMS).map_err(io)?;
+    let io = io(&path);
+    let dir = std::path::absolute(dir).map_err(&io)?;
+    fs::create_dir_all(CLAIMS).map_err(&io)?;
     let made = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .open(&path);
     match made {
-        Ok(mut file) => file.write_all(dir.as_os_str().as_bytes()).map_err(io),
+        Ok(mut file) => file.write_all(dir.as_os_str().as_bytes()).map_err(&io),
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-            let owner = PathBuf::from(OsString::from_vec(fs::read(&path).map_err(io)?));
+            let owner = PathBuf::from(OsString::from_vec(fs::read(&path).map_err(&io)?));
             // A cluster whose folder was removed by hand claims nothing any more.
             if owner == dir || !owner.exists() {
-                files::replace(&path, dir.as_os_str().as_bytes(), 0o600).map_err(io)
+                files::replace(&path, dir.as_os_str().as_bytes(), 0o600).map_err(&io)
             } else {
                 Err(ConfigError::Claimed(owner))
             }
@@ -485,19 +488,27 @@ mod tests {
             name: name.into(),
             data_dir: dir.path().into(),
         };
-        let a = args("a").load_or_create(&Wishes::default()).unwrap();
-        let b = args("b").load_or_create(&Wishes::default()).unwrap();
+        let a = args("a")
+            .load_or_create(&Wishes::default(), |_| Ok(()))
+            .unwrap();
+        let b = args("b")
+            .load_or_create(&Wishes::default(), |_| Ok(()))
+            .unwrap();
         assert_ne!(a.choices.api_port, b.choices.api_port);
         assert_ne!(a.choices.pod_cidr, b.choices.pod_cidr);
         assert_ne!(a.bridge(), b.bridge());
-        let again = args("a").load_or_create(&Wishes::default()).unwrap();
+        let again = args("a")
+            .load_or_create(&Wishes::default(), |_| Ok(()))
+            .unwrap();
         assert_eq!(again.choices.api_port, a.choices.api_port);
         let elsewhere = tempfile::tempdir().unwrap();
         let same_name = ClusterArgs {
             name: "a".into(),
             data_dir: elsewhere.path().into(),
         };
-        let c = same_name.load_or_create(&Wishes::default()).unwrap();
+        let c = same_name
+            .load_or_create(&Wishes::default(), |_| Ok(()))
+            .unwrap();
         assert_ne!(
             (a.bridge(), a.table(), a.cgroup()),
             (c.bridge(), c.table(), c.cgroup())
@@ -509,5 +520,27 @@ mod tests {
             args("c").load(),
             Err(ConfigError::NoCluster { .. })
         ));
+    }
+
+    #[test]
+    fn what_cannot_be_started_is_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let args = ClusterArgs {
+            name: "a".into(),
+            data_dir: dir.path().into(),
+        };
+        let refused = |wishes: &Wishes| args.load_or_create(wishes, |_| anyhow::bail!("no"));
+        assert!(refused(&Wishes::default()).is_err());
+        assert!(!args.dir().exists());
+        let a = args.load_or_create(&Wishes::default(), |_| Ok(())).unwrap();
+        let wish = Wishes {
+            api_port: Some(22),
+            scheduler_config: Some("nowhere".into()),
+        };
+        assert!(refused(&wish).is_err());
+        let kept = args.load().unwrap().choices;
+        assert_eq!(kept.api_port, a.choices.api_port);
+        assert_eq!(kept.scheduler_config, None);
+        a.release();
     }
 }

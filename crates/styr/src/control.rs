@@ -16,6 +16,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
+/// How long the next report may take when only those are wanted that are there already.
+const NOTHING_MORE: Duration = Duration::from_millis(100);
+
 /// One thing the server has to say about its start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "camelCase")]
@@ -139,13 +142,40 @@ async fn tell(mut stream: UnixStream, mut reports: watch::Receiver<Vec<Report>>)
 
 /// The reports of the server listening at `path`, as they come; `None` when nobody listens.
 pub fn reports(path: &Path) -> Option<impl Iterator<Item = Report> + use<>> {
-    let stream = BlockingStream::connect(path).ok()?;
+    Some(read(BlockingStream::connect(path).ok()?))
+}
+
+fn read(stream: BlockingStream) -> impl Iterator<Item = Report> + use<> {
     let lines = BufReader::new(stream).lines();
-    Some(
-        lines
-            .map_while(Result::ok)
-            .filter_map(|line| serde_json::from_str(&line).ok()),
-    )
+    lines
+        .map_while(Result::ok)
+        .filter_map(|line| serde_json::from_str(&line).ok())
+}
+
+/// How far a server is that holds its lock.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Not ready yet; the steps that are finished.
+    Starting(Vec<String>),
+    /// The cluster is ready.
+    Ready,
+    /// The start failed; the server is about to exit.
+    Failed(String),
+}
+
+/// How far the server listening at `path` is; one that does not listen yet has just begun.
+pub fn phase(path: &Path) -> Phase {
+    let mut done = Vec::new();
+    let stream = BlockingStream::connect(path).ok();
+    let stream = stream.filter(|s| s.set_read_timeout(Some(NOTHING_MORE)).is_ok());
+    for report in stream.into_iter().flat_map(read) {
+        match report {
+            Report::Step { name, .. } => done.push(name),
+            Report::Ready { .. } => return Phase::Ready,
+            Report::Failed { message } => return Phase::Failed(message),
+        }
+    }
+    Phase::Starting(done)
 }
 
 #[cfg(test)]
@@ -164,12 +194,22 @@ mod tests {
             let path = path.clone();
             move || reports(&path).unwrap().collect::<Vec<_>>()
         });
+        let phase_now = async || {
+            let path = path.clone();
+            tokio::task::spawn_blocking(move || phase(&path))
+                .await
+                .unwrap()
+        };
+        assert_eq!(phase_now().await, Phase::Starting(vec!["one".to_owned()]));
         journal.step("two");
         journal.ready();
+        assert_eq!(phase_now().await, Phase::Ready);
         let heard = heard.await.unwrap();
         assert_eq!(heard.len(), 3);
         assert!(matches!(&heard[0], Report::Step { name, .. } if name == "one"));
         assert!(matches!(heard[2], Report::Ready { .. }));
-        assert!(reports(&dir.path().join("nobody")).is_none());
+        let nobody = dir.path().join("nobody");
+        assert!(reports(&nobody).is_none());
+        assert_eq!(phase(&nobody), Phase::Starting(Vec::new()));
     }
 }

@@ -1,5 +1,7 @@
 //! What the cluster's scheduler is told: the file given with `--scheduler-config`, read at each start.
 
+use std::path::Path;
+
 use anyhow::Context;
 use scheduler::Configuration;
 
@@ -10,9 +12,15 @@ use crate::config::Cluster;
 /// # Errors
 /// When the file cannot be read or is no valid configuration.
 pub fn configuration(cluster: &Cluster) -> anyhow::Result<Configuration> {
-    let Some(path) = &cluster.choices.scheduler_config else {
-        return Ok(Configuration::default());
-    };
+    match &cluster.choices.scheduler_config {
+        Some(path) => read(path),
+        None => Ok(Configuration::default()),
+    }
+}
+
+/// # Errors
+/// When the file cannot be read or is no valid configuration.
+fn read(path: &Path) -> anyhow::Result<Configuration> {
     let within = || format!("--scheduler-config {}", path.display());
     let text = std::fs::read_to_string(path).with_context(within)?;
     Configuration::parse(&text).with_context(within)

@@ -1,6 +1,7 @@
 //! `styr list`.
 
-use crate::config::{self, ClusterArgs};
+use crate::config::{self, Cluster, ClusterArgs};
+use crate::control::{self, Phase};
 use crate::lock;
 use crate::output::say;
 
@@ -29,10 +30,7 @@ impl List {
                 Ok(found) => say!(
                     "{:<20} {:<8} {:<16} https://{}",
                     found.name,
-                    match lock::holder(&found.path("run/server.lock"))? {
-                        Some(_) => "running",
-                        None => "stopped",
-                    },
+                    state(&found)?,
                     found.node_ip(),
                     found.api_address(),
                 ),
@@ -41,4 +39,15 @@ impl List {
         }
         Ok(())
     }
+}
+
+fn state(cluster: &Cluster) -> anyhow::Result<&'static str> {
+    if lock::holder(&cluster.path("run/server.lock"))?.is_none() {
+        return Ok("stopped");
+    }
+    Ok(match control::phase(&cluster.path("run/control.sock")) {
+        Phase::Starting(_) => "starting",
+        Phase::Ready => "running",
+        Phase::Failed(_) => "ending",
+    })
 }

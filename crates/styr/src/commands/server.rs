@@ -7,13 +7,13 @@ use anyhow::Context;
 use crate::config::{Cluster, ClusterArgs, Wishes};
 use crate::control::Journal;
 use crate::lock::ServerLock;
-use crate::{preflight, server};
+use crate::{preflight, scheduling, server};
 
 /// Run the cluster in the foreground.
 #[derive(clap::Args)]
 pub struct Server {
     /// Port of the API server on this machine
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     api_port: Option<u16>,
     /// KubeSchedulerConfiguration of the scheduler, kept for later starts; "" for the defaults
     #[arg(long, value_name = "FILE")]
@@ -34,11 +34,14 @@ impl Server {
         }
         preflight::root()?;
         preflight::kernel()?;
-        let cluster = args.load_or_create(&Wishes {
+        let wishes = Wishes {
             api_port: self.api_port,
             scheduler_config: self.scheduler_config,
+        };
+        let cluster = args.load_or_create(&wishes, |cluster| {
+            scheduling::configuration(cluster)?;
+            Ok(preflight::space(&cluster.dir())?)
         })?;
-        preflight::space(&cluster.dir())?;
         let run = cluster.path("run");
         std::fs::create_dir_all(&run).with_context(|| run.display().to_string())?;
         let _lock = match ServerLock::take(&run.join("server.lock"))? {

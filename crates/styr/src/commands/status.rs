@@ -5,6 +5,7 @@ use kube::api::{Api, ListParams};
 
 use crate::access;
 use crate::config::{Cluster, ClusterArgs};
+use crate::control::{self, Phase};
 use crate::lock;
 use crate::output::say;
 
@@ -28,7 +29,24 @@ impl Status {
             );
             return Ok(());
         };
-        say!("status:      running (process {pid})");
+        match control::phase(&cluster.path("run/control.sock")) {
+            Phase::Ready => say!("status:      running (process {pid})"),
+            Phase::Starting(done) if done.is_empty() => {
+                say!("status:      starting (process {pid})");
+                return Ok(());
+            }
+            Phase::Starting(done) => {
+                say!(
+                    "status:      starting (process {pid}); done: {}",
+                    done.join(", ")
+                );
+                return Ok(());
+            }
+            Phase::Failed(why) => {
+                say!("status:      ending (process {pid}), as it could not start: {why}");
+                return Ok(());
+            }
+        }
         say!("API server:  https://{}", cluster.api_address());
         say!("node IP:     {}", cluster.node_ip());
         tokio::runtime::Builder::new_current_thread()

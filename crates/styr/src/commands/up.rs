@@ -28,7 +28,7 @@ const LOG_TAIL_BYTES: u64 = 16 << 10;
 #[derive(clap::Args)]
 pub struct Up {
     /// Port of the API server on this machine [default: 6443, or the next free one]
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     api_port: Option<u16>,
     /// KubeSchedulerConfiguration of the scheduler, kept for later starts; "" for the defaults
     #[arg(long, value_name = "FILE")]
@@ -52,8 +52,11 @@ impl Up {
         let cluster = match running {
             Some(ref cluster) => cluster.clone(),
             None => {
-                let cluster = args.load_or_create(&wishes)?;
-                scheduling::configuration(&cluster)?;
+                let cluster = args.load_or_create(&wishes, |cluster| {
+                    scheduling::configuration(cluster)?;
+                    preflight::space(&cluster.dir())?;
+                    Ok(preflight::port(cluster)?)
+                })?;
                 start(&cluster)?
             }
         };
@@ -109,8 +112,6 @@ fn gone(lock: &Path) -> anyhow::Result<bool> {
 }
 
 fn start(cluster: &Cluster) -> anyhow::Result<Cluster> {
-    preflight::space(&cluster.dir())?;
-    preflight::port(cluster)?;
     let mut child = spawn(cluster)?;
     wait(cluster, Some(&mut child), false)?;
     Ok(cluster.clone())

@@ -120,6 +120,13 @@ fn mistakes_get_one_clear_message_with_the_fix() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = taken.local_addr().expect("an address").port().to_string();
     refused(&["up", "--api-port", &port], "is in use by another program");
+    refused(&["up", "--api-port", "0"], "0 is not in 1..=65535");
+    refused(
+        &["up", "--scheduler-config", "/nowhere"],
+        "--scheduler-config /nowhere: No such file",
+    );
+    let clusters = cluster.styr_ok(&["list"]);
+    assert!(clusters.starts_with("No clusters in"), "{clusters}");
     drop(taken);
     cluster.styr_ok(&["up", "--api-port", &port]);
     refused(&["delete"], "confirm with --yes");
