@@ -164,15 +164,25 @@ impl PodControl {
         self.patched(vec![result]).await.1.map_or(Ok(()), Err)
     }
 
+    /// A patch is done when the cache shows it: who counts what was done must not find the pod
+    /// as it was before.
     async fn patched(&self, results: Vec<Result<u64, Error>>) -> (Vec<bool>, Option<Error>) {
         let revision = results.iter().flatten().copied().max().unwrap_or(0);
-        let (done, mut failure) = outcome(results.into_iter().map(|r| r.map(drop)).collect());
+        let (mut done, mut failure) = outcome(results.into_iter().map(|r| r.map(drop)).collect());
         if revision > 0
             && let Err(e) = self.pods.caught_up(revision).await
         {
+            done.fill(false);
             failure = failure.or(Some(e));
         }
         (done, failure)
+    }
+
+    /// Waits until the cache knows that the pod is gone or has become another one.
+    async fn gone(&self, key: &Key, pod: &Pod) -> Result<u64, Error> {
+        let uid = pod.metadata.uid.as_deref();
+        let gone = |e: Option<&Entry>| e.is_none_or(|e| Some(&*e.uid) != uid);
+        self.pods.until(key, gone).await.map(|()| 0)
     }
 
     /// Answers the revision; 0 where the pod is gone or has become another one.
@@ -183,13 +193,14 @@ impl PodControl {
             .patch(&key.name, &PatchParams::default(), &Patch::Strategic(patch))
             .await;
         match write::tolerate_missing(patched) {
-            Ok(pod) => Ok(pod.map_or(0, |p| write::revision_of(&p))),
+            Ok(Some(pod)) => Ok(write::revision_of(&pod)),
+            Ok(None) => self.gone(&key, pod).await,
             // Refused because it is another pod, or because somebody else was faster?
             Err(kube::Error::Api(s)) if s.code == 422 || s.code == 409 => {
                 let found = api.get_metadata_opt(&key.name).await?;
                 match found.is_some_and(|p| p.metadata.uid == pod.metadata.uid) {
                     true => Err(kube::Error::Api(s).into()),
-                    false => Ok(0),
+                    false => self.gone(&key, pod).await,
                 }
             }
             Err(e) => Err(e.into()),
@@ -239,4 +250,64 @@ pub fn by_loss(pod: &Pod) -> impl Ord + use<> {
         newer(created),
         pod.metadata.name.clone(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use client::{Caches, Clock, Scope};
+    use http::{Method, Request, Response};
+    use serde_json::json;
+
+    use super::*;
+
+    const FINALIZER: &str = "example.com/tracking";
+
+    /// A control over one pod, on a server that answers patches with this and tells no watch of it.
+    async fn behind(code: u16, patched: Value) -> PodControl {
+        let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u",
+            "resourceVersion": "5", "finalizers": [FINALIZER]}});
+        let list = json!({"metadata": {"resourceVersion": "5"}, "items": [pod]});
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+            let watches = request.uri().query().is_some_and(|q| q.contains("watch="));
+            let (code, body) = match *request.method() {
+                Method::PATCH => (code, patched.to_string()),
+                _ => (200, list.to_string()),
+            };
+            async move {
+                if watches {
+                    std::future::pending::<()>().await;
+                }
+                let mut response = Response::new(body);
+                *response.status_mut() = code.try_into().unwrap();
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let client = client::in_process(service);
+        let pods = Caches::new(client.clone()).get::<Pod>(Scope::all());
+        pods.synced().await;
+        PodControl {
+            recorder: Recorder::new(client.clone(), "test", "", Clock::system()),
+            client,
+            pods,
+        }
+    }
+
+    /// Else who counts the pods it let go of would find one of them again, as it was, and count it
+    /// once more.
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_is_let_go_of_only_when_the_cache_shows_it() {
+        let changed = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u",
+            "resourceVersion": "6"}});
+        let missing = json!({"kind": "Status", "status": "Failure", "code": 404,
+            "reason": "NotFound", "message": "pods \"p\" not found"});
+        for (code, answer) in [(200, changed), (404, missing)] {
+            let control = behind(code, answer).await;
+            let pods = control.pods.list();
+            let (done, failure) = control.release(&[&pods[0]], FINALIZER).await;
+            assert_eq!(done, [false], "{code}");
+            assert!(matches!(failure, Some(Error::Behind { .. })), "{code}");
+        }
+    }
 }
