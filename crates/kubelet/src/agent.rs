@@ -7,6 +7,7 @@ use client::{EventType, Recorder};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use tokio::sync::broadcast;
 
+use crate::admission::Admission;
 use crate::config::Config;
 use crate::cri::Cri;
 use crate::dns::Resolver;
@@ -39,6 +40,8 @@ pub struct Agent {
     pub runtime_name: String,
     /// Version of the runtime.
     pub runtime_version: String,
+    /// Which pod holds what of the node.
+    pub admission: Admission,
     /// Images.
     pub images: Images,
     /// Means of volumes.

@@ -11,6 +11,7 @@
 //! - nothing polls: the API is watched, the runtime sends events, files have inotify, and the rest
 //!   is timers that somebody waits for.
 
+mod admission;
 mod agent;
 pub mod backoff;
 mod clock;
@@ -54,6 +55,7 @@ use tokio::net::TcpListener;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
+use admission::Admission;
 use agent::{Agent, SharedAgent};
 pub use config::{Config, Tls};
 pub use cri::Cri;
@@ -152,6 +154,7 @@ async fn prepare(client: client::Client, cri: Cri, config: Config) -> Result<Sha
         source,
     })?;
     let version = runtime_version(&cri).await?;
+    let machine = Machine::probe(&config.root);
     let resolver = dns::parse(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
     Ok(Arc::new(Agent {
         host: Host {
@@ -167,9 +170,10 @@ async fn prepare(client: client::Client, cri: Cri, config: Config) -> Result<Sha
             &config.node_name,
             Clock::system(),
         ),
+        admission: Admission::new(&machine.allocatable(config.max_pods)),
         images: images::Images::new(cri.clone()),
         services: services::Services::default(),
-        machine: Machine::probe(&config.root),
+        machine,
         runtime_name: version.runtime_name,
         runtime_version: version.runtime_version,
         changes: broadcast::Sender::new(CHANGES_KEPT),

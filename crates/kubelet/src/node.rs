@@ -128,7 +128,8 @@ fn object(agent: &Agent) -> Node {
     }
 }
 
-fn labels(agent: &Agent) -> BTreeMap<String, String> {
+/// The labels that the agent gives its node.
+pub fn labels(agent: &Agent) -> BTreeMap<String, String> {
     let config = &agent.config;
     let mut out = config.labels.clone();
     for (key, value) in [

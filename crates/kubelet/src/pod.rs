@@ -250,6 +250,16 @@ pub fn is_static(pod: &Pod) -> bool {
     annotation(pod, CONFIG_SOURCE).is_some_and(|source| source != "api")
 }
 
+/// Whether the API shows that the pod has ended for good.
+pub fn has_ended(pod: &Pod) -> bool {
+    is_last(status(pod).phase.as_deref())
+}
+
+/// Whether a pod never leaves the phase.
+pub fn is_last(phase: Option<&str>) -> bool {
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
 /// Whether the object merely mirrors a static pod.
 pub fn is_mirror(pod: &Pod) -> bool {
     annotation(pod, CONFIG_MIRROR).is_some()

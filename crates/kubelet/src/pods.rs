@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission;
 use crate::agent::{RuntimeChange, SharedAgent};
 use crate::labels;
 use crate::pod::{self, PodRef};
@@ -199,6 +200,7 @@ impl Manager {
             Event::Delete(pod) => self.delete(pod),
             Event::InitDone => {
                 self.drop_missing(seen);
+                self.agent.admission.open();
                 if !std::mem::replace(&mut self.listed, true) {
                     self.adopt_orphans().await;
                 }
@@ -241,6 +243,7 @@ impl Manager {
     }
 
     fn remove(&self, uid: &str, last: Option<Arc<Pod>>) {
+        self.agent.admission.release(uid);
         if let Some(handle) = self.directory.lock().get(uid) {
             handle.desired.send_modify(|desired| {
                 if let Some(pod) = last {
@@ -272,8 +275,12 @@ impl Manager {
         }
         let mut pods = self.directory.lock();
         if let Some(handle) = pods.get(&uid) {
+            self.agent.admission.update(&desired.pod);
             handle.desired.send_replace(desired);
             return;
+        }
+        if admission::is_known(&desired.pod) && !pod::has_ended(&desired.pod) && !desired.removed {
+            self.agent.admission.hold(&desired.pod);
         }
         let (sender, receiver) = watch::channel(desired);
         let kick = Arc::new(Notify::new());
@@ -296,6 +303,8 @@ impl Manager {
         match done {
             Ok(uid) => {
                 self.directory.lock().remove(&uid);
+                // It may have been taken in after it was removed.
+                self.agent.admission.release(&uid);
             }
             Err(error) => tracing::error!(%error, "a pod worker broke off"),
         }

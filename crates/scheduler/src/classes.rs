@@ -10,12 +10,12 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{NodeAffinity, Toleration};
+use placement::{host_ports::HostPort, resources::Resources};
 
 use crate::{
     framework::Refusal,
     node::{NodeId, NodeInfo},
-    pod::{HostPort, PodInfo},
-    resources::Resources,
+    pod::PodInfo,
 };
 
 /// Classes kept; the one that was asked for longest ago makes room.

@@ -17,7 +17,6 @@ pub mod pod;
 mod points;
 pub mod profile;
 pub mod queue;
-pub mod resources;
 pub mod search;
 mod shell;
 pub mod storage;

@@ -3,11 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::core::v1::{Node, Taint};
+use placement::{host_ports::HostPort, resources::Resources};
 
-use crate::{
-    pod::{Footprint, HostPort},
-    resources::Resources,
-};
+use crate::pod::Footprint;
 
 /// The number of a node within the scheduler; given to another node once it and its pods are gone.
 pub type NodeId = u32;

@@ -5,33 +5,15 @@ use std::sync::Arc;
 use client::Key;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{NodeAffinity, ObjectReference, Pod, PodSpec, Toleration};
+use placement::{
+    host_ports::{self, HostPort},
+    resources::{self, Resources},
+};
 
 use crate::{
     devices::extended::{self, Container},
-    resources::{self, Resources},
     terms::{self, Labels, PodTerms, SpreadConstraint},
 };
-
-/// A port of the node that a pod takes for itself.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct HostPort {
-    /// The address; `0.0.0.0`: all.
-    pub ip: String,
-    /// `TCP`, `UDP` or `SCTP`.
-    pub protocol: String,
-    /// The port.
-    pub port: i32,
-}
-
-impl HostPort {
-    /// Whether both cannot be had at once.
-    pub fn conflicts(&self, other: &Self) -> bool {
-        const ALL: &str = "0.0.0.0";
-        self.port == other.port
-            && self.protocol == other.protocol
-            && (self.ip == other.ip || self.ip == ALL || other.ip == ALL)
-    }
-}
 
 /// What a pod occupies on its node.
 #[derive(Clone, Debug, PartialEq)]
@@ -272,7 +254,7 @@ pub fn footprint(pod: &Pod, spec: &PodSpec) -> Footprint {
         since: started.or(meta.creation_timestamp.as_ref()).map(|t| t.0),
         requested: resources::requested(spec),
         scored: resources::requested_for_scoring(spec),
-        ports: ports(spec),
+        ports: host_ports::of(spec),
         deleting: meta.deletion_timestamp.is_some(),
         preempted: meta.deletion_timestamp.is_some() && is_target(pod),
     }
@@ -286,36 +268,6 @@ fn is_target(pod: &Pod) -> bool {
             && c.status == "True"
             && c.reason.as_deref() == Some("PreemptionByScheduler")
     })
-}
-
-fn ports(spec: &PodSpec) -> Vec<HostPort> {
-    let sidecars = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    let mut all: Vec<HostPort> = spec
-        .containers
-        .iter()
-        .chain(sidecars)
-        .flat_map(|c| c.ports.iter().flatten())
-        .filter_map(|p| {
-            let port = p.host_port.filter(|port| *port > 0)?;
-            let ip = p
-                .host_ip
-                .clone()
-                .filter(|ip| !ip.is_empty())
-                .unwrap_or("0.0.0.0".into());
-            Some(HostPort {
-                ip,
-                protocol: p.protocol.clone().unwrap_or("TCP".into()),
-                port,
-            })
-        })
-        .collect();
-    all.sort();
-    all.dedup();
-    all
 }
 
 fn images(spec: &PodSpec) -> Vec<String> {

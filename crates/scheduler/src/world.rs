@@ -373,7 +373,7 @@ impl World {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resources::Resources;
+    use placement::resources::Resources;
 
     fn pod(uid: &str, cpu: i64) -> Arc<Footprint> {
         let requested = Resources {

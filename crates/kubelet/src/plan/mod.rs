@@ -63,10 +63,15 @@ pub fn termination(view: &View<'_>) -> Option<Termination> {
         });
     }
     let grace = pod::grace_seconds(pod).max(1);
-    let phase = pod::status(pod).phase.as_deref();
-    if matches!(phase, Some("Succeeded" | "Failed")) && !pod::is_static(pod) {
+    if pod::has_ended(pod) && !pod::is_static(pod) {
         return Some(Termination {
             cause: Cause::Completed,
+            grace,
+        });
+    }
+    if view.progress.refusal.is_some() {
+        return Some(Termination {
+            cause: Cause::Refused,
             grace,
         });
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
+use crate::admission::Refusal;
 use crate::backoff::Backoff;
 
 /// Reason of a container that waits because it crashed.
@@ -18,6 +19,8 @@ pub enum Cause {
     DeadlineExceeded,
     /// All its containers are done for good, or the API says that it is.
     Completed,
+    /// The node did not take it in.
+    Refused,
 }
 
 /// A pod that ends: why, and how many seconds its containers get.
@@ -112,6 +115,8 @@ pub struct Verdicts {
 /// Everything the worker has under way or remembers about a pod.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Progress {
+    /// Why the node did not take the pod in.
+    pub refusal: Option<Refusal>,
     /// Volumes.
     pub volumes: Step,
     /// Creation of a sandbox.

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use crate::admission::Refusal;
 use crate::plan::{Cause, Progress, Step, Termination, Verdict, started};
 use crate::pod::{self, ContainerState, ContainerView, Observed, RestartPolicy, Role};
 use crate::resources;
@@ -47,6 +48,10 @@ fn seconds(time: Timestamp) -> Time {
 pub fn status(facts: &Facts<'_>) -> PodStatus {
     let previous = facts.previous;
     let mut out = previous.clone();
+    if let Some(refusal) = &facts.progress.refusal {
+        set_refused(facts, refusal, &mut out);
+        return out;
+    }
     let init: Vec<_> = pod::init_containers(facts.pod)
         .map(|(role, c)| {
             container_status(facts, role, c, previous.init_container_statuses.as_deref())
@@ -75,6 +80,17 @@ pub fn status(facts: &Facts<'_>) -> PodStatus {
         .get_or_insert_with(|| resources::qos(facts.pod).name().to_owned());
     out.start_time.get_or_insert(seconds(facts.now));
     out
+}
+
+/// Nothing of the pod was ever made, so there is nothing else to tell.
+fn set_refused(facts: &Facts<'_>, refusal: &Refusal, out: &mut PodStatus) {
+    out.phase = Some("Failed".to_owned());
+    out.reason = Some(refusal.reason.clone());
+    out.message = Some(format!("Pod was rejected: {}", refusal.message));
+    out.observed_generation = facts.pod.metadata.generation;
+    out.qos_class
+        .get_or_insert_with(|| resources::qos(facts.pod).name().to_owned());
+    out.start_time.get_or_insert(seconds(facts.now));
 }
 
 fn set_addresses(facts: &Facts<'_>, out: &mut PodStatus) {
@@ -109,8 +125,7 @@ fn set_phase(
     main: &[ContainerStatus],
     out: &mut PodStatus,
 ) {
-    let terminal = |phase: &str| phase == "Succeeded" || phase == "Failed";
-    if facts.previous.phase.as_deref().is_some_and(terminal) {
+    if pod::is_last(facts.previous.phase.as_deref()) {
         return;
     }
     let phase = phase(facts, init, main);
@@ -121,7 +136,9 @@ fn set_phase(
     let ended = facts.progress.finish == Step::Done;
     let phase = match phase {
         // Nobody may take the pod for done while it still runs.
-        phase if alive && (terminal(phase) || cause == Some(&Cause::DeadlineExceeded)) => {
+        phase
+            if alive && (pod::is_last(Some(phase)) || cause == Some(&Cause::DeadlineExceeded)) =>
+        {
             facts.previous.phase.as_deref().unwrap_or("Running")
         }
         _ if cause == Some(&Cause::DeadlineExceeded) => {
@@ -130,7 +147,7 @@ fn set_phase(
                 Some("Pod was active on the node longer than the specified deadline".into());
             "Failed"
         }
-        phase if ended && !terminal(phase) => "Failed",
+        phase if ended && !pod::is_last(Some(phase)) => "Failed",
         phase => phase,
     };
     out.phase = Some(phase.to_owned());

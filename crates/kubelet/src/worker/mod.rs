@@ -25,6 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub use publish::{ApiObject, delete};
 
+use crate::admission;
 use crate::agent::SharedAgent;
 use crate::backoff::Backoff;
 use crate::logs::rotate;
@@ -168,6 +169,7 @@ impl Worker {
     /// Works until the pod is gone, here and in the API.
     pub async fn run(mut self) {
         let mut last = self.desired.borrow_and_update().clone();
+        self.judge(&last).await;
         loop {
             let desired = self.desired.borrow_and_update().clone();
             self.note_changes(&last, &desired);
@@ -183,6 +185,20 @@ impl Worker {
             if !self.wait(wake).await {
                 return;
             }
+        }
+    }
+
+    /// A new pod is taken in, or refused once and for all.
+    async fn judge(&mut self, desired: &Desired) {
+        let pod = &desired.pod;
+        if desired.removed || admission::is_known(pod) || pod.metadata.deletion_timestamp.is_some()
+        {
+            return;
+        }
+        if let Err(refusal) = admission::admit(&self.agent, pod).await {
+            let (reason, text) = (&refusal.reason, &refusal.message);
+            self.agent.event(pod, EventType::Warning, reason, text);
+            self.progress.refusal = Some(refusal);
         }
     }
 
@@ -355,6 +371,9 @@ impl Worker {
             runtime_name: &self.agent.runtime_name,
             now,
         });
+        if pod::is_last(self.status.phase.as_deref()) {
+            self.agent.admission.release(&self.identity.uid);
+        }
         self.publish(desired, now);
     }
 

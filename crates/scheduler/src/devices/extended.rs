@@ -11,7 +11,7 @@ use k8s_openapi::api::{
     resource::v1::{DeviceRequest, ExactDeviceRequest},
 };
 
-use crate::resources::Resources;
+use placement::resources::Resources;
 
 /// Resources of this domain are classes of devices, by name.
 pub const CLASS_PREFIX: &str = "deviceclass.resource.kubernetes.io/";
@@ -179,7 +179,7 @@ mod tests {
             "containers": [{"name": "a", "resources": gpus("2")}, {"name": "b"}],
         }))
         .unwrap();
-        let requested = crate::resources::requested(&spec);
+        let requested = placement::resources::requested(&spec);
         let containers = containers(&spec, &requested);
         let classes = [("example.com/gpu".to_owned(), "gpu".to_owned())].into();
         let (requests, uses) = requests(&containers, &classes);

@@ -18,7 +18,9 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity as Text,
 };
 
-use crate::{node::NodeSpec, plugins::selector};
+use placement::node_selector as selector;
+
+use crate::node::NodeSpec;
 
 /// A pool of devices of a driver.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

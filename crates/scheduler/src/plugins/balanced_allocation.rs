@@ -1,5 +1,6 @@
 //! Rather nodes whose resources would be used to a like degree.
 
+use placement::resources::Resources;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -11,7 +12,6 @@ use crate::{
     framework::{Cycle, MAX_SCORE, Plugin, View},
     node::NodeInfo,
     pod::PodInfo,
-    resources::Resources,
 };
 
 pub(super) const NAME: &str = "NodeResourcesBalancedAllocation";

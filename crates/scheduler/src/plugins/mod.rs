@@ -16,7 +16,6 @@ mod node_volume_limits;
 mod pod_topology_spread;
 mod priority_sort;
 mod scheduling_gates;
-pub(crate) mod selector;
 mod strategy;
 mod taint_toleration;
 mod volume_binding;

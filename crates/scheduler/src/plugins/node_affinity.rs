@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorTerm};
+use placement::node_selector as selector;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Handle, selector};
+use super::Handle;
 use crate::{
     framework::{
         Advice, Cycle, Event, Happening, Plugin, PreFilter, Status, View, normalize_to_highest,
@@ -177,15 +178,9 @@ impl Plugin for NodeAffinity {
 
 /// Whether a node has what the pod's node selector and affinity require.
 pub(super) fn suits(pod: &PodInfo, node: &NodeSpec) -> bool {
-    let selected = pod
-        .node_selector
-        .iter()
-        .all(|(k, v)| node.labels.get(k) == Some(v));
-    let required = pod.node_affinity.as_ref().and_then(|a| {
-        a.required_during_scheduling_ignored_during_execution
-            .as_ref()
-    });
-    selected && required.is_none_or(|r| selector::matches(r, &node.name, &node.labels))
+    let rules = pod.node_affinity.as_deref();
+    let wanted = pod.node_selector.iter().map(|(k, v)| (k, v));
+    selector::attracts(wanted, rules, &node.name, &node.labels)
 }
 
 /// Unlike a required one, an empty preferred term suits every node.

@@ -1,20 +1,18 @@
 //! Ports of the node go to one pod each.
 
+use placement::host_ports::conflict;
+
 use super::Handle;
 use crate::{
     framework::{Advice, Cycle, Event, Happening, Plugin, PreFilter, Status, View},
     node::NodeInfo,
-    pod::{HostPort, PodInfo},
+    pod::PodInfo,
 };
 
 struct NodePorts;
 
 pub(super) fn make(_: &Handle) -> Box<dyn Plugin> {
     Box::new(NodePorts)
-}
-
-fn conflict(wanted: &[HostPort], taken: &[HostPort]) -> bool {
-    taken.iter().any(|t| wanted.iter().any(|w| w.conflicts(t)))
 }
 
 impl Plugin for NodePorts {

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use placement::resources::{Resources, written};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -12,7 +13,6 @@ use crate::{
     framework::{Advice, Event, Happening, Plugin, Status, View},
     node::{NodeInfo, NodeSpec},
     pod::PodInfo,
-    resources::{Resources, written},
 };
 
 pub(super) const NAME: &str = "NodeResourcesFit";

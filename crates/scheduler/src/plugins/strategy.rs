@@ -1,8 +1,9 @@
 //! How good a use of a node's resources is. Pure.
 
+use placement::resources::Resources;
 use serde::Deserialize;
 
-use crate::{framework::MAX_SCORE, resources::Resources};
+use crate::framework::MAX_SCORE;
 
 /// The highest score in a shape.
 const MAX_SHAPE_SCORE: i64 = 10;

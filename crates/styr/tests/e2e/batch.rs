@@ -28,9 +28,32 @@ spec:
     )
 }
 
+/// Each of its pods fails once and is started again where it is.
+const STUMBLING: &str = "
+apiVersion: batch/v1
+kind: Job
+metadata: {name: stumbling}
+spec:
+  completions: 4
+  parallelism: 2
+  template:
+    spec:
+      restartPolicy: OnFailure
+      terminationGracePeriodSeconds: 0
+      containers:
+      - name: main
+        image: busybox
+        imagePullPolicy: IfNotPresent
+        command: [sh, -c, 'test -e /data/tried || { touch /data/tried; exit 1; }']
+        volumeMounts: [{name: data, mountPath: /data}]
+      volumes: [{name: data, emptyDir: {}}]
+---
+";
+
 /// Pi to nine places, as integers of a shell can.
 const MACHIN: &str = "t() { s=0; p=$((1000000000000 / $1)); k=1; while [ $p -ne 0 ]; do s=$((s + p / k)); p=$((-p / ($1 * $1))); k=$((k + 2)); done; echo $s; }; echo $(((16 * $(t 5) - 4 * $(t 239)) / 1000))";
 
+/// Conformance: Jobs, completion after task failure
 #[test]
 fn jobs_complete_fail_and_are_cleaned_up() {
     if !has_kubectl("jobs_complete_fail_and_are_cleaned_up") {
@@ -51,12 +74,14 @@ fn jobs_complete_fail_and_are_cleaned_up() {
             job("late", "activeDeadlineSeconds: 2", "sleep 3600"),
             job("swept", "ttlSecondsAfterFinished: 1", "true"),
             job("held", "suspend: true", "true"),
+            STUMBLING.to_owned(),
         ]
         .concat(),
     );
     pi_is_computed(&cluster);
     indexes_are_worked_off(&cluster);
     failures_are_told(&cluster);
+    stumbles_are_overcome(&cluster);
     cluster.kubectl(&["wait", "--for=delete", "job/swept", "--timeout=180s"]);
     cluster.eventually(PATIENCE, &["get", "pods", "-l", "job-name=swept"], |out| {
         out.contains("No resources found")
@@ -133,6 +158,16 @@ fn indexes_are_worked_off(cluster: &Cluster) {
         let at_once = spans.iter().filter(|(a, b)| a <= start && start < b);
         assert!(at_once.count() <= 2, "{times}");
     }
+}
+
+fn stumbles_are_overcome(cluster: &Cluster) {
+    complete(cluster, "stumbling");
+    let path = "jsonpath={.status.succeeded} {.status.failed}";
+    let counted = cluster.kubectl(&["get", "job", "stumbling", "-o", path]);
+    assert_eq!(counted, "4 ");
+    let path = "jsonpath={.items[*].status.containerStatuses[0].restartCount}";
+    let pods = ["get", "pods", "-l", "job-name=stumbling", "-o", path];
+    assert_eq!(cluster.kubectl(&pods), "1 1 1 1");
 }
 
 fn failures_are_told(cluster: &Cluster) {

@@ -16,6 +16,7 @@ mod logs;
 mod mysql;
 mod probes;
 mod registry;
+mod replicas;
 mod rollout;
 mod scaling;
 mod scheduling;

@@ -257,8 +257,6 @@ async fn kubectl_tells_differences() {
 /// Conformance: Kubectl, describe pod or rc
 /// Conformance: Kubectl, patch to annotate
 /// Conformance: Kubectl, create service, replication controller
-/// Conformance (partly): Kubectl, replication controller
-/// Conformance (partly): Kubectl, scale replication controller
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kubectl_works_with_replication_controllers() {
     let mut users = Users::of("kubectl_works_with_replication_controllers").await;

@@ -22,7 +22,9 @@ use serde_json::Value;
 use tokio_util::task::TaskTracker;
 
 use self::extended::{Extended, Special};
-use super::{Handle, selector};
+use placement::node_selector as selector;
+
+use super::Handle;
 use crate::{
     devices::{
         Devices,

@@ -6,7 +6,7 @@ use client::Key;
 
 use crate::{
     node::NodeSpec,
-    plugins::{selector, strategy::Shape},
+    plugins::strategy::Shape,
     storage::{ClassSpec, Storage, VolumeSpec},
 };
 
@@ -48,7 +48,7 @@ pub(super) struct Place<'a> {
 
 fn reaches(volume: &VolumeSpec, node: &NodeSpec) -> bool {
     let required = volume.nodes.as_ref();
-    required.is_none_or(|r| selector::matches(r, &node.name, &node.labels))
+    required.is_none_or(|r| placement::node_selector::matches(r, &node.name, &node.labels))
 }
 
 /// Whether the class makes volumes that this node reaches.

@@ -16,7 +16,6 @@ fn runs(n: i64) -> impl Fn(&Value) -> bool {
     move |c| number(c, "/status/availableReplicas") == n && number(c, "/status/replicas") == n
 }
 
-/// Conformance (partly): Replication Controller, run basic image
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_runs_as_many_pods_as_it_wants() -> anyhow::Result<()> {
     let rig = Rig::start(&["n1"]).await?;

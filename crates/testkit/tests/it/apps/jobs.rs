@@ -80,7 +80,6 @@ async fn ended(rig: &Rig, kind: &str, reason: &str) -> anyhow::Result<Value> {
         .await
 }
 
-/// Conformance (partly): Jobs, completion after task failure
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_ends_when_enough_pods_succeed() -> anyhow::Result<()> {
     let rig = Rig::start(&["n1"]).await?;

@@ -27,7 +27,6 @@ async fn running(replicas: i64) -> anyhow::Result<Rig> {
     Ok(rig)
 }
 
-/// Conformance (partly): Replica Set, run basic image
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_runs_as_many_pods_as_it_wants() -> anyhow::Result<()> {
     let rig = Rig::start(&["n1"]).await?;

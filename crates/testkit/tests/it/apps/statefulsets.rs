@@ -132,7 +132,6 @@ async fn in_parallel_the_sick_hold_nobody_up() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Conformance (partly): StatefulSet, Recreate Failed Pod
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_that_failed_is_made_again() -> anyhow::Result<()> {
     let rig = running(1, json!({})).await?;

@@ -1,8 +1,25 @@
-//! Node selectors: labels and the name of a node against terms. Pure.
+//! Node selectors: labels and the name of a node against terms.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm};
+use k8s_openapi::api::core::v1::{
+    NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm,
+};
+
+/// Whether a pod may be on the node by its node selector and by what its affinity requires.
+pub fn attracts<'a>(
+    wanted: impl IntoIterator<Item = (&'a String, &'a String)>,
+    affinity: Option<&NodeAffinity>,
+    name: &str,
+    labels: &BTreeMap<String, String>,
+) -> bool {
+    let required = affinity.and_then(|a| {
+        a.required_during_scheduling_ignored_during_execution
+            .as_ref()
+    });
+    wanted.into_iter().all(|(k, v)| labels.get(k) == Some(v))
+        && required.is_none_or(|r| matches(r, name, labels))
+}
 
 /// Whether any term matches.
 pub fn matches(selector: &NodeSelector, name: &str, labels: &BTreeMap<String, String>) -> bool {
