@@ -5,6 +5,7 @@
 
 pub mod custom;
 pub mod discovery;
+pub mod edit;
 mod facts;
 pub mod feed;
 pub mod jsonpath;

@@ -87,7 +87,7 @@ pub fn watch_event(kind: &str, value: &[u8], revision: u64) -> Bytes {
 /// One line of a watch response whose object is the metadata of `value` alone; `None` if it has none.
 pub fn metadata_event(kind: &str, value: &[u8], revision: u64, version: &str) -> Option<Bytes> {
     let start = metadata_start(value)?;
-    let metadata = &value[start..start + object_end(&value[start..])?];
+    let metadata = &value[start..start + nested_end(&value[start..], (b'{', b'}'))?];
     let mut out = BytesMut::with_capacity(metadata.len() + EXTRA + 120);
     for text in [
         "{\"type\":\"",
@@ -104,16 +104,16 @@ pub fn metadata_event(kind: &str, value: &[u8], revision: u64, version: &str) ->
     Some(out.freeze())
 }
 
-/// Length of the rest of a JSON object, its closing brace included.
-fn object_end(rest: &[u8]) -> Option<usize> {
+/// Length of the rest of a JSON object or list between these brackets, its closing one included.
+pub(crate) fn nested_end(rest: &[u8], (open, close): (u8, u8)) -> Option<usize> {
     let (mut depth, mut at) = (1usize, 0);
     while let Some(byte) = rest.get(at) {
         at += 1;
-        match byte {
-            b'{' => depth += 1,
-            b'}' if depth == 1 => return Some(at),
-            b'}' => depth -= 1,
+        match *byte {
             b'"' => at += string_end(&rest[at..])?,
+            b if b == open => depth += 1,
+            b if b == close && depth == 1 => return Some(at),
+            b if b == close => depth -= 1,
             _ => {}
         }
     }
@@ -121,7 +121,7 @@ fn object_end(rest: &[u8]) -> Option<usize> {
 }
 
 /// Length of the rest of a JSON string, its closing quote included.
-fn string_end(rest: &[u8]) -> Option<usize> {
+pub(crate) fn string_end(rest: &[u8]) -> Option<usize> {
     let mut from = 0;
     loop {
         let at = from + memchr::memchr2(b'"', b'\\', rest.get(from..)?)?;

@@ -167,7 +167,7 @@ impl ApiServer {
         }
         let asked_uid = meta::uid(&binding).to_owned();
         self.registry
-            .update(&write, Part::Exact, |pod| {
+            .edit(&write, BOUND, |pod| {
                 bind(&write, pod, &binding, node, &asked_uid)
             })
             .await?;
@@ -322,13 +322,23 @@ fn part(name: &str) -> Part {
     }
 }
 
+/// What a binding looks at and changes of a pod.
+const BOUND: &[api::edit::Path<'_>] = &[
+    &["metadata", "uid"],
+    &["metadata", "deletionTimestamp"],
+    &["metadata", "annotations"],
+    &["spec", "nodeName"],
+    &["spec", "schedulingGates"],
+    &["status", "conditions"],
+];
+
 fn bind(
     write: &Write<'_>,
-    pod: &Value,
+    pod: &mut Value,
     binding: &Value,
     node: &str,
     asked_uid: &str,
-) -> Result<Value, Fail> {
+) -> Result<(), Fail> {
     let conflict = |why: String| Box::new(Status::conflict("", "pods/binding", write.name, &why));
     if !asked_uid.is_empty() && asked_uid != meta::uid(pod) {
         let actual = meta::uid(pod);
@@ -355,17 +365,15 @@ fn bind(
             write.name
         )));
     }
-    let mut bound = pod.clone();
-    meta::set(&mut bound, &["spec", "nodeName"], node.into());
+    meta::set(pod, &["spec", "nodeName"], node.into());
     for (key, value) in meta::get(binding, &["metadata", "annotations"])
         .and_then(Value::as_object)
         .into_iter()
         .flatten()
     {
-        meta::object_at(&mut bound, &["metadata", "annotations"])
-            .insert(key.clone(), value.clone());
+        meta::object_at(pod, &["metadata", "annotations"]).insert(key.clone(), value.clone());
     }
-    let mut conditions = meta::list_at(&bound, &["status", "conditions"]).to_vec();
+    let mut conditions = meta::list_at(pod, &["status", "conditions"]).to_vec();
     conditions.retain(|c| meta::str_at(c, &["type"]) != "PodScheduled");
     conditions.push(json!({
         "type": "PodScheduled",
@@ -373,6 +381,6 @@ fn bind(
         "lastProbeTime": null,
         "lastTransitionTime": api::time::format(write.now),
     }));
-    meta::set(&mut bound, &["status", "conditions"], conditions.into());
-    Ok(bound)
+    meta::set(pod, &["status", "conditions"], conditions.into());
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! JSON and YAML to trees, keeping what parsers usually lose: which keys occurred twice, and where.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use serde::de::{
@@ -77,11 +77,108 @@ impl Trace {
 
 /// Parses JSON; the second part lists duplicate keys. The last of them wins.
 pub fn from_json(bytes: &[u8]) -> Result<(Value, Vec<Duplicate>), serde_json::Error> {
+    // Few bodies have any, and only for those it pays to know where each key is.
+    let repeats = Cell::new(false);
+    let plain = Plain {
+        depth: 0,
+        repeats: &repeats,
+    };
+    let value = whole(bytes, plain)?;
+    if !repeats.get() {
+        return Ok((value, Vec::new()));
+    }
     let trace = RefCell::new(Trace::default());
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = Seed(&trace).deserialize(&mut deserializer)?;
-    deserializer.end()?;
+    let value = whole(bytes, Seed(&trace))?;
     Ok((value, trace.into_inner().duplicates))
+}
+
+fn whole<'de, S: DeserializeSeed<'de>>(
+    bytes: &'de [u8],
+    seed: S,
+) -> Result<S::Value, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = seed.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(value)
+}
+
+/// Parses without knowing where it is, and only notices whether a key occurs twice.
+#[derive(Clone, Copy)]
+struct Plain<'a> {
+    depth: usize,
+    repeats: &'a Cell<bool>,
+}
+
+impl Plain<'_> {
+    fn inner(self) -> Self {
+        Self {
+            depth: self.depth + 1,
+            ..self
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Plain<'_> {
+    type Value = Value;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        if self.depth > SAFE_DEPTH {
+            return Err(D::Error::custom("exceeded max depth"));
+        }
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Plain<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_bool<E>(self, v: bool) -> Result<Value, E> {
+        Ok(v.into())
+    }
+
+    fn visit_i64<E>(self, v: i64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+
+    fn visit_u64<E>(self, v: u64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+
+    fn visit_f64<E>(self, v: f64) -> Result<Value, E> {
+        Ok(Number::from_f64(v).map_or(Value::Null, Value::Number))
+    }
+
+    fn visit_str<E>(self, v: &str) -> Result<Value, E> {
+        Ok(v.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut out = Vec::new();
+        while let Some(value) = seq.next_element_seed(self.inner())? {
+            out.push(value);
+        }
+        Ok(Value::Array(out))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut out = Map::new();
+        while let Some(key) = map.next_key_seed(KeySeed)? {
+            if out
+                .insert(key, map.next_value_seed(self.inner())?)
+                .is_some()
+            {
+                self.repeats.set(true);
+            }
+        }
+        Ok(Value::Object(out))
+    }
 }
 
 /// Parses YAML as kubectl reads it (YAML 1.1 booleans, octal numbers and merge keys).

@@ -1,6 +1,6 @@
 //! Gathers the rules of ClusterRoles that others are made of.
 
-use client::{Cache, Error, Key, Queue, Reconcile, Requeue, Scope, Selector, write};
+use client::{Cache, Entry, Error, Key, Queue, Reconcile, Requeue, Scope, Selector, write};
 use futures::future::BoxFuture;
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
 use serde_json::json;
@@ -27,7 +27,7 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
         roles.on_change(move |change| {
             to.add(change.key.clone());
             for entry in of.entries() {
-                if gathers(entry.bytes()) {
+                if gathers(&entry) {
                     to.add(entry.key.clone());
                 }
             }
@@ -40,10 +40,9 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
     })
 }
 
-/// Whether the JSON of a role may hold a rule of aggregation; few do.
-fn gathers(json: &[u8]) -> bool {
-    const KEY: &[u8] = b"\"aggregationRule\"";
-    json.windows(KEY.len()).any(|w| w == KEY)
+/// Whether a role may have a rule of aggregation; few do.
+fn gathers(role: &Entry) -> bool {
+    role.mentions("\"aggregationRule\"")
 }
 
 /// The rules that `role` is made of, by the names of the roles they come from; `None`: it is
@@ -136,7 +135,10 @@ mod tests {
         let verbs: Vec<_> = rules.iter().map(|r| r.verbs[0].as_str()).collect();
         assert_eq!(verbs, ["watch", "get", "list", "patch"]);
         assert_eq!(gather(&all[0], &all).unwrap(), None);
-        assert!(gathers(&serde_json::to_vec(&admin).unwrap()));
-        assert!(!gathers(&serde_json::to_vec(&all[0]).unwrap()));
+        let entry = |role: &ClusterRole| {
+            client::cache::parse_entry(&serde_json::to_vec(role).unwrap()).unwrap()
+        };
+        assert!(gathers(&entry(&admin)));
+        assert!(!gathers(&entry(&all[0])));
     }
 }

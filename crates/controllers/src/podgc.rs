@@ -93,10 +93,10 @@ type Ended = Mutex<BTreeSet<Key>>;
 /// Whether a change of a pod may be of interest here. Most are not: the pod is well, and its node
 /// is there. Decoding each would cost more than looking for a few words.
 fn noticed(change: &Change, has_node: impl Fn(&str) -> bool, ended: &Ended) -> bool {
-    let over = change.new.as_ref().is_some_and(|e| {
-        let says = |word: &str| e.bytes().windows(word.len()).any(|w| w == word.as_bytes());
-        !e.deleting && PHASES.iter().any(|phase| says(phase))
-    });
+    let over = change
+        .new
+        .as_ref()
+        .is_some_and(|e| !e.deleting && PHASES.iter().any(|phase| e.mentions(phase)));
     let mut ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
     if over {
         ended.insert(change.key.clone());

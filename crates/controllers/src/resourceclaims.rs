@@ -109,8 +109,7 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
 
 /// Few pods ask for devices: decoding each would cost more than looking for the word.
 fn mentions_claims(pod: &Entry) -> bool {
-    let has = |word: &[u8]| pod.bytes().windows(word.len()).any(|w| w == word);
-    has(b"\"resourceClaims\"") || has(b"\"extendedResourceClaimStatus\"")
+    pod.mentions("\"resourceClaims\"") || pod.mentions("\"extendedResourceClaimStatus\"")
 }
 
 /// What a change of a pod concerns: the pod, and the claims it may let go of.

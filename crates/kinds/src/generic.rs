@@ -1,5 +1,7 @@
 //! What holds for every kind, around the strategy of each.
 
+use std::borrow::Cow;
+
 use api::time::{self, Timestamp};
 use api::{FieldError, Kind, meta};
 use serde_json::{Map, Value};
@@ -82,7 +84,10 @@ fn replaced(
     let mut out = Map::with_capacity(old.len() + 1);
     for (key, value) in old {
         if !fields.contains(&key.as_str()) {
-            out.insert(key.clone(), value.clone());
+            // What is the same is taken over rather than copied.
+            let same = sent.swap_remove_entry(key).filter(|(_, v)| v == value);
+            let (key, value) = same.unwrap_or_else(|| (key.clone(), value.clone()));
+            out.insert(key, value);
         } else if let Some(value) = sent.swap_remove(key) {
             out.insert(key.clone(), value);
         }
@@ -241,7 +246,7 @@ pub fn field_names(kind: &Kind) -> impl Iterator<Item = String> + '_ {
 }
 
 /// The value a field selector compares with: empty when absent; `None` if the kind has no such field label.
-pub fn field_value(kind: &Kind, obj: &Value, label: &str) -> Option<String> {
+pub fn field_value<'v>(kind: &Kind, obj: &'v Value, label: &str) -> Option<Cow<'v, str>> {
     if let Some(custom) = &kind.custom
         && let Some((_, path)) = custom.selectable.iter().find(|(name, _)| name == label)
     {
@@ -264,11 +269,11 @@ pub fn field_path(kind: &Kind, label: &str) -> Option<&'static [&'static str]> {
 }
 
 /// A field's value as selectors compare it.
-fn selectable(value: Option<&Value>) -> String {
+fn selectable(value: Option<&Value>) -> Cow<'_, str> {
     match value {
-        None | Some(Value::Null) => String::new(),
-        Some(Value::String(s)) => s.clone(),
-        Some(other) => other.to_string(),
+        None | Some(Value::Null) => Cow::default(),
+        Some(Value::String(s)) => s.into(),
+        Some(other) => other.to_string().into(),
     }
 }
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use futures::{StreamExt, TryStreamExt, stream};
 use http_body_util::BodyExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, ServiceAccount};
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -14,8 +13,8 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-/// Requests under way at once.
-const TOGETHER: usize = 100;
+use crate::bulk::Bulk;
+
 /// The cluster may take so long for one step.
 const PATIENCE: Duration = Duration::from_secs(900);
 /// Wait between looks at what has no watch of its own here.
@@ -26,6 +25,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub struct Load {
     /// For anything that is not bulk.
     pub client: kube::Client,
+    bulk: Bulk,
 }
 
 impl Load {
@@ -35,8 +35,9 @@ impl Load {
         let options = KubeConfigOptions::default();
         let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
         config.read_timeout = None;
+        let bulk = Bulk::new(&config)?;
         let client = kube::Client::try_from(config)?;
-        Ok(Self { client })
+        Ok(Self { client, bulk })
     }
 
     /// Sends one request and drops the answer's body.
@@ -61,11 +62,10 @@ impl Load {
     /// Creates `count` objects of one shape.
     pub async fn create(&self, path: &str, shape: &Value, count: usize) -> anyhow::Result<()> {
         let body = serde_json::to_vec(shape)?;
-        stream::iter(0..count)
-            .map(|_| self.send("POST", path, body.clone()))
-            .buffer_unordered(TOGETHER)
-            .try_collect()
-            .await
+        match count {
+            1 => self.send("POST", path, body).await,
+            _ => self.bulk.post(path, body.into(), count).await,
+        }
     }
 
     /// Simulates nodes and waits until all are ready. The real node takes no pods.

@@ -4,6 +4,7 @@
 //! `load KUBECONFIG (scheduler WORKLOAD | full | rollout | namespace)` prints lines
 //! `figure NAME VALUE UNIT`. The cluster is not cleaned: whoever made it deletes it.
 
+mod bulk;
 mod load;
 mod scale;
 mod shapes;

@@ -29,10 +29,14 @@ impl Plugin for CertificateRequester {
         "CertificateRequester"
     }
 
+    fn handles(&self, review: &Review<'_>) -> bool {
+        is_request(review)
+    }
+
     fn mutate<'a>(&'a self, review: &'a Review<'a>, object: &'a mut Value) -> Admitted<'a> {
         Box::pin(async move {
             let created = review.operation == Operation::Create && review.subresource.is_empty();
-            if !created || !is_request(review) {
+            if !created {
                 return Ok(());
             }
             let user = review.user;
@@ -60,11 +64,15 @@ impl Plugin for CertificateSubjectRestriction {
         "CertificateSubjectRestriction"
     }
 
+    fn handles(&self, review: &Review<'_>) -> bool {
+        is_request(review)
+    }
+
     fn validate<'a>(&'a self, review: &'a Review<'a>, object: &'a Value) -> Admitted<'a> {
         Box::pin(async move {
             let created = review.operation == Operation::Create && review.subresource.is_empty();
             let client = meta::str_at(object, &["spec", "signerName"]) == CLIENT_SIGNER;
-            if created && is_request(review) && client && names_masters(object) {
+            if created && client && names_masters(object) {
                 return Err(review.forbidden(&format!(
                     "use of {CLIENT_SIGNER} signer with {MASTERS} group is not allowed"
                 )));
@@ -124,9 +132,13 @@ impl Plugin for SignerPermissions {
         "CertificateApproval"
     }
 
+    fn handles(&self, review: &Review<'_>) -> bool {
+        is_request(review)
+    }
+
     fn validate<'a>(&'a self, review: &'a Review<'a>, object: &'a Value) -> Admitted<'a> {
         Box::pin(async move {
-            if review.operation != Operation::Update || !is_request(review) {
+            if review.operation != Operation::Update {
                 return Ok(());
             }
             let Some(old) = review.old else {

@@ -3,7 +3,7 @@
 use api::meta;
 use serde_json::Value;
 
-use super::{Admitted, Operation, Plugin, Review};
+use super::{Admitted, Plugin, Review};
 
 const DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
 const BETA_DEFAULT: &str = "storageclass.beta.kubernetes.io/is-default-class";
@@ -17,13 +17,15 @@ impl Plugin for DefaultStorageClass {
         "DefaultStorageClass"
     }
 
+    fn handles(&self, review: &Review<'_>) -> bool {
+        review.creates("", "persistentvolumeclaims")
+    }
+
     fn mutate<'a>(&'a self, review: &'a Review<'a>, object: &'a mut Value) -> Admitted<'a> {
         Box::pin(async move {
-            let claim =
-                review.operation == Operation::Create && review.is("", "persistentvolumeclaims");
             let named = meta::get(object, &["spec", "storageClassName"]).is_some()
                 || meta::annotation(object, BETA_CLASS).is_some();
-            if !claim || named {
+            if named {
                 return Ok(());
             }
             let classes = review

@@ -3,7 +3,7 @@
 use api::meta;
 use serde_json::{Value, json};
 
-use super::{Admitted, Operation, Plugin, Review};
+use super::{Admitted, Plugin, Review};
 
 /// Seconds a pod stays on such a node.
 const SECONDS: i64 = 300;
@@ -20,11 +20,13 @@ impl Plugin for DefaultTolerationSeconds {
         "DefaultTolerationSeconds"
     }
 
-    fn mutate<'a>(&'a self, review: &'a Review<'a>, object: &'a mut Value) -> Admitted<'a> {
+    fn handles(&self, review: &Review<'_>) -> bool {
+        review.creates("", "pods")
+    }
+
+    fn mutate<'a>(&'a self, _review: &'a Review<'a>, object: &'a mut Value) -> Admitted<'a> {
         Box::pin(async move {
-            if review.operation == Operation::Create && review.is("", "pods") {
-                complete(object);
-            }
+            complete(object);
             Ok(())
         })
     }

@@ -18,9 +18,13 @@ impl Plugin for LimitRanger {
         "LimitRanger"
     }
 
+    fn handles(&self, review: &Review<'_>) -> bool {
+        review.creates("", "pods") || review.is("", "persistentvolumeclaims")
+    }
+
     fn mutate<'a>(&'a self, review: &'a Review<'a>, object: &'a mut Value) -> Admitted<'a> {
         Box::pin(async move {
-            if review.operation != Operation::Create || !review.is("", "pods") {
+            if !review.creates("", "pods") {
                 return Ok(());
             }
             for range in review
@@ -40,7 +44,7 @@ impl Plugin for LimitRanger {
 
     fn validate<'a>(&'a self, review: &'a Review<'a>, object: &'a Value) -> Admitted<'a> {
         Box::pin(async move {
-            let pod = review.operation == Operation::Create && review.is("", "pods");
+            let pod = review.creates("", "pods");
             let claim =
                 review.operation != Operation::Delete && review.is("", "persistentvolumeclaims");
             if !pod && !claim {

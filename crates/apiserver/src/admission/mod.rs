@@ -61,6 +61,11 @@ pub struct Review<'a> {
 }
 
 impl Review<'_> {
+    /// Whether this creates such a resource.
+    pub fn creates(&self, group: &str, resource: &str) -> bool {
+        self.operation == Operation::Create && self.is(group, resource)
+    }
+
     /// Whether the object itself (no subresource) of this resource is meant.
     pub fn is(&self, group: &str, resource: &str) -> bool {
         let kind = &self.resource.kind;
@@ -86,6 +91,9 @@ pub type Admitted<'a> = BoxFuture<'a, Result<(), Fail>>;
 pub trait Plugin: Send + Sync {
     /// Upstream's name of the plugin.
     fn name(&self) -> &'static str;
+
+    /// Whether a request may be any of its business. Most are not, and then neither phase is entered.
+    fn handles(&self, review: &Review<'_>) -> bool;
 
     /// Completes or refuses an object before it is validated.
     fn mutate<'a>(&'a self, _review: &'a Review<'a>, _object: &'a mut Value) -> Admitted<'a> {
@@ -127,7 +135,7 @@ impl Chain {
     /// # Errors
     /// The first refusal.
     pub async fn mutate(&self, review: &Review<'_>, object: &mut Value) -> Result<(), Fail> {
-        for plugin in &self.0 {
+        for plugin in self.0.iter().filter(|p| p.handles(review)) {
             plugin.mutate(review, object).await?;
         }
         Ok(())
@@ -138,7 +146,7 @@ impl Chain {
     /// # Errors
     /// The first refusal.
     pub async fn validate(&self, review: &Review<'_>, object: &Value) -> Result<(), Fail> {
-        for plugin in &self.0 {
+        for plugin in self.0.iter().filter(|p| p.handles(review)) {
             plugin.validate(review, object).await?;
         }
         Ok(())

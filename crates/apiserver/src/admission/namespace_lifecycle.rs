@@ -21,6 +21,11 @@ impl Plugin for NamespaceLifecycle {
         "NamespaceLifecycle"
     }
 
+    fn handles(&self, review: &Review<'_>) -> bool {
+        let made = review.operation == Operation::Create && !review.namespace.is_empty();
+        made || review.is("", "namespaces")
+    }
+
     fn mutate<'a>(&'a self, review: &'a Review<'a>, _object: &'a mut Value) -> Admitted<'a> {
         Box::pin(async move {
             if review.operation != Operation::Create || review.namespace.is_empty() {

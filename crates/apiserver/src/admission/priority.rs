@@ -5,8 +5,16 @@ use serde_json::{Value, json};
 
 use super::{Admitted, Operation, Plugin, Review};
 use crate::registry::Fail;
+use crate::registry::sparse::Path;
 
 const CLASSES: (&str, &str, &str) = ("scheduling.k8s.io", "v1", "priorityclasses");
+/// What is asked of a class for each pod.
+const LOOKED_AT: &[Path<'_>] = &[
+    &["metadata", "name"],
+    &["globalDefault"],
+    &["value"],
+    &["preemptionPolicy"],
+];
 
 /// The plugin.
 pub struct Priority;
@@ -16,9 +24,13 @@ impl Plugin for Priority {
         "Priority"
     }
 
+    fn handles(&self, review: &Review<'_>) -> bool {
+        review.creates("", "pods") || review.is("scheduling.k8s.io", "priorityclasses")
+    }
+
     fn mutate<'a>(&'a self, review: &'a Review<'a>, object: &'a mut Value) -> Admitted<'a> {
         Box::pin(async move {
-            if review.operation == Operation::Create && review.is("", "pods") {
+            if review.creates("", "pods") {
                 complete(review, object).await?;
             }
             Ok(())
@@ -60,9 +72,10 @@ fn default_class(classes: &[Value]) -> Option<&Value> {
 async fn complete(review: &Review<'_>, pod: &mut Value) -> Result<(), Fail> {
     let name = meta::str_at(pod, &["spec", "priorityClassName"]).to_owned();
     let class = if name.is_empty() {
-        default_class(&review.registry.read_all(CLASSES, "").await?).cloned()
+        default_class(&review.registry.read_parts(CLASSES, "", LOOKED_AT).await?).cloned()
     } else {
-        let found = review.registry.read(CLASSES, "", &name).await?;
+        let found = review.registry.read_part(CLASSES, "", &name, LOOKED_AT);
+        let found = found.await?;
         Some(found.ok_or_else(|| {
             review.forbidden(&format!("no PriorityClass with name {name} was found"))
         })?)

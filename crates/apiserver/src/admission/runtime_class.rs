@@ -3,7 +3,7 @@
 use api::meta;
 use serde_json::{Map, Value};
 
-use super::{Admitted, Operation, Plugin, Review};
+use super::{Admitted, Plugin, Review};
 use crate::registry::Fail;
 
 const CLASSES: (&str, &str, &str) = ("node.k8s.io", "v1", "runtimeclasses");
@@ -16,11 +16,12 @@ impl Plugin for RuntimeClass {
         "RuntimeClass"
     }
 
+    fn handles(&self, review: &Review<'_>) -> bool {
+        review.creates("", "pods")
+    }
+
     fn mutate<'a>(&'a self, review: &'a Review<'a>, object: &'a mut Value) -> Admitted<'a> {
         Box::pin(async move {
-            if !is_due(review) {
-                return Ok(());
-            }
             let Some(class) = class_of(review, object).await? else {
                 return Ok(());
             };
@@ -32,9 +33,6 @@ impl Plugin for RuntimeClass {
 
     fn validate<'a>(&'a self, review: &'a Review<'a>, object: &'a Value) -> Admitted<'a> {
         Box::pin(async move {
-            if !is_due(review) {
-                return Ok(());
-            }
             let class = class_of(review, object).await?;
             let costs = class.as_ref().and_then(overhead_of);
             let given = meta::get(object, &["spec", "overhead"]);
@@ -50,10 +48,6 @@ impl Plugin for RuntimeClass {
             Err(review.forbidden(why))
         })
     }
-}
-
-fn is_due(review: &Review<'_>) -> bool {
-    review.operation == Operation::Create && review.is("", "pods")
 }
 
 async fn class_of(review: &Review<'_>, pod: &Value) -> Result<Option<Value>, Fail> {

@@ -4,13 +4,17 @@ use api::meta;
 use rand::Rng;
 use serde_json::{Value, json};
 
-use super::{Admitted, Operation, Plugin, Review};
+use super::{Admitted, Plugin, Review};
+use crate::registry::sparse::Path;
 use crate::registry::{Fail, metadata};
 
 /// Where the token, CA and namespace are mounted.
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// Lifetime of the projected token in seconds: one hour, and 7 seconds that mark it as ours (upstream does so).
 const TOKEN_SECONDS: i64 = 3607;
+const ACCOUNTS: (&str, &str, &str) = ("", "v1", "serviceaccounts");
+/// What is asked of an account for each pod.
+const LOOKED_AT: &[Path<'_>] = &[&["automountServiceAccountToken"], &["imagePullSecrets"]];
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// The plugin.
@@ -21,11 +25,12 @@ impl Plugin for ServiceAccount {
         "ServiceAccount"
     }
 
+    fn handles(&self, review: &Review<'_>) -> bool {
+        review.creates("", "pods")
+    }
+
     fn mutate<'a>(&'a self, review: &'a Review<'a>, object: &'a mut Value) -> Admitted<'a> {
         Box::pin(async move {
-            if review.operation != Operation::Create || !review.is("", "pods") {
-                return Ok(());
-            }
             if meta::annotation(object, MIRROR).is_some() {
                 return check_mirror(review, object);
             }
@@ -41,7 +46,7 @@ impl Plugin for ServiceAccount {
             meta::set(object, &["spec", "serviceAccount"], name.as_str().into());
             let account = review
                 .registry
-                .read(("", "v1", "serviceaccounts"), review.namespace, &name)
+                .read_part(ACCOUNTS, review.namespace, &name, LOOKED_AT)
                 .await?;
             let account = account.ok_or_else(|| {
                 let why = format!(

@@ -3,7 +3,7 @@
 use api::meta;
 use serde_json::{Value, json};
 
-use super::{Admitted, Operation, Plugin, Review};
+use super::{Admitted, Plugin, Review};
 
 /// Taint of nodes that are not ready.
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
@@ -16,11 +16,12 @@ impl Plugin for TaintNodesByCondition {
         "TaintNodesByCondition"
     }
 
-    fn mutate<'a>(&'a self, review: &'a Review<'a>, object: &'a mut Value) -> Admitted<'a> {
+    fn handles(&self, review: &Review<'_>) -> bool {
+        review.creates("", "nodes")
+    }
+
+    fn mutate<'a>(&'a self, _review: &'a Review<'a>, object: &'a mut Value) -> Admitted<'a> {
         Box::pin(async move {
-            if review.operation != Operation::Create || !review.is("", "nodes") {
-                return Ok(());
-            }
             let mut taints = meta::list_at(object, &["spec", "taints"]).to_vec();
             if !taints
                 .iter()

@@ -14,6 +14,7 @@ use super::bootstrap::node_rules;
 use super::follow::{self, Followed};
 use super::rules::Rule;
 use super::{Attributes, Decision};
+use crate::registry::sparse::{self, Path};
 
 const NODES_GROUP: &str = "system:nodes";
 const NODE_PREFIX: &str = "system:node:";
@@ -32,6 +33,19 @@ pub struct NodeAuthorizer {
     rules: Vec<Rule>,
 }
 
+/// Where a pod's node is.
+const NODE: Path<'_> = &["spec", "nodeName"];
+/// Where a pod refers to other objects.
+const REFERRING: &[Path<'_>] = &[
+    &["metadata", "namespace"],
+    &["spec", "serviceAccountName"],
+    &["spec", "imagePullSecrets"],
+    &["spec", "containers"],
+    &["spec", "initContainers"],
+    &["spec", "ephemeralContainers"],
+    &["spec", "volumes"],
+];
+
 type Reference = (&'static str, String, String);
 
 #[derive(Default)]
@@ -44,6 +58,11 @@ struct Graph {
 
 impl Graph {
     fn set(&mut self, key: &[u8], pod: Option<&[u8]>) {
+        let contributed = pod.and_then(contribution);
+        // Statuses change more often than what a pod refers to, which never does.
+        if contributed.as_ref() == self.pods.get(key) {
+            return;
+        }
         if let Some((node, references)) = self.pods.remove(key)
             && let Some(counts) = self.counts.get_mut(&node)
         {
@@ -56,19 +75,14 @@ impl Graph {
                 }
             }
         }
-        let Some(pod) = pod.and_then(|p| serde_json::from_slice::<Value>(p).ok()) else {
+        let Some((node, references)) = contributed else {
             return;
         };
-        let Some(node) = pod.pointer("/spec/nodeName").and_then(Value::as_str) else {
-            return;
-        };
-        let references = references(&pod);
-        let counts = self.counts.entry(node.to_owned()).or_default();
+        let counts = self.counts.entry(node.clone()).or_default();
         for reference in &references {
             *counts.entry(reference.clone()).or_default() += 1;
         }
-        self.pods
-            .insert(key.to_vec(), (node.to_owned(), references));
+        self.pods.insert(key.to_vec(), (node, references));
     }
 
     fn refers(&self, node: &str, resource: &str, namespace: &str, name: &str) -> bool {
@@ -85,6 +99,17 @@ impl Graph {
             .get(key.as_bytes())
             .is_some_and(|(owner, _)| owner == node)
     }
+}
+
+/// The node of a stored pod and what it refers to; `None` without a node.
+fn contribution(pod: &[u8]) -> Option<(String, Vec<Reference>)> {
+    let assigned = sparse::read(pod, &[NODE]).ok()?;
+    let node = api::meta::str_at(&assigned, NODE);
+    if node.is_empty() {
+        return None;
+    }
+    let pod = sparse::read(pod, REFERRING).ok()?;
+    Some((node.to_owned(), references(&pod)))
 }
 
 /// Everything a pod's spec names that its node must be able to read.

@@ -5,7 +5,9 @@ use rand::Rng;
 use serde_json::Value;
 use store::{Commit, CommitError, Expect, Mutation};
 
-use super::{Claims, Fail, Registry, Stored, WRITE_ATTEMPTS, Write, commit_failure, metadata};
+use super::{
+    Claims, Fail, Registry, Stored, WRITE_ATTEMPTS, Write, commit_failure, metadata, read_failure,
+};
 use crate::admission::{Operation, Review};
 
 /// How many names are tried for `generateName`.
@@ -65,17 +67,23 @@ impl Registry {
         if !meta::name(&object).is_empty() || prefix.is_empty() {
             return self.create_once(write, object).await;
         }
+        let name = self.free_name(write, &prefix).await?;
+        let mut object = object;
+        metadata::of(&mut object).insert("name".into(), name.into());
+        self.create_once(write, object).await
+    }
+
+    /// A generated name that no object has. Whether it still is free decides the commit.
+    async fn free_name(&self, write: &Write<'_>, prefix: &str) -> Result<String, Fail> {
         let mut attempt = 1;
         loop {
-            let mut candidate = object.clone();
-            let name = metadata::generated_name(&prefix, || rand::rng().random());
-            metadata::of(&mut candidate).insert("name".into(), name.into());
-            match self.create_once(write, candidate).await {
-                Err(status) if status.reason == "AlreadyExists" && attempt < NAME_ATTEMPTS => {
-                    attempt += 1
-                }
-                other => return other,
+            let name = metadata::generated_name(prefix, || rand::rng().random());
+            let key = write.resource.key(write.namespace, &name);
+            let (taken, _) = self.store.get(&key, None).await.map_err(read_failure)?;
+            if taken.is_none() || attempt == NAME_ATTEMPTS {
+                return Ok(name);
             }
+            attempt += 1;
         }
     }
 

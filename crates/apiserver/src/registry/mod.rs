@@ -9,6 +9,7 @@ mod claims;
 mod conversion;
 mod create;
 mod delete;
+mod edit;
 pub mod feed;
 pub mod list;
 pub mod metadata;
@@ -19,7 +20,7 @@ pub mod scale;
 mod selection;
 mod services;
 mod shared;
-mod sparse;
+pub mod sparse;
 pub mod streamed;
 pub mod table;
 mod transform;
@@ -77,8 +78,15 @@ impl Stored {
     /// # Errors
     /// As [`Self::value`].
     pub fn identity(&self) -> Result<Value, Fail> {
-        const PATHS: &[sparse::Path<'_>] = &[&["metadata", "name"], &["metadata", "namespace"]];
-        sparse::read(&self.bytes, PATHS).map_err(|e| Box::new(Status::internal(e)))
+        self.part(&[&["metadata", "name"], &["metadata", "namespace"]])
+    }
+
+    /// The object with nothing in it but what lies at `paths`.
+    ///
+    /// # Errors
+    /// As [`Self::value`].
+    pub fn part(&self, paths: &[sparse::Path<'_>]) -> Result<Value, Fail> {
+        sparse::read(&self.bytes, paths).map_err(|e| Box::new(Status::internal(e)))
     }
 
     /// The object as clients see it: with its resourceVersion.
@@ -292,6 +300,20 @@ impl Registry {
             .ok_or_else(|| Box::new(Status::no_resource()))
     }
 
+    /// What an object of a built-in resource has at `paths`, or `None`: for admission, which asks the same few things
+    /// again and again.
+    pub async fn read_part(
+        &self,
+        (group, version, resource): (&str, &str, &str),
+        namespace: &str,
+        name: &str,
+        paths: &[sparse::Path<'_>],
+    ) -> Result<Option<Value>, Fail> {
+        let resource = self.resource(group, version, resource)?;
+        let found = self.find(&resource, namespace, name).await?;
+        found.map(|s| s.part(paths)).transpose()
+    }
+
     /// One object of a built-in resource as a tree, or `None`: for admission and reviews.
     pub async fn read(
         &self,
@@ -310,9 +332,29 @@ impl Registry {
     /// where there are few.
     pub async fn read_all(
         &self,
-        (group, version, resource): (&str, &str, &str),
+        resource: (&str, &str, &str),
         namespace: &str,
     ) -> Result<Vec<Value>, Fail> {
+        let found = self.stored_all(resource, namespace).await?;
+        found.iter().map(Stored::value).collect()
+    }
+
+    /// The same with nothing in them but what lies at `paths`.
+    pub async fn read_parts(
+        &self,
+        resource: (&str, &str, &str),
+        namespace: &str,
+        paths: &[sparse::Path<'_>],
+    ) -> Result<Vec<Value>, Fail> {
+        let found = self.stored_all(resource, namespace).await?;
+        found.iter().map(|s| s.part(paths)).collect()
+    }
+
+    async fn stored_all(
+        &self,
+        (group, version, resource): (&str, &str, &str),
+        namespace: &str,
+    ) -> Result<Vec<Stored>, Fail> {
         let resource = self.resource(group, version, resource)?;
         let start = resource.prefix(namespace);
         let range = RangeRequest {
@@ -322,6 +364,6 @@ impl Registry {
             at: None,
         };
         let found = self.store.range(range).await.map_err(read_failure)?;
-        found.kvs.iter().map(|kv| self.open(kv)?.value()).collect()
+        found.kvs.iter().map(|kv| self.open(kv)).collect()
     }
 }

@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::shared::Shared;
+use super::sparse::Path;
 use super::{Fail, Stored};
 
 /// What happens to dependents when an object is deleted and the request does not say.
@@ -96,6 +97,8 @@ pub struct Resource {
     serving: Option<Serving>,
     /// What its watchers share.
     pub(super) shared: Shared,
+    /// Where selectors look in an object, of a built-in kind.
+    pub(super) selected_by: Vec<Path<'static>>,
 }
 
 /// What the engine must know of a custom resource beyond its kind: its schema may change while it is served.
@@ -132,6 +135,7 @@ impl Resource {
             storage: None,
             serving: Some(serving),
             shared: Shared::default(),
+            selected_by: Vec::new(),
         }
     }
 
@@ -230,6 +234,7 @@ impl Resource {
             policy: Policy::of(kind),
             prefix: kind.storage_prefix(),
             kind: kind.clone(),
+            selected_by: super::selection::paths(stored),
             storage,
             serving: None,
             shared: Shared::default(),
@@ -289,7 +294,8 @@ impl Resource {
 /// All resources by group, version and plural name.
 #[derive(Default)]
 pub struct Resources {
-    by_path: HashMap<(String, String, String), Arc<Resource>>,
+    /// By plural name: few groups and versions share one.
+    by_name: HashMap<String, Vec<Arc<Resource>>>,
     kinds: Vec<Kind>,
 }
 
@@ -298,41 +304,43 @@ impl Resources {
     pub fn new<'a>(kinds: impl IntoIterator<Item = &'a Kind>) -> Self {
         let mut all = Self::default();
         for kind in kinds {
-            let path = (
-                kind.group.clone(),
-                kind.version.clone(),
-                kind.resource.clone(),
-            );
-            all.by_path.insert(path, Arc::new(Resource::new(kind)));
-            all.kinds.push(kind.clone());
+            all.put(Arc::new(Resource::new(kind)));
         }
         all
     }
 
     /// These resources and the given ones behind them.
     pub fn with(&self, more: &[Arc<Resource>]) -> Self {
-        let (mut by_path, mut kinds) = (self.by_path.clone(), self.kinds.clone());
+        let mut all = Self {
+            by_name: self.by_name.clone(),
+            kinds: self.kinds.clone(),
+        };
         for resource in more {
             let kind = &resource.kind;
-            let path = (
-                kind.group.clone(),
-                kind.version.clone(),
-                kind.resource.clone(),
-            );
             // What is built in cannot be defined anew.
-            if let std::collections::hash_map::Entry::Vacant(free) = by_path.entry(path) {
-                free.insert(resource.clone());
-                kinds.push(kind.clone());
+            if all.at(&kind.group, &kind.version, &kind.resource).is_none() {
+                all.put(resource.clone());
             }
         }
-        Self { by_path, kinds }
+        all
+    }
+
+    fn put(&mut self, resource: Arc<Resource>) {
+        self.kinds.push(resource.kind.clone());
+        let same_name = self.by_name.entry(resource.kind.resource.clone());
+        same_name.or_default().push(resource);
+    }
+
+    fn at(&self, group: &str, version: &str, resource: &str) -> Option<&Arc<Resource>> {
+        let same_name = self.by_name.get(resource)?;
+        same_name
+            .iter()
+            .find(|r| r.kind.group == group && r.kind.version == version)
     }
 
     /// The resource at a path.
     pub fn find(&self, group: &str, version: &str, resource: &str) -> Option<Arc<Resource>> {
-        self.by_path
-            .get(&(group.to_owned(), version.to_owned(), resource.to_owned()))
-            .cloned()
+        self.at(group, version, resource).cloned()
     }
 
     /// The descriptors, in discovery order.

@@ -12,7 +12,7 @@ use super::{Fail, Resource, sparse};
 use crate::http::request_info::Query;
 
 /// Where labels are.
-const LABELS: sparse::Path<'_> = &["metadata", "labels"];
+const LABELS: sparse::Path<'static> = &["metadata", "labels"];
 
 /// Which objects are meant: both selectors must match.
 #[derive(Debug, Clone, Default)]
@@ -37,46 +37,30 @@ struct LabelledMetadata<'a> {
 }
 
 /// All that selectors may ask about an object, read once for many of them.
-#[derive(Debug, Default)]
-pub struct Selectable {
-    labels: HashMap<String, String>,
-    /// Values by the names that field selectors know.
-    fields: Vec<(String, String)>,
-}
+#[derive(Debug)]
+pub struct Selectable(Value);
 
 impl Selectable {
     /// Of a stored object; `None` for bytes that are no object, which nothing matches.
     pub fn of(resource: &Resource, bytes: &[u8]) -> Option<Self> {
-        let object = tree(resource, bytes)?;
-        let kind = resource.stored();
-        let labels = object
-            .pointer("/metadata/labels")
-            .and_then(Value::as_object);
-        let label =
-            |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
-        let field = |name: String| {
-            let value = kinds::field_value(kind, &object, &name)?;
-            Some((name, value))
-        };
-        Some(Self {
-            labels: labels.into_iter().flatten().filter_map(label).collect(),
-            fields: kinds::field_names(kind).filter_map(field).collect(),
-        })
+        tree(resource, bytes).map(Self)
     }
+}
 
-    fn field(&self, name: &str) -> &str {
-        let found = self.fields.iter().find(|(n, _)| n == name);
-        found.map_or("", |(_, value)| value)
-    }
+/// Where selectors look in objects of a built-in kind.
+pub fn paths(kind: &api::Kind) -> Vec<sparse::Path<'static>> {
+    let fields = kinds::field_names(kind).filter_map(|name| kinds::field_path(kind, &name));
+    let mut paths: Vec<sparse::Path<'static>> = fields.chain([LABELS]).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    paths
 }
 
 /// A stored object as selectors see it: of a built-in kind only what they may ask for.
 fn tree(resource: &Resource, bytes: &[u8]) -> Option<Value> {
     let kind = resource.stored();
     if kind.custom.is_none() {
-        let fields = kinds::field_names(kind).filter_map(|name| kinds::field_path(kind, &name));
-        let paths: Vec<sparse::Path<'_>> = fields.chain([LABELS]).collect();
-        return sparse::read(bytes, &paths).ok();
+        return sparse::read(bytes, &resource.selected_by).ok();
     }
     // Selectable fields may have defaults that the stored object lacks.
     let mut object = serde_json::from_slice::<Value>(bytes).ok()?;
@@ -142,10 +126,14 @@ impl Selection {
     }
 
     /// The same of an object that was read before.
-    pub fn matches_read(&self, object: &Selectable) -> bool {
-        self.labels
-            .matches_with(|key| object.labels.get(key).map(String::as_str))
-            && self.fields.matches_with(|field| object.field(field))
+    pub fn matches_read(&self, resource: &Resource, object: &Selectable) -> bool {
+        self.labels.matches_object(&object.0) && self.fields_of(resource, &object.0)
+    }
+
+    fn fields_of(&self, resource: &Resource, object: &Value) -> bool {
+        let kind = resource.stored();
+        self.fields
+            .matches_with(|field| kinds::field_value(kind, object, field).unwrap_or_default())
     }
 
     fn labels_match(&self, bytes: &[u8]) -> bool {
@@ -164,12 +152,7 @@ impl Selection {
         if self.fields.is_everything() {
             return true;
         }
-        let Some(object) = tree(resource, bytes) else {
-            return false;
-        };
-        let kind = resource.stored();
-        self.fields
-            .matches_with(|field| kinds::field_value(kind, &object, field).unwrap_or_default())
+        tree(resource, bytes).is_some_and(|object| self.fields_of(resource, &object))
     }
 }
 
@@ -208,7 +191,7 @@ mod tests {
         ] {
             let selection = Selection::parse(&pods, &Query::parse(query)).unwrap();
             assert_eq!(selection.matches(&pods, &bytes), matches, "{query}");
-            assert_eq!(selection.matches_read(&read), matches, "{query}");
+            assert_eq!(selection.matches_read(&pods, &read), matches, "{query}");
         }
         assert!(Selectable::of(&pods, b"no object").is_none());
     }

@@ -113,7 +113,7 @@ impl Object {
     pub fn is_selected(&self, resource: &Resource, selection: &Selection) -> bool {
         let read = || Selectable::of(resource, &self.stored.bytes);
         let selectable = self.selectable.get_or_init(read).as_ref();
-        selectable.is_some_and(|object| selection.matches_read(object))
+        selectable.is_some_and(|object| selection.matches_read(resource, object))
     }
 }
 

@@ -4,8 +4,7 @@
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// The path of a field from the root of an object.
-pub type Path<'p> = &'p [&'p str];
+pub use api::edit::Path;
 
 /// The object with nothing in it but what lies at `paths`.
 ///

@@ -85,7 +85,7 @@ impl Registry {
                 return Ok(stored);
             }
         }
-        Err(self.modified(write))
+        Err(modified(write))
     }
 
     /// PUT: replaces the object, or creates it where the resource allows that.
@@ -244,14 +244,15 @@ impl Registry {
         }
         Ok(())
     }
-
-    fn modified(&self, write: &Write<'_>) -> Fail {
-        let kind = &write.resource.kind;
-        Box::new(Status::modified(&kind.group, &kind.resource, write.name))
-    }
 }
 
-fn not_found(write: &Write<'_>) -> Fail {
+/// Somebody else's write came in between.
+pub(super) fn modified(write: &Write<'_>) -> Fail {
+    let kind = &write.resource.kind;
+    Box::new(Status::modified(&kind.group, &kind.resource, write.name))
+}
+
+pub(super) fn not_found(write: &Write<'_>) -> Fail {
     let kind = &write.resource.kind;
     Box::new(Status::not_found(&kind.group, &kind.resource, write.name))
 }

@@ -173,6 +173,12 @@ impl Entry {
         &self.bytes
     }
 
+    /// Whether the JSON has these bytes somewhere: where few objects do, looking for them is much cheaper than
+    /// decoding all.
+    pub fn mentions(&self, word: &str) -> bool {
+        memchr::memmem::find(&self.bytes, word.as_bytes()).is_some()
+    }
+
     /// The value of a label.
     pub fn label(&self, key: &str) -> Option<&str> {
         let at = self.labels.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;

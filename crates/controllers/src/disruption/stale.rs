@@ -36,8 +36,7 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
         pods.on_change(move |change| {
             let staying = change.new.as_ref().filter(|e| !e.deleting);
             // Few pods are announced: decoding each would cost more than looking for the word.
-            let word = TARGET.as_bytes();
-            if staying.is_some_and(|e| e.bytes().windows(word.len()).any(|w| w == word)) {
+            if staying.is_some_and(|e| e.mentions(TARGET)) {
                 to.add(change.key.clone());
             }
         });

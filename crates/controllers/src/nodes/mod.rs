@@ -267,10 +267,8 @@ impl Lifecycle {
     }
 }
 
-/// Whether an object has this word somewhere; cheaper than decoding it.
 fn mentions(entry: Option<Arc<Entry>>, word: &str) -> bool {
-    let found = |e: Arc<Entry>| e.bytes().windows(word.len()).any(|w| w == word.as_bytes());
-    entry.is_some_and(found)
+    entry.is_some_and(|e| e.mentions(word))
 }
 
 struct Eviction {

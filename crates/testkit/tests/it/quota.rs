@@ -25,6 +25,9 @@ async fn used(rig: &Rig, named: &str, amounts: &[(&str, &str)]) -> anyhow::Resul
 /// One thing of a kind is counted, a second one refused, and room is made when the first goes.
 async fn counts(key: &str, resource: &str, mut object: Value) -> anyhow::Result<()> {
     let rig = Rig::start(&["n1"]).await?;
+    // A namespace gets this one a moment after it is there.
+    rig.until("v1/configmaps", "kube-root-ca.crt", "to be there", |_| true)
+        .await?;
     let before = rig.list(resource, "").await?.len();
     let mut hard = json!({});
     hard[key] = json!((before + 1).to_string());
