@@ -105,9 +105,15 @@ impl Step<'_> {
             return false;
         }
         self.note_pause();
-        if model::is_paused(d) || scale::is_due(s) {
+        let sizes = match model::is_paused(d) || scale::is_due(s) {
+            true => scale::proportionally(s),
+            false => Vec::new(),
+        };
+        // Where no size has to change, the roll-out goes on: it must not wait for ReplicaSets that
+        // remember another size of the Deployment, such as those adopted or of the strategy Recreate.
+        if model::is_paused(d) || !sizes.is_empty() {
             self.sync_revision(false);
-            self.actions.extend(scale::proportionally(s));
+            self.actions.extend(sizes);
             if model::is_paused(d) {
                 self.clean_up();
             }

@@ -284,6 +284,33 @@ fn plain_scaling_changes_the_one_set_and_paused_ones_do_not_roll() {
     assert_eq!(w.sizes(), [("v1".into(), 0), ("v2".into(), 0)]);
 }
 
+/// Upstream's controller waits for ever there.
+#[test]
+fn sets_that_remember_another_size_do_not_stop_a_rollout() {
+    for (old, replicas) in [(&["v1"][..], 1), (&["v1", "v2"][..], 2)] {
+        for strategy in ["RollingUpdate", "Recreate"] {
+            let mut w = World::new(5, 1, 0);
+            for image in old {
+                w.image(image);
+                w.deployment.status = None;
+                w.step();
+            }
+            for set in &mut w.sets {
+                set.spec.replicas = Some(1);
+            }
+            w.pods_follow();
+            w.image("v3");
+            w.resize(replicas);
+            let rollout = w.deployment.spec.strategy.as_mut().unwrap();
+            rollout.type_ = Some(strategy.into());
+            w.settle(|_| {});
+            let sizes = w.sizes().into_iter().filter(|(_, size)| *size > 0);
+            let expected = [("v3".to_owned(), replicas)];
+            assert_eq!(sizes.collect::<Vec<_>>(), expected, "{strategy}");
+        }
+    }
+}
+
 #[test]
 fn recreate_stops_the_old_before_it_starts_the_new() {
     let mut w = World::new(3, 1, 0);
