@@ -223,6 +223,11 @@ impl StatefulSets {
                     self.create(set, key, *pod).await?;
                 }
                 Action::Delete(i, ended) => self.delete(set, &owned[i], ended).await?,
+                Action::Provide(ordinal, i) => {
+                    let name = owned[i].metadata.name.as_deref().unwrap_or_default();
+                    // One that still goes says so when it is gone.
+                    self.claims.provide(set, ordinal, name).await?;
+                }
                 Action::Label(i) => {
                     let pod = &owned[i];
                     let name = pod.metadata.name.as_deref().unwrap_or_default();

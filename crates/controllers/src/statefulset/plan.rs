@@ -35,6 +35,8 @@ pub enum Action {
     Delete(usize, Option<&'static str>),
     /// Say who a pod is, by place.
     Label(usize),
+    /// Make the claims that the pod of an ordinal, by place, waits for and that are gone.
+    Provide(u32, usize),
 }
 
 /// Whether pods come and go one after another.
@@ -115,7 +117,7 @@ impl<'a> View<'a> {
                     actions.push(Action::Create(ordinal, Box::new(self.new_pod(ordinal))));
                     false
                 }
-                Some(i) => self.keep_one(i, actions),
+                Some(i) => self.keep_one(ordinal, i, actions),
             };
             if !on && self.ordered {
                 return false;
@@ -126,7 +128,7 @@ impl<'a> View<'a> {
     }
 
     /// Answers whether the next ordinal may follow.
-    fn keep_one(&self, i: usize, actions: &mut Vec<Action>) -> bool {
+    fn keep_one(&self, ordinal: u32, i: usize, actions: &mut Vec<Action>) -> bool {
         let pod = &self.s.pods[i];
         let ended = match pods::phase(pod) {
             "Failed" => Some("Failed"),
@@ -141,6 +143,10 @@ impl<'a> View<'a> {
         }
         if !self.is_leaving(i) && !identity::is_labelled(pod) {
             actions.push(Action::Label(i));
+        }
+        let claims = self.s.set.spec.volume_claim_templates.iter().flatten();
+        if !self.is_leaving(i) && pods::phase(pod) == "Pending" && claims.count() > 0 {
+            actions.push(Action::Provide(ordinal, i));
         }
         !self.is_leaving(i) && self.is_available(i)
     }

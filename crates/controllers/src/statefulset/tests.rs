@@ -83,6 +83,7 @@ impl World {
                     meta.deletion_timestamp = Some(Time(now));
                 }
                 Action::Label(i) => told.push(format!("!{i}")),
+                Action::Provide(ordinal, _) => told.push(format!("?{ordinal}")),
             }
         }
         self.set.status = Some(self.with(|s| plan::status(s, None)).0);
@@ -137,6 +138,15 @@ impl World {
         let pod = self.pods.iter_mut().find(found).unwrap();
         pod.status.get_or_insert_default().conditions = None;
     }
+}
+
+#[test]
+fn pods_that_wait_get_their_claims_again() {
+    let mut world = World::new(json!({"volumeClaimTemplates": [{"metadata": {"name": "data"}}]}));
+    assert_eq!(world.step(), ["+web-0"]);
+    assert_eq!(world.step(), ["?0"]);
+    world.kubelets();
+    assert_eq!(world.step(), ["+web-1"], "who runs has its claims");
 }
 
 #[test]
