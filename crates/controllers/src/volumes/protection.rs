@@ -5,7 +5,7 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::{
     Api,
-    api::{Patch, PatchParams},
+    api::{ListParams, Patch, PatchParams},
 };
 use serde_json::json;
 
@@ -24,6 +24,8 @@ pub const VOLUMES: Controller = Controller {
 
 const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
+/// Pods asked for at once.
+const PAGE_PODS: u32 = 500;
 
 /// What is to be done about a finalizer.
 #[derive(Debug, PartialEq, Eq)]
@@ -126,12 +128,34 @@ impl Reconcile for Claims {
                 .any(|p| uses(p, &key.name))
         };
         let act = decide(&entry, CLAIM_FINALIZER, in_use);
+        // The cache may not know yet of a pod that was given its node just now.
+        if act == Act::Remove && self.is_used_by_now(key).await? {
+            return Ok(Requeue::OnChange);
+        }
         if act != Act::Nothing {
             let api =
                 write::namespaced::<PersistentVolumeClaim>(&self.context.client, &key.namespace);
             write_finalizers(&api, &entry, patch(&entry, CLAIM_FINALIZER, &act)).await?;
         }
         Ok(Requeue::OnChange)
+    }
+}
+
+impl Claims {
+    /// Asks the server, page by page, whether a pod uses the claim.
+    async fn is_used_by_now(&self, key: &Key) -> Result<bool, Error> {
+        let api = write::namespaced::<Pod>(&self.context.client, &key.namespace);
+        let mut page = ListParams::default().limit(PAGE_PODS);
+        loop {
+            let pods = api.list(&page).await?;
+            if pods.items.iter().any(|pod| uses(pod, &key.name)) {
+                return Ok(true);
+            }
+            match pods.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => page = page.continue_token(&token),
+                None => return Ok(false),
+            }
+        }
     }
 }
 
@@ -196,7 +220,65 @@ impl Reconcile for Volumes {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        convert::Infallible,
+        sync::Arc,
+        sync::atomic::{AtomicU32, Ordering},
+    };
+
+    use http::{Method, Request, Response};
+    use serde_json::Value;
+
     use super::*;
+
+    /// A server whose pods come to be after the first look, and how often it was asked to write.
+    fn server() -> (client::Client, Arc<AtomicU32>) {
+        let (looks, writes) = (AtomicU32::new(0), Arc::new(AtomicU32::new(0)));
+        let written = writes.clone();
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+            let watches = request.uri().query().is_some_and(|q| q.contains("watch="));
+            let list = |items: Value| json!({"metadata": {"resourceVersion": "5"}, "items": items});
+            let body = match (request.method(), request.uri().path()) {
+                (&Method::GET, path) if watches || !path.ends_with("/pods") => list(json!([
+                    {"metadata": {"name": "c", "namespace": "n", "uid": "u", "resourceVersion": "5",
+                        "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": [CLAIM_FINALIZER]}}
+                ])),
+                (&Method::GET, _) if looks.fetch_add(1, Ordering::Relaxed) == 0 => list(json!([])),
+                (&Method::GET, _) => list(json!([{
+                    "metadata": {"name": "p", "namespace": "n"},
+                    "spec": {"containers": [], "nodeName": "m", "volumes": [
+                        {"name": "d", "persistentVolumeClaim": {"claimName": "c"}}]}}])),
+                _ => {
+                    written.fetch_add(1, Ordering::Relaxed);
+                    json!({})
+                }
+            };
+            async move {
+                if watches {
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, Infallible>(Response::new(body.to_string()))
+            }
+        });
+        (client::in_process(service), writes)
+    }
+
+    #[tokio::test]
+    async fn a_claim_stays_for_a_pod_that_the_cache_does_not_know_yet() {
+        let (client, writes) = server();
+        let context = Context::new(client, Default::default(), Default::default());
+        let claims = context.caches.get::<PersistentVolumeClaim>(Scope::all());
+        let pods = context.caches.get::<Pod>(Scope::all());
+        claims.synced().await;
+        pods.synced().await;
+        let protection = Claims {
+            context,
+            claims,
+            pods,
+        };
+        protection.reconcile(&Key::new("n", "c")).await.unwrap();
+        assert_eq!(writes.load(Ordering::Relaxed), 0);
+    }
 
     #[test]
     fn scheduled_pods_use_their_claims() {
