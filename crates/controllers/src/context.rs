@@ -1,13 +1,13 @@
 //! What every controller is given.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use client::{Caches, Client, Clock, Jitter, Queue, Reconcile, Recorder};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::certificates::Authority;
+use crate::{certificates::Authority, volumes::Folders};
 
 /// Gives each controller a client of its own identity.
 pub type ClientOf = Arc<dyn Fn(&str) -> Client + Send + Sync>;
@@ -43,8 +43,8 @@ pub struct Config {
     pub authority: Option<Arc<Authority>>,
     /// Signs the tokens of Secrets that ask for one. `None`: they get none.
     pub sign_token: Option<SignToken>,
-    /// Folder for volumes made on demand by the default storage class. `None`: no such class.
-    pub volume_root: Option<PathBuf>,
+    /// Folders of volumes made on demand by the default storage class. `None`: no such class.
+    pub volumes: Option<Arc<dyn Folders>>,
     /// Workers of each controller.
     pub workers: usize,
     /// The wall clock.
@@ -62,7 +62,7 @@ impl fmt::Debug for Config {
         f.debug_struct("Config")
             .field("cluster_cidr", &self.cluster_cidr)
             .field("node_cidr_prefix", &self.node_cidr_prefix)
-            .field("volume_root", &self.volume_root)
+            .field("volumes", &self.volumes.as_ref().map(|v| v.root()))
             .field("workers", &self.workers)
             .finish_non_exhaustive()
     }
@@ -77,7 +77,7 @@ impl Default for Config {
             root_ca: String::new(),
             authority: None,
             sign_token: None,
-            volume_root: None,
+            volumes: None,
             workers: 5,
             clock: Clock::system(),
             jitter: Jitter::random(),

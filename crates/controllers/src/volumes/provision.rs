@@ -1,10 +1,7 @@
 //! Volumes on demand: a folder of this machine each, below one root. They reach the node that the
 //! claim's first pod was given, and go with their claim.
 
-use std::{
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use client::{Error, write};
 use k8s_openapi::api::{
@@ -24,12 +21,10 @@ const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 /// On a claim: who is to make its volume.
 const ASKED: &str = "volume.kubernetes.io/storage-provisioner";
 const CLASS: &str = "standard";
-/// Pods run as any user; each must be able to write to its volume.
-const FOLDER_MODE: u32 = 0o777;
 
 /// Makes the default class, if volumes can be made here and it is not there.
 pub async fn ensure_class(context: &Context) {
-    if context.config.volume_root.is_none() {
+    if context.config.volumes.is_none() {
         return;
     }
     let class = json!({
@@ -74,12 +69,12 @@ pub async fn make(
     class: &StorageClass,
     node: Option<&plan::Node>,
 ) -> Result<PersistentVolume, Error> {
-    let root = context.config.volume_root.clone();
-    let root = root.ok_or_else(|| Error::Other("no folder for volumes is configured".into()))?;
+    let folders = context.config.volumes.as_ref();
+    let folders =
+        folders.ok_or_else(|| Error::Other("no folder for volumes is configured".into()))?;
     let name = format!("pvc-{}", claim.metadata.uid.as_deref().unwrap_or_default());
-    let path = root.join(&name);
-    let folder = path.clone();
-    blocking(move || make_folder(&folder)).await?;
+    let path = folders.root().join(&name);
+    folders.make(path.clone()).await.map_err(told)?;
     let volume = describe(&name, &path, claim, class, node);
     let volume: PersistentVolume =
         serde_json::from_value(volume).map_err(|e| Error::Other(e.to_string()))?;
@@ -90,9 +85,8 @@ pub async fn make(
     }
 }
 
-fn make_folder(path: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(FOLDER_MODE))
+fn told(error: std::io::Error) -> Error {
+    Error::Other(error.to_string())
 }
 
 fn describe(
@@ -147,31 +141,18 @@ pub async fn remove_data(context: &Context, volume: &PersistentVolume) -> Result
         .as_ref()
         .and_then(|s| s.host_path.as_ref())
         .map(|h| PathBuf::from(&h.path));
-    let (Some(root), Some(PROVISIONER), Some(path)) = (&context.config.volume_root, by, path)
-    else {
+    let (Some(folders), Some(PROVISIONER), Some(path)) = (&context.config.volumes, by, path) else {
         return Ok(false);
     };
     // Whoever may write volumes must not be able to have other folders deleted.
-    if path != root.join(&name) || !name.starts_with("pvc-") || name.contains('/') {
+    if path != folders.root().join(&name) || !name.starts_with("pvc-") || name.contains('/') {
         return Err(Error::Other(format!(
             "{} is not a folder of this provisioner",
             path.display()
         )));
     }
-    blocking(move || match std::fs::remove_dir_all(&path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    })
-    .await?;
+    folders.remove(path).await.map_err(told)?;
     Ok(true)
-}
-
-async fn blocking(
-    work: impl FnOnce() -> std::io::Result<()> + Send + 'static,
-) -> Result<(), Error> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|e| Error::Other(e.to_string()))?
-        .map_err(|e| Error::Other(e.to_string()))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use anyhow::Context;
 use apiserver::ApiServer;
 use apiserver::auth::{BoundObject, MASTERS, TokenIssuer, TokenRequest, UserInfo};
 use client::{Caches, Clock};
-use controllers::{SignToken, certificates::Authority};
+use controllers::{SignToken, certificates::Authority, volumes::MachineFolders};
 use store::Embedded;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -114,7 +114,7 @@ impl ControlPlane {
             root_ca: pki.ca_certificate().to_owned(),
             authority: authority(pki),
             sign_token: Some(signs(self.tokens.clone())),
-            volume_root: Some(cluster.path("volumes")),
+            volumes: Some(Arc::new(MachineFolders::new(cluster.path("volumes")))),
             caches: Some(caches.clone()),
             ..controllers::Config::default()
         };
