@@ -1,7 +1,11 @@
 //! A cluster whose parts are killed and started again: the real API server over a store whose disk
 //! survives, the real controllers, scheduler and simulated nodes, each behind the simulated network.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use apiserver::{
@@ -10,9 +14,10 @@ use apiserver::{
 };
 use bytes::Bytes;
 use client::{Client, Clock};
+use controllers::volumes::Folders;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use store::{
     Commit, CommitError, Embedded, HistoryLimits, KeyValue, MemoryDisk, RangeRequest, RangeResult,
     ReadError, Revision, Scan, Store, Watch,
@@ -50,7 +55,11 @@ struct Process {
 pub struct Cluster {
     ground: Ground,
     start: Instant,
+    /// How far the clocks of all machines were set forward since.
+    shift: Arc<AtomicI64>,
     limits: HistoryLimits,
+    /// The data of volumes.
+    pub folders: Arc<Names>,
     /// The network between its parts.
     pub network: Arc<Network>,
     oracle: Arc<Oracle>,
@@ -73,7 +82,9 @@ impl Cluster {
         Self {
             ground,
             start: Instant::now(),
+            shift: Arc::default(),
             limits,
+            folders: Arc::default(),
             network,
             oracle,
             processes: [None, None, None],
@@ -84,11 +95,17 @@ impl Cluster {
 
     /// The wall clock of the simulation.
     pub fn clock(&self) -> Clock {
-        let (start, age) = (self.start, self.ground.age);
+        let (start, age, shift) = (self.start, self.ground.age, self.shift.clone());
         Clock::from_fn(move || {
             let begin = Timestamp::from_second(EPOCH_SECONDS).unwrap_or_default();
-            begin + age + start.elapsed()
+            let shift = SignedDuration::from_secs(shift.load(Ordering::Relaxed));
+            begin + age + start.elapsed() + shift
         })
+    }
+
+    /// Sets the wall clock forward by so many seconds, or back.
+    pub fn set_clock(&self, seconds: i64) {
+        self.shift.fetch_add(seconds, Ordering::Relaxed);
     }
 
     /// Starts the API server over what the disk holds.
@@ -201,6 +218,7 @@ impl Cluster {
         let config = controllers::Config {
             cluster_cidr: "10.42.0.0/16".parse().ok(),
             root_ca: "an authority of the simulation".into(),
+            volumes: Some(self.folders.clone()),
             clock: self.clock(),
             ..controllers::Config::default()
         };
@@ -234,6 +252,38 @@ impl Cluster {
             .network
             .client(Party::Nodes, user, &[MASTERS], life.clone());
         tokio::spawn(sim::run(client, config, CancellationToken::new()))
+    }
+}
+
+/// Folders that are only names: the machine and its disk outlive every part of the cluster.
+#[derive(Default)]
+pub struct Names(Mutex<BTreeSet<PathBuf>>);
+
+impl Names {
+    /// All that are there.
+    pub fn all(&self) -> BTreeSet<PathBuf> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl Folders for Names {
+    fn root(&self) -> &Path {
+        Path::new("/volumes")
+    }
+
+    fn make(&self, path: PathBuf) -> BoxFuture<'_, io::Result<()>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(path);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn remove(&self, path: PathBuf) -> BoxFuture<'_, io::Result<()>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.remove(&path);
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 

@@ -11,6 +11,8 @@ use crate::oracle::Oracle;
 
 /// Longest time between two faults.
 const BETWEEN: Duration = Duration::from_secs(8);
+/// How far clocks are set back at most, and forward.
+const CLOCK_SECONDS: std::ops::RangeInclusive<i64> = -20..=200;
 /// How long requests take when nothing is wrong.
 pub const FAIR: Weather = Weather {
     latency: Duration::from_millis(4),
@@ -37,6 +39,8 @@ enum Fault {
     CutNode(String),
     /// The network is bad.
     Storm(Weather),
+    /// The clock of every machine is set anew, by so many seconds; nobody mends that.
+    ClockSet(i64),
 }
 
 /// Breaks things and mends them.
@@ -103,6 +107,7 @@ impl Faults<'_> {
             25..40 => (Fault::NoServer, 8),
             40..55 => (Fault::Cut(party), 30),
             55..70 => (Fault::CutNode(node), 90),
+            70..74 => (Fault::ClockSet(self.chance.random_range(CLOCK_SECONDS)), 1),
             _ => (Fault::Storm(self.storm()), 20),
         };
         (fault, self.up_to(Duration::from_secs(longest)))
@@ -133,6 +138,7 @@ impl Faults<'_> {
             Fault::Cut(party) => self.cluster.network.cut(*party, true),
             Fault::CutNode(node) => self.cluster.network.cut_node(node, true),
             Fault::Storm(weather) => self.cluster.network.set_weather(*weather),
+            Fault::ClockSet(seconds) => self.cluster.set_clock(*seconds),
         }
     }
 
@@ -144,6 +150,7 @@ impl Faults<'_> {
             Fault::Cut(party) => self.cluster.network.cut(*party, false),
             Fault::CutNode(node) => self.cluster.network.cut_node(node, false),
             Fault::Storm(_) => self.cluster.network.set_weather(FAIR),
+            Fault::ClockSet(_) => {}
         }
         Ok(())
     }

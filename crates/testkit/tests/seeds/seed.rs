@@ -1,5 +1,7 @@
 //! One seed: its cluster, its work, its faults, and its end.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use rand::{Rng, rngs::StdRng};
 use store::HistoryLimits;
 
 use crate::chance;
+use crate::checks;
 use crate::cluster::{Cluster, Ground, PARTIES};
 use crate::faults::{FAIR, Faults};
 use crate::network::Network;
@@ -83,7 +86,15 @@ async fn live(seed: u64, ground: Ground, oracle: &Arc<Oracle>) -> anyhow::Result
         faults.strike(time).await?;
     }
     working.await.context("the user")?;
-    settle(oracle).await
+    settle(oracle).await?;
+    let named: BTreeSet<PathBuf> = oracle.with(checks::folders);
+    let found = cluster.folders.all();
+    // One of a claim that went while its volume was being made may be left over, empty.
+    anyhow::ensure!(
+        named.is_subset(&found),
+        "volumes name the folders {named:?}, there are {found:?}"
+    );
+    Ok(())
 }
 
 /// How far back watches reach: not far, so that those who were away must look anew.

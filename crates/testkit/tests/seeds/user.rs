@@ -75,9 +75,11 @@ impl User {
             55..62 => self.delete().await,
             62..70 => self.evict().await,
             70..76 => self.delete_pod().await,
-            76..86 => self.trouble_node().await,
-            86..92 => self.pause().await,
-            92..96 => self.namespace().await,
+            76..84 => self.trouble_node().await,
+            84..89 => self.pause().await,
+            89..92 => self.namespace().await,
+            92..95 => self.quota().await,
+            95..97 => self.delete_claim().await,
             _ => self.delete_node().await,
         }
     }
@@ -162,10 +164,42 @@ impl User {
         self.change(&node, |o| work::trouble(o, trouble)).await;
     }
 
+    /// Deletes a node, at times one that a StatefulSet's pod is on.
     async fn delete_node(&mut self) {
-        if let Some(node) = self.pick(&["Node"]) {
+        let below = match self.chance.random_bool(0.5) {
+            true => self.oracle.with(nodes_of_sets),
+            false => Vec::new(),
+        };
+        let chosen = match below.is_empty() {
+            true => self.pick(&["Node"]),
+            false => below.choose(&mut self.chance).cloned(),
+        };
+        if let Some(node) = chosen {
             self.note(&format!("delete {node}"));
             let _ = self.ask(Method::DELETE, &node.path(), None).await;
+        }
+    }
+
+    /// Allows more or fewer pods than before.
+    async fn quota(&mut self) {
+        let pods = self.chance.random_range(work::QUOTA_RANGE);
+        self.note(&format!("a quota of {pods} pods"));
+        self.allow(pods).await;
+    }
+
+    async fn allow(&mut self, pods: u32) {
+        let pods = pods.to_string();
+        self.change(&work::quota(), |o| {
+            o["spec"]["hard"]["pods"] = pods.clone().into();
+        })
+        .await;
+    }
+
+    /// Deletes a claim, which stays for as long as a pod uses it; its set makes another one.
+    async fn delete_claim(&mut self) {
+        if let Some(claim) = self.pick(&["PersistentVolumeClaim"]) {
+            self.note(&format!("delete {claim}"));
+            let _ = self.ask(Method::DELETE, &claim.path(), None).await;
         }
     }
 
@@ -183,6 +217,7 @@ impl User {
     /// Ends what cannot come to rest by itself.
     async fn finish(&mut self) {
         self.oracle.note("the user tidies up");
+        self.allow(work::QUOTA_PODS).await;
         let nodes = self.oracle.with(|w| places(w, &["Node"]));
         for node in nodes {
             self.change(&node, |o| work::trouble(o, 0)).await;
@@ -316,6 +351,15 @@ impl User {
             serde_json::from_slice(&bytes).unwrap_or_default(),
         ))
     }
+}
+
+/// The nodes that pods of StatefulSets are on.
+fn nodes_of_sets(world: &world::World) -> Vec<Place> {
+    let of_set = |pod: &Value| world::controller(pod).is_some_and(|o| o["kind"] == "StatefulSet");
+    let pods = world.all("Pod").filter(|(_, pod)| of_set(pod));
+    let names = pods.map(|(_, pod)| text(pod, "/spec/nodeName"));
+    let nodes = names.filter_map(|name| world.get("Node", "", name));
+    nodes.map(Place::of).collect()
 }
 
 /// Objects of these kinds that are not on their way out; of pods, those with an owner.

@@ -17,8 +17,14 @@ const NAMES: u32 = 2;
 pub const TEAM: &str = "team";
 /// The namespace that comes and goes.
 const PASSING: &str = "passing";
-/// Pods that the quota allows.
-const QUOTA_PODS: u32 = 6;
+/// The quota of [`TEAM`].
+const QUOTA: &str = "quota";
+/// Pods that the quota allows in the end.
+pub const QUOTA_PODS: u32 = 6;
+/// Least and most that it allows meanwhile.
+pub const QUOTA_RANGE: std::ops::RangeInclusive<u32> = 1..=8;
+/// What pods with volumes ask for: as they cannot go elsewhere, all of them fit on one node.
+const PINNED_CPU: &str = "100m";
 
 /// Where an object is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +66,7 @@ impl Place {
             "PodDisruptionBudget" => ("apis/policy/v1", "poddisruptionbudgets"),
             "PriorityClass" => ("apis/scheduling.k8s.io/v1", "priorityclasses"),
             "Service" => ("api/v1", "services"),
+            "PersistentVolumeClaim" => ("api/v1", "persistentvolumeclaims"),
             "ResourceQuota" => ("api/v1", "resourcequotas"),
             "Namespace" => ("api/v1", "namespaces"),
             "Node" => ("api/v1", "nodes"),
@@ -88,12 +95,28 @@ pub fn foundations() -> Vec<Value> {
     vec![
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TEAM}}),
         json!({"apiVersion": "v1", "kind": "ResourceQuota",
-            "metadata": {"name": "quota", "namespace": TEAM},
+            "metadata": {"name": QUOTA, "namespace": TEAM},
             "spec": {"hard": {"pods": QUOTA_PODS.to_string()}}}),
-        json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass",
-            "metadata": {"name": "urgent"}, "value": 1000}),
+        priority_class("urgent", 1000),
+        // Who can run on one node only must not wait for those who could run elsewhere.
+        priority_class("pinned", 2000),
+        priority_class("agents", 3000),
         passing_namespace(),
     ]
+}
+
+/// Where the quota is.
+pub fn quota() -> Place {
+    Place {
+        kind: "ResourceQuota".into(),
+        namespace: TEAM.into(),
+        name: QUOTA.into(),
+    }
+}
+
+fn priority_class(name: &str, value: i32) -> Value {
+    json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass",
+        "metadata": {"name": name}, "value": value})
 }
 
 /// The namespace that comes and goes.
@@ -213,7 +236,7 @@ fn deployment(chance: &mut StdRng, namespace: &str, name: &str) -> Vec<Value> {
 
 fn stateful_set(chance: &mut StdRng, namespace: &str, name: &str) -> Vec<Value> {
     let policy = ["OrderedReady", "Parallel"].choose(chance).copied();
-    let object = json!({"apiVersion": "apps/v1", "kind": "StatefulSet",
+    let mut object = json!({"apiVersion": "apps/v1", "kind": "StatefulSet",
     "metadata": {"name": name, "namespace": namespace},
     "spec": {
         "replicas": chance.random_range(1..=MOST_REPLICAS),
@@ -222,11 +245,28 @@ fn stateful_set(chance: &mut StdRng, namespace: &str, name: &str) -> Vec<Value> 
         "selector": {"matchLabels": {"app": name}},
         "template": template(chance, name),
     }});
+    if chance.random_bool(0.5) {
+        give_volumes(chance, &mut object);
+    }
     let mut all = vec![service(namespace, name, true), object];
     if chance.random_bool(0.3) {
         all.push(budget(namespace, name));
     }
     all
+}
+
+/// Each pod gets a volume, made on the node that the pod is given.
+fn give_volumes(chance: &mut StdRng, set: &mut Value) {
+    let mut policy = || ["Retain", "Delete"].choose(chance).copied();
+    let spec = &mut set["spec"];
+    spec["persistentVolumeClaimRetentionPolicy"] =
+        json!({"whenDeleted": policy(), "whenScaled": policy()});
+    spec["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}, "spec": {
+        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]);
+    let pod = &mut spec["template"]["spec"];
+    pod["priorityClassName"] = "pinned".into();
+    pod["containers"][0]["resources"]["requests"]["cpu"] = PINNED_CPU.into();
+    pod["containers"][0]["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
 }
 
 fn daemon_set(chance: &mut StdRng, namespace: &str, name: &str) -> Value {
@@ -235,11 +275,13 @@ fn daemon_set(chance: &mut StdRng, namespace: &str, name: &str) -> Value {
     } else {
         json!({"maxUnavailable": 0, "maxSurge": 1})
     };
+    let mut template = template(chance, name);
+    template["spec"]["priorityClassName"] = "agents".into();
     json!({"apiVersion": "apps/v1", "kind": "DaemonSet",
     "metadata": {"name": name, "namespace": namespace},
     "spec": {
         "selector": {"matchLabels": {"app": name}},
-        "template": template(chance, name),
+        "template": template,
         "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": rolling},
     }})
 }

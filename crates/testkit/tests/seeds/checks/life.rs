@@ -32,7 +32,7 @@ impl Invariant for Life {
     }
 
     fn unsettled(&mut self, world: &World) -> Vec<String> {
-        const KINDS: [&str; 9] = [
+        const KINDS: [&str; 10] = [
             "Pod",
             "ReplicaSet",
             "Deployment",
@@ -41,6 +41,7 @@ impl Invariant for Life {
             "Job",
             "CronJob",
             "Namespace",
+            "PersistentVolume",
             "Node",
         ];
         let all = KINDS.iter().flat_map(|kind| world.all(kind));

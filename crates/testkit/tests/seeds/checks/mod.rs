@@ -12,9 +12,11 @@ mod ordinals;
 mod owners;
 mod quota;
 mod replicas;
+mod volumes;
 mod wishes;
 
 use http::Method;
+pub use volumes::folders;
 
 use crate::network::Party;
 use crate::world::{Change, World};
@@ -51,6 +53,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(owners::Owners),
         Box::new(quota::Quota),
         Box::new(replicas::Replicas),
+        Box::new(volumes::Volumes),
         Box::new(wishes::Wishes),
     ]
 }

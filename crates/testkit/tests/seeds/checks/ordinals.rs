@@ -1,9 +1,10 @@
 //! Two pods of one ordinal of a StatefulSet never run at once: as long as its node exists, a pod
 //! that may run there goes only when the node's agent has said that it runs no more.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use http::Method;
+use serde_json::Value;
 
 use super::Invariant;
 use crate::network::Party;
@@ -14,6 +15,21 @@ use crate::world::{Change, World, controller, is_over, text};
 pub struct Ordinals {
     /// Uids of pods whose agent has let them go.
     ended: BTreeSet<String>,
+    /// Uids of the nodes that pods were given to, by the pods' uids.
+    given_to: BTreeMap<String, String>,
+}
+
+impl Ordinals {
+    /// Notes which node a pod was given to, the first time.
+    fn note(&mut self, world: &World, pod: &Value) {
+        let uid = text(pod, "/metadata/uid");
+        if let Some(node) = world.get("Node", "", text(pod, "/spec/nodeName"))
+            && !self.given_to.contains_key(uid)
+        {
+            let node = text(node, "/metadata/uid").to_owned();
+            self.given_to.insert(uid.to_owned(), node);
+        }
+    }
 }
 
 impl Invariant for Ordinals {
@@ -30,6 +46,9 @@ impl Invariant for Ordinals {
     }
 
     fn see(&mut self, world: &World, change: &Change<'_>) -> Result<(), String> {
+        if let ("Pod", Some(new)) = (change.kind, change.new) {
+            self.note(world, new);
+        }
         let ("Pod", Some(old), None) = (change.kind, change.old, change.new) else {
             return Ok(());
         };
@@ -41,9 +60,10 @@ impl Invariant for Ordinals {
         if self.ended.contains(text(old, "/metadata/uid")) {
             return Ok(());
         }
-        let lives_on = world.get("Node", "", node).is_some_and(|node| {
-            text(node, "/metadata/creationTimestamp") <= text(old, "/metadata/creationTimestamp")
-        });
+        let given_to = self.given_to.get(text(old, "/metadata/uid"));
+        let lives_on = world
+            .get("Node", "", node)
+            .is_some_and(|node| given_to.is_some_and(|uid| text(node, "/metadata/uid") == uid));
         match lives_on {
             true => Err(format!(
                 "pod {:?} went while node {node} may run it",

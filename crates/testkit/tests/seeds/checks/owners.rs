@@ -8,13 +8,14 @@ pub struct Owners;
 
 impl Invariant for Owners {
     fn unsettled(&mut self, world: &World) -> Vec<String> {
-        const KINDS: [&str; 6] = [
+        const KINDS: [&str; 7] = [
             "Pod",
             "ReplicaSet",
             "Job",
             "ControllerRevision",
             "EndpointSlice",
             "PodDisruptionBudget",
+            "PersistentVolumeClaim",
         ];
         let mut all = Vec::new();
         for kind in KINDS {

@@ -1,4 +1,5 @@
-//! A namespace never has more pods than its quota allows, and its usage is told right in the end.
+//! No pod is made beyond its namespace's quota, and the usage is told right in the end. What is
+//! allowed is in the quota's status, as upstream has it: a change of the quota holds from there.
 
 use super::Invariant;
 use crate::world::{Change, World, is_over, text};
@@ -23,7 +24,8 @@ impl Invariant for Quota {
         else {
             return Ok(());
         };
-        let hard: usize = text(quota, "/spec/hard/pods").parse().unwrap_or(usize::MAX);
+        let hard = text(quota, "/status/hard/pods");
+        let hard: usize = hard.parse().unwrap_or(usize::MAX);
         let found = pods(world, namespace);
         match found > hard {
             true => Err(format!(
@@ -36,6 +38,10 @@ impl Invariant for Quota {
     fn unsettled(&mut self, world: &World) -> Vec<String> {
         let mut all = Vec::new();
         for ((namespace, name), quota) in world.all("ResourceQuota") {
+            let hard = |of: &str| text(quota, &format!("/{of}/hard/pods")).to_owned();
+            if hard("status") != hard("spec") {
+                all.push(format!("quota {namespace}/{name} was not observed"));
+            }
             let used = text(quota, "/status/used/pods");
             let found = pods(world, namespace).to_string();
             if used != found {
