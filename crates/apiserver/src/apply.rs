@@ -8,10 +8,9 @@ use http::{HeaderMap, StatusCode, header};
 use serde_json::Value;
 
 use crate::ApiServer;
-use crate::dispatch::{complete, content_type, read_body};
+use crate::call::{complete, content_type, read_body};
 use crate::http::body::{Request, Response};
 use crate::http::handler::{Call, attributes};
-use crate::http::negotiate::Transform;
 use crate::registry::{Fail, Owner, Part, Resource, Stored, Write};
 
 /// Media type of applied configurations.
@@ -190,11 +189,7 @@ impl ApiServer {
         resource: &Arc<Resource>,
         part: Part,
     ) -> Result<Response, Fail> {
-        let form = call.form(
-            request.headers(),
-            &resource.kind,
-            &[Transform::Table, Transform::Partial],
-        )?;
+        let form = call.object_form(request.headers(), resource)?;
         let write = call.write(&self.registry, resource)?;
         let apply = call.apply(request).await?;
         for _ in 0..ATTEMPTS {

@@ -14,6 +14,7 @@ mod aggregation;
 mod apply;
 pub mod auth;
 mod bootstrap;
+mod call;
 mod config;
 mod custom;
 mod dispatch;

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::ApiServer;
 use crate::auth::{BoundObject, TokenRequest, tokens};
-use crate::dispatch::{apply_patch, not_allowed, parse_patch, patch_type, read_body};
+use crate::call::{PatchType, apply_patch, parse_patch, patch_type, read_body};
+use crate::dispatch::not_allowed;
 use crate::http::body::{Request, Response};
 use crate::http::handler::Call;
 use crate::http::respond;
@@ -93,9 +94,7 @@ impl ApiServer {
                 self.registry
                     .update_scale(&write, |current| {
                         let kind = match kind {
-                            crate::dispatch::PatchType::Strategic => {
-                                crate::dispatch::PatchType::Merge
-                            }
+                            PatchType::Strategic => PatchType::Merge,
                             other => other,
                         };
                         let mut unpinned = current.clone();

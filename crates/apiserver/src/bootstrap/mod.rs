@@ -12,7 +12,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
 use crate::auth::{MASTERS, UserInfo, bootstrap_rbac};
-use crate::dispatch::complete;
+use crate::call::complete;
 use crate::registry::{Fail, Owner, Part, Registry, Resource, Warnings, Write};
 
 /// Namespaces of every cluster.

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::{ensure, myself, resource_of};
-use crate::dispatch::complete;
+use crate::call::complete;
 use crate::registry::{Fail, Owner, Part, Registry, Warnings, Write};
 
 const NAME: &str = "kubernetes";

@@ -123,6 +123,16 @@ pub struct Write<'a> {
     pub owner: Option<&'a Owner>,
 }
 
+impl<'a> Write<'a> {
+    /// The same, setting the fields of `owner`.
+    pub fn owned_by(self, owner: &'a Owner) -> Self {
+        Self {
+            owner: Some(owner),
+            ..self
+        }
+    }
+}
+
 /// Warnings of one request, in order.
 #[derive(Default)]
 pub struct Warnings(Mutex<Vec<String>>);
