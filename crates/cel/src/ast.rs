@@ -1,5 +1,6 @@
 //! What an expression is once it is parsed.
 
+use crate::types::Type;
 use crate::value::Value;
 
 /// An expression and where it begins, in characters.
@@ -9,6 +10,19 @@ pub struct Expr {
     pub at: usize,
     /// What it is.
     pub kind: Kind,
+    /// The type of its value: anything until it is checked.
+    pub result: Type,
+}
+
+impl Expr {
+    /// An expression that is not checked yet.
+    pub fn new(at: usize, kind: Kind) -> Self {
+        Self {
+            at,
+            kind,
+            result: Type::Dyn,
+        }
+    }
 }
 
 /// Kinds of expressions.

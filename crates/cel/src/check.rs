@@ -8,8 +8,8 @@ use crate::signatures;
 use crate::types::{Bindings, Type, join};
 use crate::value::Value;
 
-/// The type of an expression over these variables, and everything that is wrong with it.
-pub fn check(expr: &Expr, variables: &[(&str, Type)]) -> (Type, Vec<Fault>) {
+/// Notes the type of an expression over these variables, and of all its parts; everything that is wrong with it.
+pub fn check(expr: &mut Expr, variables: &[(&str, Type)]) -> Vec<Fault> {
     let mut checker = Checker {
         scope: variables
             .iter()
@@ -17,8 +17,8 @@ pub fn check(expr: &Expr, variables: &[(&str, Type)]) -> (Type, Vec<Fault>) {
             .collect(),
         faults: Vec::new(),
     };
-    let result = checker.of(expr);
-    (result, checker.faults)
+    checker.of(expr);
+    checker.faults
 }
 
 struct Checker {
@@ -44,8 +44,13 @@ impl Checker {
         Type::Dyn
     }
 
-    fn of(&mut self, expr: &Expr) -> Type {
-        match &expr.kind {
+    fn of(&mut self, expr: &mut Expr) -> Type {
+        expr.result = self.type_of(expr);
+        expr.result.clone()
+    }
+
+    fn type_of(&mut self, expr: &mut Expr) -> Type {
+        match &mut expr.kind {
             Kind::Literal(value) => literal(value),
             Kind::Name(name) => self.name(expr.at, name),
             Kind::Select {
@@ -79,7 +84,9 @@ impl Checker {
                     found
                 }
             }
-            Kind::Call { target, name, args } => self.call(expr.at, target.as_deref(), name, args),
+            Kind::Call { target, name, args } => {
+                self.call(expr.at, target.as_deref_mut(), name, args)
+            }
             Kind::And(a, b) => self.logic(expr.at, "_&&_", a, b),
             Kind::Or(a, b) => self.logic(expr.at, "_||_", a, b),
             Kind::If(test, yes, no) => self.branch(expr.at, test, yes, no),
@@ -146,7 +153,7 @@ impl Checker {
         )
     }
 
-    fn logic(&mut self, at: usize, name: &str, a: &Expr, b: &Expr) -> Type {
+    fn logic(&mut self, at: usize, name: &str, a: &mut Expr, b: &mut Expr) -> Type {
         let sides = [self.of(a), self.of(b)];
         if !sides.iter().all(|s| matches!(s, Type::Bool | Type::Dyn)) {
             self.no_overload(at, name, None, &sides);
@@ -154,7 +161,7 @@ impl Checker {
         Type::Bool
     }
 
-    fn branch(&mut self, at: usize, test: &Expr, yes: &Expr, no: &Expr) -> Type {
+    fn branch(&mut self, at: usize, test: &mut Expr, yes: &mut Expr, no: &mut Expr) -> Type {
         let parts = [self.of(test), self.of(yes), self.of(no)];
         let joined = join(&parts[1], &parts[2]);
         match joined {
@@ -163,14 +170,19 @@ impl Checker {
         }
     }
 
-    fn call(&mut self, at: usize, target: Option<&Expr>, name: &str, args: &[Expr]) -> Type {
+    fn call(
+        &mut self,
+        at: usize,
+        target: Option<&mut Expr>,
+        name: &str,
+        args: &mut [Expr],
+    ) -> Type {
         let target = target.map(|t| self.of(t));
-        let args: Vec<Type> = args.iter().map(|a| self.argument(name, a)).collect();
-        let all = signatures::of(name);
+        let args: Vec<Type> = args.iter_mut().map(|a| self.argument(name, a)).collect();
         if matches!(name, "_<_" | "_<=_" | "_>_" | "_>=_") {
             return self.comparison(at, name, &args);
         }
-        if all.is_empty() {
+        if signatures::of(name).is_empty() {
             return self.fault(
                 at,
                 format!("undeclared reference to '{name}' (in container '')"),
@@ -178,12 +190,7 @@ impl Checker {
         }
         let given: Vec<Type> = target.iter().chain(&args).cloned().collect();
         let mut result: Option<Type> = None;
-        for signature in all.iter().filter(|s| s.method == target.is_some()) {
-            let mut bindings = Bindings::default();
-            let mut pairs = signature.args.iter().zip(&given);
-            if signature.args.len() != given.len() || !pairs.all(|(w, g)| bindings.accept(w, g)) {
-                continue;
-            }
+        for (signature, bindings) in signatures::fitting(name, target.is_some(), &given) {
             let this = bindings.resolve(&signature.result);
             result = Some(match result {
                 None => this,
@@ -196,11 +203,12 @@ impl Checker {
     }
 
     /// The type of an argument; what is formatted may be a list of anything.
-    fn argument(&mut self, name: &str, arg: &Expr) -> Type {
-        match &arg.kind {
+    fn argument(&mut self, name: &str, arg: &mut Expr) -> Type {
+        match &mut arg.kind {
             Kind::List(items) if name == "format" => {
-                items.iter().for_each(|(_, item)| drop(self.of(item)));
-                list(Type::Dyn)
+                items.iter_mut().for_each(|(_, item)| drop(self.of(item)));
+                arg.result = list(Type::Dyn);
+                arg.result.clone()
             }
             _ => self.of(arg),
         }
@@ -246,7 +254,7 @@ impl Checker {
         }
     }
 
-    fn list(&mut self, items: &[(bool, Expr)]) -> Type {
+    fn list(&mut self, items: &mut [(bool, Expr)]) -> Type {
         let mut item = None;
         for (is_optional, expr) in items {
             let kind = unwrapped(self.of(expr), *is_optional);
@@ -255,7 +263,7 @@ impl Checker {
         list(item.unwrap_or(Type::Dyn))
     }
 
-    fn map(&mut self, entries: &[(bool, Expr, Expr)]) -> Type {
+    fn map(&mut self, entries: &mut [(bool, Expr, Expr)]) -> Type {
         let (mut keys, mut values) = (None, None);
         for (is_optional, key, value) in entries {
             let kind = self.of(key);
@@ -267,8 +275,8 @@ impl Checker {
         Type::Map(or_any(keys), or_any(values))
     }
 
-    fn run(&mut self, parts: &Loop) -> Type {
-        let range = self.of(&parts.range);
+    fn run(&mut self, parts: &mut Loop) -> Type {
+        let range = self.of(&mut parts.range);
         let mark = self.scope.len();
         let (first, second) = match (parts.make, &range) {
             (Make::Bind, _) => (range.clone(), Type::Dyn),
@@ -290,7 +298,7 @@ impl Checker {
         if let Some(name) = &parts.second {
             self.scope.push((name.clone(), second));
         }
-        if let Some(filter) = &parts.filter {
+        if let Some(filter) = &mut parts.filter {
             self.expect_bool(filter);
         }
         let result = self.made(parts, &range, first);
@@ -298,31 +306,31 @@ impl Checker {
         result
     }
 
-    fn made(&mut self, parts: &Loop, range: &Type, first: Type) -> Type {
+    fn made(&mut self, parts: &mut Loop, range: &Type, first: Type) -> Type {
         match parts.make {
             Make::All | Make::Exists | Make::ExistsOne => {
-                self.expect_bool(&parts.body);
+                self.expect_bool(&mut parts.body);
                 Type::Bool
             }
             Make::Filter => {
-                self.expect_bool(&parts.body);
+                self.expect_bool(&mut parts.body);
                 list(first)
             }
-            Make::Map => list(self.of(&parts.body)),
+            Make::Map => list(self.of(&mut parts.body)),
             Make::MapValues => {
                 let key = match range {
                     Type::Map(key, _) => (**key).clone(),
                     Type::List(_) => Type::Int,
                     _ => Type::Dyn,
                 };
-                Type::Map(Arc::new(key), Arc::new(self.of(&parts.body)))
+                Type::Map(Arc::new(key), Arc::new(self.of(&mut parts.body)))
             }
-            Make::MapEntries | Make::Bind | Make::OptFlatMap => self.of(&parts.body),
-            Make::OptMap => Type::Optional(Arc::new(self.of(&parts.body))),
+            Make::MapEntries | Make::Bind | Make::OptFlatMap => self.of(&mut parts.body),
+            Make::OptMap => Type::Optional(Arc::new(self.of(&mut parts.body))),
         }
     }
 
-    fn expect_bool(&mut self, expr: &Expr) {
+    fn expect_bool(&mut self, expr: &mut Expr) {
         let kind = self.of(expr);
         if !matches!(kind, Type::Bool | Type::Dyn) {
             self.fault(expr.at, format!("expected type 'bool' but found '{kind}'"));

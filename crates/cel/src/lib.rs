@@ -9,6 +9,7 @@
 
 mod ast;
 mod check;
+mod cost;
 pub mod device;
 mod error;
 mod eval;
@@ -22,6 +23,7 @@ mod types;
 mod value;
 
 use ast::{Expr, Kind};
+pub use cost::Bounds;
 use error::Fault;
 pub use error::{CompileError, EvalError};
 pub use functions::{parse_duration, parse_timestamp};
@@ -44,9 +46,10 @@ impl Program {
     /// Everything that is wrong with it, as upstream's compiler shows it.
     pub fn compile(text: &str, variables: &[(&str, Type)]) -> Result<Self, CompileError> {
         let fault = |fault: Fault| CompileError::of(&[fault], text);
-        let expr = parser::parse(text).map_err(fault)?;
-        let (result, faults) = check::check(&expr, variables);
+        let mut expr = parser::parse(text).map_err(fault)?;
+        let faults = check::check(&mut expr, variables);
         if faults.is_empty() {
+            let result = expr.result.clone();
             Ok(Self { expr, result })
         } else {
             Err(CompileError::of(&faults, text))
@@ -56,6 +59,12 @@ impl Program {
     /// Whether the expression mentions a variable.
     pub fn uses(&self, name: &str) -> bool {
         uses(&self.expr, name)
+    }
+
+    /// The most that a run can cost over variables within these bounds, as upstream estimates it before it lets
+    /// anybody write such an expression.
+    pub fn max_cost(&self, bounds: &Bounds) -> u64 {
+        cost::most(&self.expr, bounds)
     }
 
     /// The value of the expression with these variables. What it costs is taken from the budget.

@@ -70,14 +70,14 @@ struct Parser {
 }
 
 fn call(at: usize, name: &str, args: Vec<Expr>) -> Expr {
-    Expr {
+    Expr::new(
         at,
-        kind: Kind::Call {
+        Kind::Call {
             target: None,
             name: name.to_owned(),
             args,
         },
-    }
+    )
 }
 
 impl Parser {
@@ -139,7 +139,7 @@ impl Parser {
             self.expect(":")?;
             let no = self.expr()?;
             let kind = Kind::If(Box::new(test), Box::new(yes), Box::new(no));
-            Expr { at, kind }
+            Expr::new(at, kind)
         } else {
             test
         };
@@ -155,7 +155,7 @@ impl Parser {
                 return Ok(left);
             }
             let kind = Kind::Or(Box::new(left), Box::new(self.and()?));
-            left = Expr { at, kind };
+            left = Expr::new(at, kind);
         }
     }
 
@@ -167,7 +167,7 @@ impl Parser {
                 return Ok(left);
             }
             let kind = Kind::And(Box::new(left), Box::new(self.relation()?));
-            left = Expr { at, kind };
+            left = Expr::new(at, kind);
         }
     }
 
@@ -229,7 +229,7 @@ impl Parser {
         if let Some(value) = literal {
             self.next += 1;
             let kind = Kind::Literal(value);
-            return self.members(Expr { at, kind });
+            return self.members(Expr::new(at, kind));
         }
         Ok(call(at, "-_", vec![self.nested_unary()?]))
     }
@@ -269,7 +269,7 @@ impl Parser {
                     index,
                     optional,
                 };
-                operand = Expr { at, kind };
+                operand = Expr::new(at, kind);
             } else {
                 return Ok(operand);
             }
@@ -293,7 +293,7 @@ impl Parser {
             field,
             optional,
         };
-        Ok(Expr { at, kind })
+        Ok(Expr::new(at, kind))
     }
 
     /// Expressions with commas between them, up to and with the closing sign.
@@ -311,12 +311,7 @@ impl Parser {
 
     fn primary(&mut self) -> Result<Expr, Fault> {
         let at = self.at();
-        let literal = |value| {
-            Ok(Expr {
-                at,
-                kind: Kind::Literal(value),
-            })
-        };
+        let literal = |value| Ok(Expr::new(at, Kind::Literal(value)));
         match self.advance() {
             Token::Int(n) => match i64::try_from(n) {
                 Ok(n) => literal(Value::Int(n)),
@@ -367,10 +362,7 @@ impl Parser {
             let args = self.list(")")?;
             return function(word, args, open, at);
         }
-        Ok(Expr {
-            at,
-            kind: Kind::Name(word),
-        })
+        Ok(Expr::new(at, Kind::Name(word)))
     }
 
     fn items_from_optional(&mut self, at: usize) -> Result<Expr, Fault> {
@@ -382,19 +374,13 @@ impl Parser {
         } else {
             self.expect("]")?;
         }
-        Ok(Expr {
-            at,
-            kind: Kind::List(out),
-        })
+        Ok(Expr::new(at, Kind::List(out)))
     }
 
     fn items(&mut self, at: usize) -> Result<Expr, Fault> {
         let mut out = Vec::new();
         self.more_items(&mut out)?;
-        Ok(Expr {
-            at,
-            kind: Kind::List(out),
-        })
+        Ok(Expr::new(at, Kind::List(out)))
     }
 
     fn more_items(&mut self, out: &mut Vec<(bool, Expr)>) -> Result<(), Fault> {
@@ -420,10 +406,7 @@ impl Parser {
                 break;
             }
         }
-        Ok(Expr {
-            at,
-            kind: Kind::Map(out),
-        })
+        Ok(Expr::new(at, Kind::Map(out)))
     }
 }
 
@@ -442,10 +425,7 @@ fn function(name: String, mut args: Vec<Expr>, open: usize, at: usize) -> Result
                 ..
             }),
             true,
-        ) => Ok(Expr {
-            at: open,
-            kind: Kind::Has { operand, field },
-        }),
+        ) => Ok(Expr::new(open, Kind::Has { operand, field })),
         _ => Err(Fault::new(at, "invalid argument to has() macro")),
     }
 }
@@ -463,14 +443,14 @@ fn method(operand: Expr, name: String, args: Vec<Expr>, open: usize) -> Result<E
     if let Some(make) = macro_of(&name, args.len()) {
         return expand(make, operand, args, open);
     }
-    Ok(Expr {
-        at: open,
-        kind: Kind::Call {
+    Ok(Expr::new(
+        open,
+        Kind::Call {
             target: Some(Box::new(operand)),
             name,
             args,
         },
-    })
+    ))
 }
 
 /// The macro of that name and number of arguments: what it makes, and whether it has two variables.
@@ -527,10 +507,7 @@ fn expand(
         filter,
         body,
     };
-    Ok(Expr {
-        at: open,
-        kind: Kind::Loop(Box::new(parts)),
-    })
+    Ok(Expr::new(open, Kind::Loop(Box::new(parts))))
 }
 
 fn bind(args: Vec<Expr>, open: usize) -> Result<Expr, Fault> {
@@ -544,8 +521,5 @@ fn bind(args: Vec<Expr>, open: usize) -> Result<Expr, Fault> {
         filter: None,
         body,
     };
-    Ok(Expr {
-        at: open,
-        kind: Kind::Loop(Box::new(parts)),
-    })
+    Ok(Expr::new(open, Kind::Loop(Box::new(parts))))
 }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use crate::types::Type;
+use crate::types::{Bindings, Type};
 
 /// One way to call a function.
 #[derive(Debug)]
@@ -41,6 +41,22 @@ pub fn of(name: &str) -> &'static [Signature] {
         all
     });
     all.get(name).map_or(&[], Vec::as_slice)
+}
+
+/// The ways to call a function with arguments of these types, the target's first; with what the parameters stand for.
+pub fn fitting(
+    name: &str,
+    method: bool,
+    given: &[Type],
+) -> impl Iterator<Item = (&'static Signature, Bindings)> {
+    of(name).iter().filter_map(move |signature| {
+        let mut bindings = Bindings::default();
+        let mut pairs = signature.args.iter().zip(given);
+        let fits = signature.method == method
+            && signature.args.len() == given.len()
+            && pairs.all(|(wanted, given)| bindings.accept(wanted, given));
+        fits.then_some((signature, bindings))
+    })
 }
 
 fn parse(word: &str) -> Option<Type> {

@@ -152,6 +152,7 @@ pub fn validate_create(kind: &Kind, obj: &Value) -> Vec<FieldError> {
     let rules = strategy(kind);
     let mut errors = validate_metadata(kind, rules, obj);
     errors.extend(rules.validate(obj));
+    errors.extend(rules.validate_create(obj));
     if let Some(custom) = &kind.custom {
         errors.extend(crate::custom::validate(kind, custom, obj, None));
     }

@@ -29,7 +29,12 @@ pub trait Strategy: Send + Sync {
     /// Carries over what a status update may not change, after everything but status was put back.
     fn prepare_status_update(&self, _new: &mut Value, _old: &Value, _ctx: &Ctx<'_>) {}
 
-    /// Every broken rule of the object.
+    /// Every broken rule that only new objects are held to; [`Strategy::validate`] runs as well.
+    fn validate_create(&self, _obj: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// Every broken rule of the object, new or changed.
     fn validate(&self, _obj: &Value) -> Vec<FieldError> {
         Vec::new()
     }

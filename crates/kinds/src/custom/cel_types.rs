@@ -22,7 +22,7 @@ const ESCAPES: [(&str, &str); 4] = [
 ];
 
 /// The name that expressions know a field by; `None` if it has none.
-fn escaped(name: &str) -> Option<String> {
+pub(super) fn escaped(name: &str) -> Option<String> {
     if MEANT.contains(&name) || cel::RESERVED.contains(&name) {
         return Some(format!("__{name}__"));
     }
@@ -43,12 +43,19 @@ fn escaped(name: &str) -> Option<String> {
     starts.then_some(out)
 }
 
+/// Longest names, of which generated ones take one character more.
+const NAMES: [(&str, i64); 2] = [("name", 253), ("generateName", 252)];
+
 fn names() -> Node {
-    let text = || Node {
-        kind: "string".to_owned(),
-        ..Node::default()
+    let text = |max| {
+        let mut node = Node {
+            kind: "string".to_owned(),
+            ..Node::default()
+        };
+        node.checks.max_length = Some(max);
+        node
     };
-    let names = ["name", "generateName"].map(|n| (n.to_owned(), text()));
+    let names = NAMES.map(|(name, max)| (name.to_owned(), text(max)));
     Node {
         kind: "object".to_owned(),
         properties: names.into(),
@@ -71,6 +78,11 @@ pub(super) fn resource(node: &Node) -> Node {
     let own = std::mem::take(&mut metadata.properties);
     *metadata = names();
     metadata.properties.extend(own);
+    for (name, max) in NAMES {
+        if let Some(node) = metadata.properties.get_mut(name) {
+            node.checks.max_length = Some(node.checks.max_length.map_or(max, |own| own.min(max)));
+        }
+    }
     out
 }
 
@@ -86,7 +98,7 @@ pub(super) fn type_of(node: &Node) -> Option<Type> {
     }
     Some(match node.kind.as_str() {
         "array" => Type::List(Arc::new(type_of(node.items.as_deref()?)?)),
-        "object" if node.additional.is_some() => {
+        "object" if node.others().is_some() => {
             Type::Map(Arc::new(Type::String), Arc::new(type_of(node.others()?)?))
         }
         "object" => {
@@ -118,7 +130,7 @@ pub(super) fn value_of(json: &Json, node: &Node) -> Value {
     }
     match (node.kind.as_str(), json) {
         ("array", Json::Array(items)) => list(items, node),
-        ("object", Json::Object(map)) if node.additional.is_some() => {
+        ("object", Json::Object(map)) if node.others().is_some() => {
             let inner = node.others();
             let value = |v: &Json| inner.map_or(Value::Null, |n| value_of(v, n));
             Value::object(map.iter().map(|(k, v)| (k.clone(), value(v))))

@@ -12,6 +12,8 @@ mod row;
 mod rules;
 mod scale;
 mod schema;
+mod sizes;
+mod written;
 
 use std::collections::HashSet;
 
@@ -23,7 +25,7 @@ pub(crate) use formats::is_known as is_known_format;
 pub(crate) use pattern::{Patterns, compile as compile_pattern};
 pub(crate) use row::row;
 use rules::Rules;
-pub(crate) use rules::wrong as wrong_rules;
+pub(crate) use written::{Written, written as written_rules};
 
 /// Finalizers without a domain that are nobody's mistake.
 const STANDARD_FINALIZERS: [&str; 3] = ["orphan", "foregroundDeletion", "kubernetes"];

@@ -40,16 +40,6 @@ pub(super) struct Rules {
     others: Option<Box<Rules>>,
 }
 
-/// What is wrong with a rule that is being written: the field of the rule, whether the rule itself is shown, and why.
-pub(crate) struct Wrong {
-    /// Number of the rule.
-    pub index: usize,
-    /// `rule`, `messageExpression`, `optionalOldSelf` or `fieldPath`.
-    pub field: &'static str,
-    /// Why.
-    pub why: String,
-}
-
 impl Rules {
     /// Compiles the rules of a schema; `root` tells that it is a resource's.
     pub fn of(node: &Node, root: bool) -> Self {
@@ -118,7 +108,8 @@ fn compile(rule: &Rule, seen: &Node) -> Compiled {
     }
 }
 
-fn variables(rule: &Rule, own: Type) -> [(&'static str, Type); 2] {
+/// The variables of a rule about values of a type.
+pub(super) fn variables(rule: &Rule, own: Type) -> [(&'static str, Type); 2] {
     let old = if rule.optional_old_self == Some(true) {
         Type::Optional(own.clone().into())
     } else {
@@ -127,63 +118,8 @@ fn variables(rule: &Rule, own: Type) -> [(&'static str, Type); 2] {
     [("self", own), ("oldSelf", old)]
 }
 
-/// Everything that is wrong with the rules of a schema. `uncorrelated` is the place above that values cannot be
-/// told apart in, if there is one.
-pub(crate) fn wrong(node: &Node, root: bool, uncorrelated: Option<&str>) -> Vec<Wrong> {
-    let mut out = Vec::new();
-    let seen = if root { resource(node) } else { node.clone() };
-    for (index, rule) in node.rules.iter().enumerate() {
-        let mut add = |field, why: String| out.push(Wrong { index, field, why });
-        if rule.rule.trim().is_empty() {
-            continue;
-        }
-        let variables = variables(rule, type_of(&seen).unwrap_or(Type::Dyn));
-        let uses_old = match Program::compile(&rule.rule, &variables) {
-            Err(error) => {
-                add("rule", format!("compilation failed: {error}"));
-                false
-            }
-            Ok(program) if !matches!(program.result, Type::Bool | Type::Dyn) => {
-                add("rule", "cel expression must evaluate to a bool".to_owned());
-                program.uses("oldSelf")
-            }
-            Ok(program) => program.uses("oldSelf"),
-        };
-        if !rule.message_expression.is_empty() {
-            match Program::compile(&rule.message_expression, &variables) {
-                Err(error) => add(
-                    "messageExpression",
-                    format!("messageExpression compilation failed: {error}"),
-                ),
-                Ok(program) if !matches!(program.result, Type::String | Type::Dyn) => add(
-                    "messageExpression",
-                    "messageExpression must evaluate to a string".to_owned(),
-                ),
-                Ok(_) => {}
-            }
-        }
-        match uncorrelated {
-            Some(place) if uses_old => add(
-                "rule",
-                format!(
-                    "oldSelf cannot be used on the uncorrelatable portion of the schema within {place}"
-                ),
-            ),
-            _ if !uses_old && rule.optional_old_self.is_some() => add(
-                "optionalOldSelf",
-                "may not be set if oldSelf is not used in rule".to_owned(),
-            ),
-            _ => {}
-        }
-        if !rule.field_path.is_empty() && field_path(&seen, &rule.field_path).is_none() {
-            add("fieldPath", "must be a valid path".to_owned());
-        }
-    }
-    out
-}
-
 /// A path such as `.spec.a['b.c']` in the form errors have; `None` if it leads nowhere in the schema.
-fn field_path(schema: &Node, path: &str) -> Option<String> {
+pub(super) fn field_path(schema: &Node, path: &str) -> Option<String> {
     let mut at = schema;
     let mut out = String::new();
     let mut rest = path;

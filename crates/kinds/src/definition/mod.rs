@@ -8,6 +8,7 @@
 
 mod conversion;
 mod defaults;
+mod expressions;
 mod names;
 mod schema;
 mod structural;
@@ -51,12 +52,12 @@ impl Strategy for Definition {
         }
     }
 
-    fn validate(&self, obj: &Value) -> Vec<FieldError> {
-        validate(obj)
+    fn validate_create(&self, obj: &Value) -> Vec<FieldError> {
+        validate(obj, None)
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errors = Vec::new();
+        let mut errors = validate(new, old.get("spec"));
         if api::custom::condition_is_true(old, "Established") {
             errors.extend(immutable(new, old, &["spec", "scope"]));
             errors.extend(immutable(new, old, &["spec", "names", "kind"]));
@@ -167,7 +168,7 @@ fn fill(obj: &mut Value) {
     }
 }
 
-fn validate(obj: &Value) -> Vec<FieldError> {
+fn validate(obj: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let spec = obj.get("spec").unwrap_or(&Value::Null);
     let text = |path: &[&str]| meta::str_at(spec, path);
     let mut errors = Vec::new();
@@ -182,7 +183,7 @@ fn validate(obj: &Value) -> Vec<FieldError> {
         "spec.scope",
         &["Cluster", "Namespaced"],
     ));
-    errors.extend(versions::validate(spec));
+    errors.extend(versions::validate(spec, old));
     for field in ["plural", "singular", "kind", "listKind"] {
         if text(&["names", field]).is_empty() {
             errors.push(FieldError::required(format!("spec.names.{field}"), ""));

@@ -6,9 +6,9 @@ use api::custom::Node;
 use api::{FieldError, meta};
 use serde_json::{Value, json};
 
-use super::{defaults, structural};
+use super::{defaults, expressions, structural};
 use crate::check::one_of_if_set;
-use crate::custom::{is_known_format, wrong_rules};
+use crate::custom::is_known_format;
 
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
 /// What may be said at the root of a schema with a status of its own: the status is checked by itself.
@@ -40,8 +40,14 @@ const AT_ROOT: [(&str, &str); 22] = [
     ("x-kubernetes-validations", "XValidations"),
 ];
 
-/// Every broken rule of a version's schema at a path.
-pub(super) fn validate(written: &Value, path: &str, has_status: bool) -> Vec<FieldError> {
+/// Every broken rule of a version's schema at a path. A schema that was accepted before may keep rules that are
+/// too dear by themselves.
+pub(super) fn validate(
+    written: &Value,
+    path: &str,
+    has_status: bool,
+    accepted: bool,
+) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if has_status {
         errors.extend(root(written, path));
@@ -70,48 +76,12 @@ pub(super) fn validate(written: &Value, path: &str, has_status: bool) -> Vec<Fie
     let sound = errors.is_empty() && walk.errors.is_empty();
     errors.extend(walk.errors);
     if let (Ok(node), true) = (&parsed, sound) {
-        expressions(node, path, true, None, &mut errors);
+        errors.extend(expressions::validate(node, path, accepted));
     }
     if let (Err(why), true) = (parsed, errors.is_empty()) {
         errors.push(FieldError::invalid(path, "", why));
     }
     errors
-}
-
-/// Every broken rule of the expressions in a schema that is sound otherwise.
-fn expressions(
-    node: &Node,
-    path: &str,
-    root: bool,
-    uncorrelated: Option<&str>,
-    errors: &mut Vec<FieldError>,
-) {
-    for wrong in wrong_rules(node, root, uncorrelated) {
-        let at = format!(
-            "{path}.x-kubernetes-validations[{}].{}",
-            wrong.index, wrong.field
-        );
-        let rule = &node.rules[wrong.index];
-        let value = match wrong.field {
-            "fieldPath" => json!(rule.field_path),
-            "optionalOldSelf" => json!(rule.optional_old_self),
-            _ => json!(rule.rule),
-        };
-        errors.push(FieldError::invalid(at, value, wrong.why));
-    }
-    for (name, inner) in &node.properties {
-        let at = format!("{path}.properties[{name}]");
-        expressions(inner, &at, false, uncorrelated, errors);
-    }
-    if let Some(inner) = node.others() {
-        let at = format!("{path}.additionalProperties");
-        expressions(inner, &at, false, uncorrelated, errors);
-    }
-    if let Some(inner) = &node.items {
-        let keyed = node.list_type == Some(api::ListType::Map);
-        let place = uncorrelated.or((!keyed).then_some(path));
-        expressions(inner, &format!("{path}.items"), false, place, errors);
-    }
 }
 
 fn root(written: &Value, path: &str) -> Option<FieldError> {

@@ -309,3 +309,99 @@ fn expressions_are_compiled_when_they_are_written() {
         {"rule": "self >= oldSelf.orValue(0)", "optionalOldSelf": true, "messageExpression": "'%d is too small'.format([self])"}]}));
     assert_eq!(broken(&definition(good)), Vec::<String>::new());
 }
+
+#[test]
+fn rules_must_be_affordable() {
+    const RULE: &str = "spec.validation.openAPIV3Schema.properties[spec].x-kubernetes-validations[0].rule: Forbidden";
+    const HINT: &str = "(try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)";
+    let list = |max: Value| {
+        spec(
+            json!({"type": "array", "maxItems": max, "items": {"type": "string"},
+            "x-kubernetes-validations": [{"rule": "self.all(x, self.exists(y, x == y))"}]}),
+        )
+    };
+    let dear = definition(list(Value::Null));
+    assert_eq!(
+        broken(&dear),
+        [
+            format!(
+                "{RULE}: estimated rule cost exceeds budget by factor of more than 100x {HINT}"
+            ),
+            format!(
+                "{RULE}: contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema"
+            ),
+            format!(
+                "spec.validation.openAPIV3Schema: Forbidden: x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema exceeds budget by factor of more than 100x {HINT}"
+            ),
+        ]
+    );
+    assert_eq!(
+        broken(&definition(list(json!(6)))),
+        [format!(
+            "{RULE}: estimated rule cost exceeds budget by factor of 1.132488x {HINT}"
+        )]
+    );
+    assert_eq!(
+        broken(&definition(list(json!(7)))),
+        [format!(
+            "{RULE}: estimated rule cost exceeds budget by factor of 1.5x {HINT}"
+        )]
+    );
+    assert_eq!(broken(&definition(list(json!(5)))), Vec::<String>::new());
+
+    // Each rule is paid for as often as there can be values, and all are paid for together.
+    let many = |n: usize| {
+        let rules: Vec<Value> = (0..n)
+            .map(|_| json!({"rule": "self.contains('x')"}))
+            .collect();
+        json!({"type": "array", "maxItems": 30, "items": {"type": "string", "x-kubernetes-validations": rules}})
+    };
+    assert_eq!(broken(&definition(spec(many(10)))), Vec::<String>::new());
+    let errors = broken(&definition(spec(many(11))));
+    assert_eq!(errors.len(), 5, "{errors:?}");
+    let named = "spec.validation.openAPIV3Schema.properties[spec].items.x-kubernetes-validations";
+    assert!(
+        errors[..4].iter().all(|e| e.starts_with(named)),
+        "{errors:?}"
+    );
+    assert!(
+        errors[4].contains("exceeds budget by factor of 1.038"),
+        "{errors:?}"
+    );
+
+    let message = spec(
+        json!({"type": "array", "items": {"type": "string"}, "x-kubernetes-validations": [
+        {"rule": "true", "messageExpression": "self[0] + self[1] + self[2] + self[3] + self[4] + self[5] + self[6] + self[7]"}]}),
+    );
+    let errors = broken(&definition(message));
+    assert!(
+        errors[0].contains(
+            "].messageExpression: Forbidden: estimated messageExpression cost exceeds budget"
+        ),
+        "{errors:?}"
+    );
+}
+
+/// A definition that was made when nobody counted can still be changed elsewhere.
+#[test]
+fn rules_that_were_accepted_stay() {
+    let schema = spec(
+        json!({"type": "array", "maxItems": 7, "items": {"type": "string"},
+        "x-kubernetes-validations": [{"rule": "self.all(x, self.exists(y, x == y))"}]}),
+    );
+    let mut old = definition(schema);
+    old["metadata"]["resourceVersion"] = "1".into();
+    old["status"] = json!({"storedVersions": ["v1"]});
+    let mut new = old.clone();
+    new["spec"]["versions"][0]["served"] = false.into();
+    let texts = |new: &Value| -> Vec<String> {
+        validate_update(kind(), new, &old)
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    };
+    assert_eq!(texts(&new), Vec::<String>::new());
+    new["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["maxItems"] =
+        8.into();
+    assert_eq!(texts(&new).len(), 1);
+}

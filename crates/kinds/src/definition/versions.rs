@@ -32,8 +32,8 @@ pub(super) fn storage(definition: &Value) -> Option<String> {
         .map(|v| meta::str_at(v, &["name"]).to_owned())
 }
 
-/// Every broken rule of the versions of a definition's spec.
-pub(super) fn validate(spec: &Value) -> Vec<FieldError> {
+/// Every broken rule of the versions of a definition's spec, of which `old` was accepted before.
+pub(super) fn validate(spec: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let versions = meta::list_at(spec, &["versions"]);
     let mut errors = Vec::new();
     for (index, version) in versions.iter().enumerate() {
@@ -49,7 +49,7 @@ pub(super) fn validate(spec: &Value) -> Vec<FieldError> {
         errors.push(FieldError::invalid("spec.preserveUnknownFields", true, why));
     }
     for (index, version) in versions.iter().enumerate() {
-        errors.extend(one(versions, index, version));
+        errors.extend(one(versions, index, version, is_accepted(version, old)));
     }
     let mut names = HashSet::new();
     let unique = versions
@@ -87,7 +87,14 @@ fn is_empty(value: &Value) -> bool {
     value.is_null() || value.as_array().is_some_and(Vec::is_empty)
 }
 
-fn one(versions: &[Value], index: usize, version: &Value) -> Vec<FieldError> {
+/// Whether a version has the schema that it had before.
+fn is_accepted(version: &Value, old: Option<&Value>) -> bool {
+    let versions = old.map_or(&[][..], |spec| meta::list_at(spec, &["versions"]));
+    let before = versions.iter().find(|v| v["name"] == version["name"]);
+    before.is_some_and(|before| before.get("schema") == version.get("schema"))
+}
+
+fn one(versions: &[Value], index: usize, version: &Value, accepted: bool) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let name = meta::str_at(version, &["name"]);
     let wrong = api::names::dns1035_label(name);
@@ -105,6 +112,7 @@ fn one(versions: &[Value], index: usize, version: &Value) -> Vec<FieldError> {
             written,
             &format!("{at}.openAPIV3Schema"),
             has_status,
+            accepted,
         ));
     }
     if let Some(at) = place(versions, index, "subresources", "subresources") {
