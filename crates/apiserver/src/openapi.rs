@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use codec::openapi;
+use codec::openapi::{self, Foreign};
 use flate2::read::GzDecoder;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use sha2::{Digest, Sha256};
@@ -25,32 +25,48 @@ struct Document {
     etag: String,
 }
 
-/// Finished documents by path, and the resources they are about.
+/// What documents are about.
+#[derive(Clone)]
+pub struct About {
+    /// What this server serves.
+    pub resources: Arc<Resources>,
+    /// What other servers say about themselves, the most important first.
+    pub foreign: Vec<Arc<Foreign>>,
+}
+
+impl About {
+    fn is(&self, other: &Self) -> bool {
+        let mut pairs = self.foreign.iter().zip(&other.foreign);
+        Arc::ptr_eq(&self.resources, &other.resources)
+            && self.foreign.len() == other.foreign.len()
+            && pairs.all(|(a, b)| Arc::ptr_eq(a, b))
+    }
+}
+
+/// Finished documents by path, and what they are about.
 #[derive(Default)]
 pub struct OpenApi(Mutex<Finished>);
 
 #[derive(Default)]
 struct Finished {
-    about: Option<Arc<Resources>>,
+    about: Option<About>,
     documents: HashMap<String, Arc<Document>>,
 }
 
 impl Finished {
-    /// Whether the documents are about these resources.
-    fn is_about(&self, resources: &Arc<Resources>) -> bool {
-        self.about
-            .as_ref()
-            .is_some_and(|a| Arc::ptr_eq(a, resources))
+    fn is_about(&self, about: &About) -> bool {
+        self.about.as_ref().is_some_and(|a| a.is(about))
     }
 }
 
 /// The document at a path below `/openapi`; `None` if there is none.
-fn make(resources: &Resources, path: &str) -> Option<(&'static str, Bytes)> {
-    let kinds = resources.kinds();
+fn make(about: &About, path: &str) -> Option<(&'static str, Bytes)> {
+    let kinds = about.resources.kinds();
+    let foreign: Vec<&Foreign> = about.foreign.iter().map(|f| &**f).collect();
     let segments: Vec<&str> = path.split('/').collect();
     match segments.as_slice() {
-        ["v2"] => Some((JSON, openapi::v2(kinds))),
-        ["v2", "protobuf"] => Some((PROTOBUF, openapi::v2_protobuf(kinds))),
+        ["v2"] => Some((JSON, openapi::v2(kinds, &foreign))),
+        ["v2", "protobuf"] => Some((PROTOBUF, openapi::v2_protobuf(kinds, &foreign))),
         ["v3"] => Some((JSON, openapi::v3_index(kinds).to_string().into())),
         ["v3", "api", version] => openapi::v3(kinds, "", version).map(|d| (JSON, d)),
         ["v3", "apis", group, version] => openapi::v3(kinds, group, version).map(|d| (JSON, d)),
@@ -59,20 +75,20 @@ fn make(resources: &Resources, path: &str) -> Option<(&'static str, Bytes)> {
 }
 
 impl OpenApi {
-    fn find(&self, resources: &Arc<Resources>, path: &str) -> Option<Arc<Document>> {
+    fn find(&self, about: &About, path: &str) -> Option<Arc<Document>> {
         let finished = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = finished.is_about(resources);
+        let current = finished.is_about(about);
         current
             .then(|| finished.documents.get(path).cloned())
             .flatten()
     }
 
-    /// Keeps a document; those about other resources go.
-    fn keep(&self, resources: Arc<Resources>, path: &str, document: Arc<Document>) {
+    /// Keeps a document; those about something else go.
+    fn keep(&self, about: About, path: &str, document: Arc<Document>) {
         let mut finished = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !finished.is_about(&resources) {
+        if !finished.is_about(&about) {
             finished.documents.clear();
-            finished.about = Some(resources);
+            finished.about = Some(about);
         }
         finished.documents.insert(path.to_owned(), document);
     }
@@ -80,18 +96,18 @@ impl OpenApi {
     /// Answers a request for the document at `path`; `None` if there is none.
     pub async fn serve(
         &self,
-        resources: Arc<Resources>,
+        about: About,
         path: &str,
         headers: &HeaderMap,
         style: Style,
     ) -> Option<Response> {
-        let document = match self.find(&resources, path) {
+        let document = match self.find(&about, path) {
             Some(document) => document,
             None => {
-                let (wanted, about) = (path.to_owned(), resources.clone());
+                let (wanted, subject) = (path.to_owned(), about.clone());
                 // Making one takes a while: not on a thread that serves others.
                 let made = tokio::task::spawn_blocking(move || {
-                    let (content_type, bytes) = make(&resources, &wanted)?;
+                    let (content_type, bytes) = make(&subject, &wanted)?;
                     let etag = format!("\"{:X}\"", Sha256::digest(&bytes));
                     let packed = respond::gzip(&bytes)?.into();
                     Some(Arc::new(Document {

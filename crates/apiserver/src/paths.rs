@@ -12,6 +12,7 @@ use crate::http::body::Response;
 use crate::http::handler::{Call, reads};
 use crate::http::negotiate::{self, Encoding};
 use crate::http::respond;
+use crate::openapi::About;
 use crate::registry::Fail;
 
 /// Version this server reports: the API it speaks, and that it is Styr.
@@ -266,10 +267,11 @@ impl ApiServer {
             discovery::merge_openapi(&mut index, &routes);
             return Ok(self.document(call, &index));
         }
-        let found = self
-            .openapi
-            .serve(resources, &path, headers, call.style)
-            .await;
+        let about = About {
+            resources,
+            foreign: routes.said(),
+        };
+        let found = self.openapi.serve(about, &path, headers, call.style).await;
         found.ok_or_else(no_such_path)
     }
 }

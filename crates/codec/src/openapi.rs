@@ -5,10 +5,12 @@
 
 mod custom;
 mod descriptions;
+mod merge;
 mod paths;
 mod proto;
 mod schemas;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use api::Kind;
@@ -16,6 +18,8 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use descriptions::Descriptions;
+pub use merge::Foreign;
+use merge::Joined;
 use schemas::Dialect;
 
 /// Media type of the protobuf form of the v2 document.
@@ -94,34 +98,76 @@ pub fn v3<'a>(
     Some(out.finish())
 }
 
-/// `/openapi/v2` as JSON: every kind in one document.
-pub fn v2<'a>(kinds: impl IntoIterator<Item = &'a Kind>) -> Bytes {
-    let kinds: Vec<&Kind> = kinds.into_iter().collect();
-    let words = Descriptions::load();
+/// `/openapi/v2` as JSON: every kind in one document, with what other servers say, the most important first.
+pub fn v2<'a>(kinds: impl IntoIterator<Item = &'a Kind>, foreign: &[&Foreign]) -> Bytes {
+    let document = V2::new(kinds, foreign);
     let head = format!(
         r#"{{"swagger":"2.0","info":{{"title":"{TITLE}","version":"{}"}},"paths":{{"#,
         env!("CARGO_PKG_VERSION")
     );
     let mut out = Writer::new(head.as_bytes());
-    paths::each(&kinds, Dialect::V2, &mut |path, item| out.entry(path, item));
+    document.paths(&mut |path, item| out.entry(path, item));
     out.raw(br#"},"definitions":{"#);
-    schemas::each(&kinds, Dialect::V2, &words, &mut |name, schema| {
-        out.entry(name, schema)
-    });
+    document.definitions(&mut |name, schema| out.entry(name, schema));
     out.raw(br#"},"securityDefinitions":{"BearerToken":{"description":"Bearer Token authentication","in":"header","name":"authorization","type":"apiKey"}},"security":[{"BearerToken":[]}]}"#);
     out.finish()
 }
 
 /// `/openapi/v2` in gnostic's protobuf form, see [`V2_PROTOBUF`].
-pub fn v2_protobuf<'a>(kinds: impl IntoIterator<Item = &'a Kind>) -> Bytes {
-    let kinds: Vec<&Kind> = kinds.into_iter().collect();
-    let words = Descriptions::load();
+pub fn v2_protobuf<'a>(kinds: impl IntoIterator<Item = &'a Kind>, foreign: &[&Foreign]) -> Bytes {
+    let document = V2::new(kinds, foreign);
     let mut out = proto::Document::new(TITLE, env!("CARGO_PKG_VERSION"));
-    paths::each(&kinds, Dialect::V2, &mut |path, item| out.path(path, &item));
-    schemas::each(&kinds, Dialect::V2, &words, &mut |name, schema| {
-        out.definition(name, &schema)
-    });
+    document.paths(&mut |path, item| out.path(path, &item));
+    document.definitions(&mut |name, schema| out.definition(name, &schema));
     out.finish()
+}
+
+/// What both forms of the v2 document say.
+struct V2<'a> {
+    kinds: Vec<&'a Kind>,
+    words: Descriptions,
+    joined: Joined,
+}
+
+impl<'a> V2<'a> {
+    fn new(kinds: impl IntoIterator<Item = &'a Kind>, foreign: &[&Foreign]) -> Self {
+        let kinds: Vec<&Kind> = kinds.into_iter().collect();
+        let words = Descriptions::load();
+        let mut joined = Joined::default();
+        if !foreign.is_empty() {
+            let (mut known, mut local) = (BTreeSet::new(), BTreeMap::new());
+            paths::each(&kinds, Dialect::V2, &mut |path, _| {
+                known.insert(path.to_owned());
+            });
+            schemas::each(&kinds, Dialect::V2, &words, &mut |name, schema| {
+                local.insert(name.to_owned(), schema);
+            });
+            joined = Joined::new(foreign, &known, &local);
+        }
+        Self {
+            kinds,
+            words,
+            joined,
+        }
+    }
+
+    fn paths(&self, emit: &mut dyn FnMut(&str, Value)) {
+        paths::each(&self.kinds, Dialect::V2, emit);
+        for (path, item) in &self.joined.paths {
+            emit(path, item.clone());
+        }
+    }
+
+    fn definitions(&self, emit: &mut dyn FnMut(&str, Value)) {
+        let each = &mut |name: &str, mut schema: Value| {
+            self.joined.complete(name, &mut schema);
+            emit(name, schema);
+        };
+        schemas::each(&self.kinds, Dialect::V2, &self.words, each);
+        for (name, schema) in &self.joined.definitions {
+            emit(name, schema.clone());
+        }
+    }
 }
 
 /// Writes the entries of a JSON object one after the other.
@@ -201,13 +247,13 @@ mod tests {
 
     #[test]
     fn v2_documents() {
-        let doc: Value = serde_json::from_slice(&v2(api::kinds())).unwrap();
+        let doc: Value = serde_json::from_slice(&v2(api::kinds(), &[])).unwrap();
         check_references(&doc, &doc["definitions"], "#/definitions/");
         assert!(doc["paths"].as_object().unwrap().len() > 200);
         let replicas =
             &doc["definitions"]["io.k8s.api.apps.v1.DeploymentSpec"]["properties"]["replicas"];
         assert!(replicas["description"].as_str().unwrap().contains("pods"));
-        let proto = v2_protobuf(api::kinds());
+        let proto = v2_protobuf(api::kinds(), &[]);
         assert!(proto.len() > 100_000);
         assert_eq!(&proto[..5], b"\x0a\x032.0");
     }

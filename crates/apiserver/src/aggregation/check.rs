@@ -15,7 +15,7 @@ use crate::registry::Registry;
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The Available condition of another server.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Verdict {
     /// Whether requests are passed on.
     pub available: bool,

@@ -22,8 +22,10 @@ const REMOTE: &str = "x-remote-";
 pub(super) enum Asker<'a> {
     /// A client.
     User(&'a UserInfo),
-    /// This server.
+    /// This server, which asks whether the other one answers.
     Myself,
+    /// This server, which asks what the other one says about itself.
+    Documents,
 }
 
 /// Writes who asks, and nothing that the client claimed itself.
@@ -46,6 +48,10 @@ pub(super) fn identify(headers: &mut HeaderMap, asker: &Asker<'_>) {
         Asker::Myself => {
             add("x-remote-user", "system:kube-aggregator");
             add("x-remote-group", MASTERS);
+            return;
+        }
+        Asker::Documents => {
+            add("x-remote-user", "system:aggregator");
             return;
         }
     };

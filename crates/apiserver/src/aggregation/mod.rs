@@ -9,6 +9,7 @@ pub(crate) mod discovery;
 mod forward;
 mod identity;
 mod local;
+mod specs;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -18,6 +19,7 @@ use api::meta;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use codec::openapi::Foreign;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde_json::Value;
 use store::{EventKind, KeyValue, RangeRequest, ReadError, prefix_end};
@@ -31,6 +33,7 @@ use crate::proxy::tls::{self, Trust};
 use crate::registry::{DeleteOptions, Fail, Owner, Part, Registry, Warnings, Write, read_failure};
 use check::Verdict;
 use local::Step;
+use specs::Spec;
 
 const PREFIX: &str = "/registry/apiregistration.k8s.io/apiservices/";
 const SERVICES: &str = "/registry/services/";
@@ -60,6 +63,10 @@ pub(crate) struct Remote {
     pub available: bool,
     /// The APIResourceList it answered with last.
     pub resources: Option<Value>,
+    /// What it says about itself.
+    pub said: Option<Arc<Foreign>>,
+    /// How much its group, and its version within, matter.
+    priority: (i64, i64),
 }
 
 impl Remote {
@@ -78,6 +85,11 @@ impl Remote {
             tls: tls_of(spec, front),
             available: false,
             resources: None,
+            said: None,
+            priority: (
+                meta::int_at(spec, &["groupPriorityMinimum"]).unwrap_or(0),
+                meta::int_at(spec, &["versionPriority"]).unwrap_or(0),
+            ),
         })
     }
 
@@ -120,6 +132,13 @@ impl Routes {
     /// Every route.
     pub fn all(&self) -> impl Iterator<Item = &Remote> {
         self.0.iter()
+    }
+
+    /// What other servers say about themselves, the most important first.
+    pub fn said(&self) -> Vec<Arc<Foreign>> {
+        let mut all: Vec<&Remote> = self.all().collect();
+        all.sort_by_key(|r| (-r.priority.0, &r.group, -r.priority.1));
+        all.into_iter().filter_map(|r| r.said.clone()).collect()
     }
 
     fn find(&self, group: &str, version: &str) -> Option<&Remote> {
@@ -217,13 +236,42 @@ fn myself() -> UserInfo {
     UserInfo::new("system:apiserver", &[MASTERS])
 }
 
+/// What another server answered.
+#[derive(Clone, Default)]
+struct Answer {
+    verdict: Verdict,
+    resources: Option<Value>,
+    spec: Spec,
+}
+
+/// Asks one server whether it answers, and if so what it says about itself.
+async fn question(
+    registry: Arc<Registry>,
+    name: String,
+    remote: Remote,
+    last: Answer,
+) -> (String, Answer) {
+    let (verdict, resources) = check::check(&registry, &remote).await;
+    let spec = if verdict.available {
+        specs::fetch(&registry, &remote, last.spec).await
+    } else {
+        last.spec
+    };
+    let answer = Answer {
+        verdict,
+        resources: resources.or(last.resources),
+        spec,
+    };
+    (name, answer)
+}
+
 struct Follower {
     registry: Arc<Registry>,
     aggregation: Arc<Aggregation>,
     /// APIServices by name.
     known: BTreeMap<String, Value>,
     /// What other servers answered last, by the name of their APIService.
-    asked: BTreeMap<String, (Verdict, Option<Value>)>,
+    asked: BTreeMap<String, Answer>,
     /// Whether APIServices or what this server serves changed.
     changed: bool,
     /// Whether other servers are to be asked again.
@@ -275,9 +323,10 @@ impl Follower {
         let front = self.registry.config().front_proxy.as_ref();
         let routed = |(name, object): (&String, &Value)| {
             let mut remote = Remote::of(object, front)?;
-            if let Some((verdict, resources)) = self.asked.get(name) {
-                remote.available = verdict.available;
-                remote.resources = resources.clone();
+            if let Some(answer) = self.asked.get(name) {
+                remote.available = answer.verdict.available;
+                remote.resources = answer.resources.clone();
+                remote.said = answer.spec.said.clone();
             }
             Some(remote)
         };
@@ -288,31 +337,23 @@ impl Follower {
     /// Asks every other server whether it answers, and tells.
     async fn ask(&mut self) -> Result<(), Fail> {
         let front = self.registry.config().front_proxy.as_ref();
-        let remotes: Vec<(String, Remote)> = self
+        let questions: Vec<_> = self
             .known
             .iter()
-            .filter_map(|(name, o)| Some((name.clone(), Remote::of(o, front)?)))
+            .filter_map(|(name, object)| {
+                let remote = Remote::of(object, front)?;
+                let last = self.asked.get(name).cloned().unwrap_or_default();
+                let registry = self.registry.clone();
+                Some(question(registry, name.clone(), remote, last))
+            })
             .collect();
-        let registry = &self.registry;
-        let ask = |(name, remote): (String, Remote)| async move {
-            let answer = check::check(registry, &remote).await;
-            (name, answer)
-        };
-        let answers: Vec<(String, (Verdict, Option<Value>))> =
-            stream::iter(remotes.into_iter().map(ask))
-                .buffer_unordered(CONCURRENCY)
-                .collect()
-                .await;
-        let mut before = std::mem::take(&mut self.asked);
-        for (name, (verdict, resources)) in answers {
-            let last = before.remove(&name).and_then(|(_, resources)| resources);
-            self.asked.insert(name, (verdict, resources.or(last)));
-        }
+        let answers = stream::iter(questions).buffer_unordered(CONCURRENCY);
+        self.asked = answers.collect().await;
         self.serve();
         let asked: Vec<(String, Verdict)> = self
             .asked
             .iter()
-            .map(|(name, (verdict, _))| (name.clone(), verdict.clone()))
+            .map(|(name, answer)| (name.clone(), answer.verdict.clone()))
             .collect();
         for (name, verdict) in asked {
             self.tell(&name, &verdict).await?;

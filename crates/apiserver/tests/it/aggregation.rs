@@ -354,3 +354,93 @@ async fn written_back(c: &Cluster, uri: &str, change: impl Fn(&mut Value)) -> Va
         }
     }
 }
+
+/// What another server says of its own group is part of the one document; what it says differently of shared names is
+/// renamed, and what it says of others' groups is left out.
+#[tokio::test]
+async fn documents_of_other_servers_are_merged() {
+    const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+    let c = cluster().await;
+    let map = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
+    let data = c.get(map).await.body["data"].clone();
+    let trusted = data["requestheader-client-ca-file"].as_str();
+    let document = |description: &str| {
+        json!({"swagger": "2.0", "info": {"title": "other", "version": "1"}, "paths": {
+            "/apis/other.example/v1/things": {"get": {"operationId": "listThings", "responses": {"200": {
+                "description": "OK", "schema": {"$ref": "#/definitions/example.other.v1.Thing"}}}}},
+            "/apis/apps/v1/deployments": {"get": {"operationId": "forged", "responses": {}}},
+        }, "definitions": {
+            "example.other.v1.Thing": {"type": "object", "description": description, "properties": {
+                "metadata": {"$ref": format!("#/definitions/{META}")}}},
+            META: {"type": "object", "description": "theirs"},
+        }})
+    };
+    let first = document("A thing.");
+    let second = document("A better thing.");
+    let changed = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let flag = changed.clone();
+    let answer = move |request: Request<Bytes>| {
+        if request.uri().path() != "/openapi/v2" {
+            return Response::new(listed());
+        }
+        assert_eq!(request.headers()["x-remote-user"], "system:aggregator");
+        let (tag, body) = match flag.load(std::sync::atomic::Ordering::SeqCst) {
+            false => ("\"1\"", &first),
+            true => ("\"2\"", &second),
+        };
+        let known = request.headers().get("if-none-match");
+        let same = known.is_some_and(|k| k == tag);
+        let answer = Response::builder().header("etag", tag);
+        match same {
+            true => answer.status(304).body(Value::Null).unwrap(),
+            false => answer.body(body.clone()).unwrap(),
+        }
+    };
+    let backend = Backend::start_with(&["other.default.svc"], trusted, answer).await;
+    let service = json!({"metadata": {"name": "other"}, "spec": {"type": "ExternalName", "externalName": "localhost"}});
+    c.create("/api/v1/namespaces/default/services", &service)
+        .await;
+    let before = c.get("/openapi/v2").await;
+    c.create(API_SERVICES, &api_service(&backend)).await;
+    until(&c, "v1.other.example", "Passed").await;
+
+    let after = c.get("/openapi/v2").await;
+    assert_ne!(after.headers["etag"], before.headers["etag"]);
+    let thing = |body: &Value| body["definitions"]["example.other.v1.Thing"].clone();
+    assert!(after.body["paths"]["/apis/other.example/v1/things"]["get"].is_object());
+    assert_eq!(
+        thing(&after.body)["properties"]["metadata"]["$ref"],
+        format!("#/definitions/{META}_v2")
+    );
+    assert_eq!(
+        after.body["definitions"][format!("{META}_v2")]["description"],
+        "theirs"
+    );
+    assert_eq!(
+        after.body["definitions"][META],
+        before.body["definitions"][META]
+    );
+    assert_ne!(
+        after.body["paths"]["/apis/apps/v1/deployments"]["get"]["operationId"],
+        "forged"
+    );
+    let index = c.get("/openapi/v3").await.body;
+    assert!(index["paths"]["apis/other.example/v1"].is_object());
+
+    // A changed service makes this server ask again.
+    changed.store(true, std::sync::atomic::Ordering::SeqCst);
+    let uri = "/api/v1/namespaces/default/services/other";
+    c.merge(uri, &json!({"metadata": {"labels": {"again": "1"}}}))
+        .await;
+    let told = async {
+        while thing(&c.get("/openapi/v2").await.body)["description"] != "A better thing." {}
+    };
+    tokio::time::timeout(Duration::from_secs(20), told)
+        .await
+        .expect("the new document never came");
+    c.delete(&format!("{API_SERVICES}/v1.other.example")).await;
+    let gone = async { while !thing(&c.get("/openapi/v2").await.body).is_null() {} };
+    tokio::time::timeout(Duration::from_secs(20), gone)
+        .await
+        .expect("the document stayed");
+}

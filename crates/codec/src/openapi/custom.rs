@@ -191,7 +191,7 @@ mod tests {
         );
         assert!(v3["components"]["schemas"]["com.example.a.v1.AList"].is_object());
 
-        let v2: Value = serde_json::from_slice(&openapi::v2(&kinds)).unwrap();
+        let v2: Value = serde_json::from_slice(&openapi::v2(&kinds, &[])).unwrap();
         let spec = &v2["definitions"]["com.example.a.v1.A"]["properties"]["spec"];
         assert_eq!(spec["required"], json!(["s"]));
         assert_eq!(spec["properties"]["n"], json!({}));
@@ -200,7 +200,7 @@ mod tests {
             spec["properties"]["free"],
             json!({"x-kubernetes-preserve-unknown-fields": true})
         );
-        assert!(openapi::v2_protobuf(&kinds).len() > 1000);
+        assert!(openapi::v2_protobuf(&kinds, &[]).len() > 1000);
     }
 
     #[test]
