@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::types::{Fields, Type};
 use crate::value::{Map, Value};
-use crate::{EvalError, Program};
+use crate::{Bounds, EvalError, Program};
 
 /// What one evaluation may cost.
 pub const COST_MAX: u64 = 1_000_000;
@@ -29,6 +29,48 @@ fn variable() -> Type {
         name: "kubernetes.DRADevice".to_owned(),
         fields: fields.map(|(n, t)| (n.to_owned(), t)).into(),
     }))
+}
+
+/// Domains, and attributes or capacities of one, that a device can have.
+const NAMES_MAX: u64 = 32;
+/// Longest domain and driver, in characters.
+const DOMAIN_MAX: u64 = 63;
+/// Longest name of an attribute or capacity, in characters.
+const ID_MAX: u64 = 32;
+/// Longest value of an attribute, in characters.
+const VALUE_MAX: u64 = 64;
+
+/// How large a device can be.
+fn bounds() -> Bounds {
+    let leaf = |max| Bounds {
+        max,
+        ..Bounds::default()
+    };
+    let map = |keys, items: Bounds, others: Option<Bounds>| Bounds {
+        max: NAMES_MAX,
+        keys: Some(Box::new(leaf(keys))),
+        items: Some(Box::new(items)),
+        others: others.map(Box::new),
+        ..Bounds::default()
+    };
+    let value = || leaf(VALUE_MAX);
+    let attributes = map(DOMAIN_MAX, map(ID_MAX, value(), Some(value())), None);
+    let capacity = map(DOMAIN_MAX, map(ID_MAX, leaf(0), None), None);
+    let fields = [
+        ("driver", leaf(DOMAIN_MAX)),
+        ("allowMultipleAllocations", leaf(1)),
+        ("attributes", attributes),
+        ("capacity", capacity),
+    ];
+    Bounds {
+        fields: fields.map(|(n, b)| (n.to_owned(), b)).into(),
+        ..Bounds::default()
+    }
+}
+
+/// The most that an expression about a device can cost.
+pub fn most(program: &Program) -> u64 {
+    program.max_cost(Some(VARIABLE), &bounds())
 }
 
 /// Compiles an expression about a device.

@@ -62,9 +62,9 @@ impl Program {
     }
 
     /// The most that a run can cost over variables within these bounds, as upstream estimates it before it lets
-    /// anybody write such an expression.
-    pub fn max_cost(&self, bounds: &Bounds) -> u64 {
-        cost::most(&self.expr, bounds)
+    /// anybody write such an expression. With the name of a variable, nothing is known of others.
+    pub fn max_cost(&self, variable: Option<&str>, bounds: &Bounds) -> u64 {
+        cost::most(&self.expr, variable, bounds)
     }
 
     /// The value of the expression with these variables. What it costs is taken from the budget.

@@ -6,7 +6,9 @@ use crate::api_service::ApiService;
 use crate::apps::{daemonset, deployment, replicaset, statefulset};
 use crate::core::{config, endpoints, event, namespace, node, pod, quota, service, volume};
 use crate::strategy::{Custom, Entry, Generic, Strategy};
-use crate::{autoscaling, batch, certificates, networking, rbac, small, storage};
+use crate::{
+    autoscaling, batch, certificates, flowcontrol, networking, rbac, resource, small, storage,
+};
 
 const fn entry(group: &'static str, kind: &'static str, strategy: &'static dyn Strategy) -> Entry {
     Entry {
@@ -125,13 +127,17 @@ pub static ALL: &[Entry] = &[
         "PodCertificateRequest",
         &small::POD_CERTIFICATES,
     ),
-    entry(FLOW, "FlowSchema", &small::FLOW_SCHEMAS),
-    entry(FLOW, "PriorityLevelConfiguration", &small::PRIORITY_LEVELS),
-    entry(RESOURCE, "ResourceClaim", &small::CLAIMS),
-    entry(RESOURCE, "ResourceClaimTemplate", &small::CLAIM_TEMPLATES),
-    entry(RESOURCE, "DeviceClass", &small::DEVICE_CLASSES),
-    entry(RESOURCE, "ResourceSlice", &small::SLICES),
-    entry(RESOURCE, "DeviceTaintRule", &small::TAINT_RULES),
+    entry(FLOW, "FlowSchema", &flowcontrol::SCHEMAS),
+    entry(FLOW, "PriorityLevelConfiguration", &flowcontrol::LEVELS),
+    entry(RESOURCE, "ResourceClaim", &resource::CLAIMS),
+    entry(
+        RESOURCE,
+        "ResourceClaimTemplate",
+        &resource::CLAIM_TEMPLATES,
+    ),
+    entry(RESOURCE, "DeviceClass", &resource::DEVICE_CLASSES),
+    entry(RESOURCE, "ResourceSlice", &resource::SLICES),
+    entry(RESOURCE, "DeviceTaintRule", &resource::TAINT_RULES),
     entry(
         "storagemigration.k8s.io",
         "StorageVersionMigration",

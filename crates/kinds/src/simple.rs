@@ -23,6 +23,8 @@ pub(crate) struct Simple {
     pub generation: bool,
     /// Rules of the object.
     pub validate: fn(&Value) -> Vec<FieldError>,
+    /// Rules of a new object.
+    pub validate_create: fn(&Value) -> Vec<FieldError>,
     /// Rules of a change.
     pub validate_update: fn(&Value, &Value) -> Vec<FieldError>,
     /// Warnings about the object.
@@ -41,6 +43,7 @@ impl Simple {
         name: names::dns1123_subdomain,
         generation: false,
         validate: |_| Vec::new(),
+        validate_create: |_| Vec::new(),
         validate_update: |_, _| Vec::new(),
         warnings: |_| Vec::new(),
         default: |_| {},
@@ -55,6 +58,10 @@ impl Strategy for Simple {
 
     fn validate(&self, obj: &Value) -> Vec<FieldError> {
         (self.validate)(obj)
+    }
+
+    fn validate_create(&self, obj: &Value) -> Vec<FieldError> {
+        (self.validate_create)(obj)
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {

@@ -2,9 +2,9 @@
 
 use api::time::Timestamp;
 use api::{FieldError, meta, names};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::cells::{Cell, condition, join, labels, or, since, text};
+use crate::cells::{Cell, labels, or, text};
 use crate::check::{immutable, one_of, one_of_if_set};
 use crate::simple::Simple;
 
@@ -195,121 +195,6 @@ pub(crate) static POD_CERTIFICATES: Simple = Simple {
     ..Simple::BASE
 };
 
-/// flowcontrol: FlowSchemas.
-pub(crate) static FLOW_SCHEMAS: Simple = Simple {
-    cells: &[
-        Cell::Name,
-        Cell::TextOr(&["spec", "priorityLevelConfiguration", "name"], "<none>"),
-        Cell::Int(&["spec", "matchingPrecedence"]),
-        Cell::TextOr(&["spec", "distinguisherMethod", "type"], "<none>"),
-        Cell::Age,
-        Cell::With(|o, _| {
-            or(
-                condition(o, "Dangling")
-                    .map(|c| text(c, &["status"]))
-                    .unwrap_or_default(),
-                "?",
-            )
-            .into()
-        }),
-    ],
-    generation: true,
-    ..Simple::BASE
-};
-
-/// flowcontrol: PriorityLevelConfigurations.
-pub(crate) static PRIORITY_LEVELS: Simple = Simple {
-    cells: &[
-        Cell::Name,
-        Cell::Text(&["spec", "type"]),
-        Cell::With(|o, _| {
-            or(
-                or(
-                    text(o, &["spec", "limited", "nominalConcurrencyShares"]),
-                    &text(o, &["spec", "exempt", "nominalConcurrencyShares"]),
-                ),
-                "<none>",
-            )
-            .into()
-        }),
-        Cell::TextOr(
-            &["spec", "limited", "limitResponse", "queuing", "queues"],
-            "<none>",
-        ),
-        Cell::TextOr(
-            &["spec", "limited", "limitResponse", "queuing", "handSize"],
-            "<none>",
-        ),
-        Cell::TextOr(
-            &[
-                "spec",
-                "limited",
-                "limitResponse",
-                "queuing",
-                "queueLengthLimit",
-            ],
-            "<none>",
-        ),
-        Cell::Age,
-    ],
-    generation: true,
-    ..Simple::BASE
-};
-
-/// resource: ResourceClaims.
-pub(crate) static CLAIMS: Simple = Simple {
-    cells: &[Cell::Name, Cell::With(claim_state), Cell::Age],
-    default: |obj| default_requests(obj, &["spec"]),
-    validate_update: |new, old| immutable(new, old, &["spec"]).into_iter().collect(),
-    ..Simple::BASE
-};
-
-/// resource: ResourceClaimTemplates.
-pub(crate) static CLAIM_TEMPLATES: Simple = Simple {
-    cells: &[Cell::Name, Cell::Age],
-    default: |obj| default_requests(obj, &["spec", "spec"]),
-    validate_update: |new, old| immutable(new, old, &["spec"]).into_iter().collect(),
-    ..Simple::BASE
-};
-
-/// resource: DeviceClasses.
-pub(crate) static DEVICE_CLASSES: Simple = Simple {
-    cells: &[Cell::Name, Cell::Age],
-    generation: true,
-    ..Simple::BASE
-};
-
-/// resource: ResourceSlices.
-pub(crate) static SLICES: Simple = Simple {
-    cells: &[
-        Cell::Name,
-        Cell::TextOr(&["spec", "nodeName"], "<unset>"),
-        Cell::Text(&["spec", "driver"]),
-        Cell::Text(&["spec", "pool", "name"]),
-        Cell::Age,
-    ],
-    labels: &[
-        ("spec.nodeName", &["spec", "nodeName"]),
-        ("spec.driver", &["spec", "driver"]),
-    ],
-    generation: true,
-    ..Simple::BASE
-};
-
-/// resource: DeviceTaintRules.
-pub(crate) static TAINT_RULES: Simple = Simple {
-    cells: &[
-        Cell::Name,
-        Cell::Text(&["spec", "taint", "key"]),
-        Cell::Text(&["spec", "taint", "value"]),
-        Cell::Text(&["spec", "taint", "effect"]),
-        Cell::With(|o, now| since(o, &["spec", "taint", "timeAdded"], now).into()),
-        Cell::Age,
-    ],
-    generation: true,
-    ..Simple::BASE
-};
-
 /// storagemigration: StorageVersionMigrations.
 pub(crate) static MIGRATIONS: Simple = Simple {
     cells: &[
@@ -397,49 +282,4 @@ fn param_ref(obj: &Value, _now: Timestamp) -> Value {
         format!("{namespace}/{name}")
     }
     .into()
-}
-
-fn claim_state(obj: &Value, _now: Timestamp) -> Value {
-    let mut states = Vec::new();
-    if meta::get(obj, &["metadata", "deletionTimestamp"]).is_some() {
-        states.push("deleted");
-    }
-    let allocated = meta::get(obj, &["status", "allocation"]).is_some();
-    states.push(if !allocated {
-        "pending"
-    } else if meta::list_at(obj, &["status", "reservedFor"]).is_empty() {
-        "allocated"
-    } else {
-        "allocated,reserved"
-    });
-    join(states, ",").into()
-}
-
-fn default_requests(obj: &mut Value, spec: &[&str]) {
-    let spec = spec.iter().try_fold(obj, |v, key| v.get_mut(key));
-    let requests = spec
-        .and_then(|s| s.get_mut("devices"))
-        .and_then(|d| d.get_mut("requests"))
-        .and_then(Value::as_array_mut);
-    for request in requests.into_iter().flatten() {
-        if let Some(exact) = request.get_mut("exactly") {
-            default_count(exact);
-        }
-        for sub in request
-            .get_mut("firstAvailable")
-            .and_then(Value::as_array_mut)
-            .into_iter()
-            .flatten()
-        {
-            default_count(sub);
-        }
-    }
-}
-
-fn default_count(request: &mut Value) {
-    if meta::str_at(request, &["allocationMode"]) == "ExactCount"
-        && meta::int_at(request, &["count"]).unwrap_or(0) == 0
-    {
-        meta::set(request, &["count"], json!(1));
-    }
 }

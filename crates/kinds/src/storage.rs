@@ -5,7 +5,7 @@ use api::{FieldError, meta, names};
 use serde_json::Value;
 
 use crate::cells::{Cell, text};
-use crate::check::{immutable, named, one_of, one_of_if_set};
+use crate::check::{IMMUTABLE, immutable, named, not_negative, one_of, one_of_if_set};
 use crate::simple::Simple;
 
 /// Rules of StorageClasses.
@@ -60,6 +60,21 @@ pub(crate) static DRIVERS: Simple = Simple {
 /// Rules of CSINodes.
 pub(crate) static NODES: Simple = Simple {
     cells: &[Cell::Name, Cell::Len(&["spec", "drivers"]), Cell::Age],
+    validate: validate_node,
+    validate_update: |new, old| {
+        let fixed = |d: &Value| {
+            ["name", "nodeID", "topologyKeys"]
+                .map(|field| d.get(field).cloned().unwrap_or_default())
+        };
+        let before = meta::list_at(old, &["spec", "drivers"]);
+        let changed = |driver: &&Value| {
+            let known = before.iter().find(|o| o["name"] == driver["name"]);
+            known.is_some_and(|known| fixed(known) != fixed(driver))
+        };
+        let drivers = meta::list_at(new, &["spec", "drivers"]).iter();
+        let refuse = |d: &Value| FieldError::invalid("CSINodeDriver", d.clone(), IMMUTABLE);
+        drivers.filter(changed).map(refuse).collect()
+    },
     ..Simple::BASE
 };
 
@@ -144,6 +159,7 @@ fn validate_class(obj: &Value) -> Vec<FieldError> {
             provisioner,
         ));
     }
+    errors.extend(parameters(obj));
     errors.extend(one_of(
         meta::str_at(obj, &["reclaimPolicy"]),
         "reclaimPolicy",
@@ -154,6 +170,103 @@ fn validate_class(obj: &Value) -> Vec<FieldError> {
         "volumeBindingMode",
         &["Immediate", "WaitForFirstConsumer"],
     ));
+    errors.extend(topologies(obj));
+    errors
+}
+
+/// Most parameters of a class.
+const PARAMETERS_MAX: usize = 512;
+/// Largest parameters of a class, names and values together, in bytes.
+const PARAMETERS_BYTES: usize = 256 << 10;
+/// Longest name that a driver has for a node, in bytes.
+const NODE_ID_MAX: usize = 192;
+
+fn parameters(obj: &Value) -> Vec<FieldError> {
+    let at = "parameters";
+    let map = obj.get(at).and_then(Value::as_object);
+    let count = map.map_or(0, serde_json::Map::len);
+    if count > PARAMETERS_MAX {
+        return vec![FieldError::too_long(at, PARAMETERS_MAX)];
+    }
+    let mut errors = Vec::new();
+    let mut bytes = 0;
+    for (key, value) in map.into_iter().flatten() {
+        if key.is_empty() {
+            errors.push(FieldError::invalid(at, "", "field can not be empty."));
+        }
+        bytes += key.len() + value.as_str().map_or(0, str::len);
+    }
+    if bytes > PARAMETERS_BYTES {
+        errors.push(FieldError::too_long(at, PARAMETERS_BYTES));
+    }
+    errors
+}
+
+/// Terms of topologies that volumes may be made in.
+fn topologies(obj: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let terms = meta::list_at(obj, &["allowedTopologies"]);
+    for (i, term) in terms.iter().enumerate() {
+        let at = format!("allowedTopologies[{i}]");
+        let expressions = meta::list_at(term, &["matchLabelExpressions"]);
+        for (j, expression) in expressions.iter().enumerate() {
+            let at = format!("{at}.matchLabelExpressions[{j}]");
+            let key = meta::str_at(expression, &["key"]);
+            let values = meta::list_at(expression, &["values"]);
+            if values.is_empty() {
+                errors.push(FieldError::required(format!("{at}.values"), ""));
+            }
+            for (k, value) in values.iter().enumerate() {
+                if values[..k].contains(value) {
+                    let at = format!("{at}.values[{k}]");
+                    errors.push(FieldError::duplicate(at, value.clone()));
+                }
+            }
+            errors.extend(named(names::qualified_name(key), &format!("{at}.key"), key));
+            let again = |e: &Value| meta::str_at(e, &["key"]) == key;
+            if expressions[..j].iter().any(again) {
+                errors.push(FieldError::duplicate(format!("{at}.key"), key));
+            }
+        }
+        if terms[..i].contains(term) {
+            let at = format!("{at}.matchLabelExpressions");
+            errors.push(FieldError::duplicate(at, ""));
+        }
+    }
+    errors
+}
+
+fn validate_node(obj: &Value) -> Vec<FieldError> {
+    let drivers = meta::list_at(obj, &["spec", "drivers"]);
+    let mut errors = Vec::new();
+    for (i, driver) in drivers.iter().enumerate() {
+        let at = format!("spec.drivers[{i}]");
+        let name = meta::str_at(driver, &["name"]);
+        errors.extend(driver_name(name, &format!("{at}.name")));
+        let id = meta::str_at(driver, &["nodeID"]);
+        if id.is_empty() {
+            errors.push(FieldError::required(format!("{at}.nodeID"), ""));
+        } else if id.len() > NODE_ID_MAX {
+            let why = format!("must be {NODE_ID_MAX} characters or less");
+            errors.push(FieldError::invalid(format!("{at}.nodeID"), id, why));
+        }
+        let allocatable = driver.get("allocatable").unwrap_or(&Value::Null);
+        let path = format!("{at}.allocatable");
+        errors.extend(not_negative(allocatable, &path, &["count"]));
+        let keys = meta::list_at(driver, &["topologyKeys"]);
+        let path = format!("{at}.topologyKeys");
+        for (j, key) in keys.iter().enumerate() {
+            let text = key.as_str().unwrap_or_default();
+            if keys[..j].contains(key) {
+                errors.push(FieldError::duplicate(path.as_str(), text));
+            }
+            errors.extend(named(names::qualified_name(text), &path, text));
+        }
+        let again = |d: &Value| meta::str_at(d, &["name"]) == name;
+        if drivers[..i].iter().any(again) {
+            errors.push(FieldError::duplicate(format!("{at}.name"), name));
+        }
+    }
     errors
 }
 
@@ -317,5 +430,66 @@ mod tests {
                 "spec.source: Required value: must specify exactly one of inlineVolumeSpec and persistentVolumeName"
             ]
         );
+    }
+
+    #[test]
+    fn classes() {
+        let of = |more: Value| {
+            let mut class = json!({"provisioner": "a.io/b", "reclaimPolicy": "Delete", "volumeBindingMode": "Immediate"});
+            let more = more.as_object().cloned().unwrap_or_default();
+            class.as_object_mut().unwrap().extend(more);
+            all(&validate_class(&class))
+        };
+        assert_eq!(of(json!({"parameters": {"a": "b"}})), [""; 0]);
+        assert_eq!(
+            of(json!({"parameters": {"": "b"}})),
+            ["parameters: Invalid value: \"\": field can not be empty."]
+        );
+        let large = "x".repeat(PARAMETERS_BYTES);
+        assert_eq!(of(json!({"parameters": {"a": large}})).len(), 1);
+        let term = json!({"matchLabelExpressions": [{"key": "a", "values": ["b", "b"]}, {"key": "a", "values": []}]});
+        let at = "allowedTopologies[0].matchLabelExpressions";
+        assert_eq!(
+            of(json!({"allowedTopologies": [term]})),
+            [
+                format!("{at}[0].values[1]: Duplicate value: \"b\""),
+                format!("{at}[1].values: Required value"),
+                format!("{at}[1].key: Duplicate value: \"a\""),
+            ]
+        );
+    }
+
+    #[test]
+    fn drivers_of_nodes() {
+        let of = |drivers: Value| json!({"spec": {"drivers": drivers}});
+        let good = of(
+            json!([{"name": "a.io", "nodeID": "n", "topologyKeys": ["k"], "allocatable": {"count": 1}}]),
+        );
+        assert_eq!(all(&validate_node(&good)), [""; 0]);
+        let odd = of(
+            json!([{"name": "a.io", "nodeID": "", "topologyKeys": ["k", "k"], "allocatable": {"count": -1}},
+            {"name": "a.io", "nodeID": "n"}, {"name": "", "nodeID": "x".repeat(193)}]),
+        );
+        let errors = all(&validate_node(&odd));
+        let long = format!(
+            "spec.drivers[2].nodeID: Invalid value: \"{}\": must be 192 characters or less",
+            "x".repeat(193)
+        );
+        assert_eq!(
+            errors,
+            [
+                "spec.drivers[0].nodeID: Required value",
+                "spec.drivers[0].allocatable.count: Invalid value: -1: must be greater than or equal to 0",
+                "spec.drivers[0].topologyKeys: Duplicate value: \"k\"",
+                "spec.drivers[1].name: Duplicate value: \"a.io\"",
+                "spec.drivers[2].name: Required value",
+                &long,
+            ]
+        );
+        let mut changed = good.clone();
+        changed["spec"]["drivers"][0]["allocatable"]["count"] = 2.into();
+        assert_eq!((NODES.validate_update)(&changed, &good), []);
+        changed["spec"]["drivers"][0]["nodeID"] = "m".into();
+        assert_eq!((NODES.validate_update)(&changed, &good).len(), 1);
     }
 }

@@ -37,11 +37,15 @@ pub struct Bounds {
     pub keys: Option<Box<Bounds>>,
     /// Fields of an object, by the names that expressions use.
     pub fields: BTreeMap<String, Bounds>,
+    /// Fields that are not among them.
+    pub others: Option<Box<Bounds>>,
 }
 
-/// The most that an expression can cost when every variable is within the bounds.
-pub fn most(expr: &Expr, bounds: &Bounds) -> u64 {
+/// The most that an expression can cost when a variable is within the bounds: `None` stands for any variable, and
+/// whatever comes from nowhere.
+pub fn most<'a>(expr: &'a Expr, variable: Option<&'a str>, bounds: &'a Bounds) -> u64 {
     let mut estimator = Estimator {
+        variable,
         root: bounds,
         scope: Vec::new(),
     };
@@ -108,6 +112,7 @@ struct Local<'a> {
 }
 
 struct Estimator<'a> {
+    variable: Option<&'a str>,
     root: &'a Bounds,
     scope: Vec<Local<'a>>,
 }
@@ -150,8 +155,8 @@ impl<'a> Estimator<'a> {
 
     fn step(&self, from: Place<'a>, step: Step<'_>) -> Place<'a> {
         let at = match from {
-            // The first step of a way names the variable, and there is one.
-            Place::Nowhere => return Place::At(Some(self.root)),
+            // The first step of a way is taken for the name of a variable.
+            Place::Nowhere => return Place::At(self.variable.is_none().then_some(self.root)),
             Place::At(None) => return from,
             Place::At(Some(at)) => at,
         };
@@ -159,7 +164,7 @@ impl<'a> Estimator<'a> {
             Step::Items => at.items.as_deref(),
             Step::Keys => at.keys.as_deref(),
             Step::Indices => None,
-            Step::Field(name) => at.fields.get(name),
+            Step::Field(name) => at.fields.get(name).or(at.others.as_deref()),
         })
     }
 
@@ -225,7 +230,10 @@ impl<'a> Estimator<'a> {
     fn name(&mut self, name: &str) -> Estimate<'a> {
         let (place, entry) = match self.local(name) {
             Some(local) => (local.place, local.entry),
-            None => (Place::At(Some(self.root)), None),
+            None => {
+                let known = self.variable.is_none_or(|v| v == name);
+                (Place::At(known.then_some(self.root)), None)
+            }
         };
         Estimate {
             entry,

@@ -30,7 +30,7 @@ fn map(value: Type) -> Type {
 fn check(text: &str, kind: &Type, bounds: &Bounds, most: u64) {
     let variables = [("self", kind.clone()), ("oldSelf", kind.clone())];
     let program = Program::compile(text, &variables).unwrap_or_else(|e| panic!("{text}: {e}"));
-    assert_eq!(program.max_cost(bounds), most, "{text}");
+    assert_eq!(program.max_cost(None, bounds), most, "{text}");
 }
 
 #[test]

@@ -3,7 +3,6 @@
 //! The name of a Job holds the minute it was due: whatever happens, no run starts twice.
 
 mod plan;
-mod schedule;
 
 use std::time::Duration;
 

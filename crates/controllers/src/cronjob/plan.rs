@@ -1,5 +1,6 @@
 //! Which run of a CronJob is due, what stands in its way, and which Jobs are history. Pure.
 
+use api::cron::{Schedule, zone};
 use client::EventType;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
@@ -10,7 +11,6 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 
-use super::schedule::{Schedule, zone};
 use crate::claim;
 
 /// The annotation of a Job that tells which run it is.

@@ -2,8 +2,10 @@
 
 mod rules;
 
+use api::cron::{self, Schedule};
 use api::time::{self, Timestamp};
 use api::{FieldError, meta};
+use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use crate::apps::default_template;
@@ -273,8 +275,61 @@ pub(crate) static CRON_JOBS: Simple = Simple {
     generation: true,
     default: |obj| default_template(obj, &["spec", "jobTemplate", "spec", "template"]),
     validate: validate_cron_job,
+    validate_create: |obj| {
+        let mut errors = zone_in_schedule(obj, false);
+        if meta::name(obj).len() > CRON_NAME_MAX {
+            let why = "must be no more than 52 characters";
+            errors.push(FieldError::invalid("metadata.name", meta::name(obj), why));
+        }
+        errors
+    },
+    validate_update: |new, old| {
+        let known = meta::str_at(old, &["spec", "schedule"]).contains("TZ");
+        zone_in_schedule(new, known)
+    },
     ..Simple::BASE
 };
+
+/// Zones are named beside schedules, not in them, but for those that were there already.
+fn zone_in_schedule(obj: &Value, known: bool) -> Vec<FieldError> {
+    let schedule = meta::str_at(obj, &["spec", "schedule"]);
+    let why = match (schedule.contains("TZ"), known) {
+        (true, false) => "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
+        (true, true) if meta::get(obj, &["spec", "timeZone"]).is_some() => {
+            "cannot use both timeZone field and TZ or CRON_TZ in schedule"
+        }
+        _ => return Vec::new(),
+    };
+    vec![FieldError::invalid("spec.schedule", schedule, why)]
+}
+
+/// Longest part of the name of a time zone, in characters.
+const ZONE_PART_MAX: usize = 14;
+
+fn time_zone(spec: &Value) -> Option<FieldError> {
+    let name = spec.get("timeZone")?.as_str()?;
+    let refuse = |why: String| Some(FieldError::invalid("spec.timeZone", name, why));
+    if name.is_empty() {
+        return refuse("timeZone must be nil or non-empty string".to_owned());
+    }
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '+');
+    let odd = |part: &str| {
+        matches!(part, "." | "..")
+            || part.starts_with('-')
+            || !(1..=ZONE_PART_MAX).contains(&part.len())
+            || !part.chars().all(plain)
+    };
+    if name.split('/').any(odd) {
+        return refuse(format!("unknown time zone {name}"));
+    }
+    if name.eq_ignore_ascii_case("Local") {
+        let why =
+            "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
+        return refuse(why.to_owned());
+    }
+    let unknown = cron::zone(Some(name)).err()?;
+    refuse(unknown.to_string())
+}
 
 fn validate_cron_job(obj: &Value) -> Vec<FieldError> {
     let spec = obj.get("spec").unwrap_or(&Value::Null);
@@ -290,14 +345,14 @@ fn validate_cron_job(obj: &Value) -> Vec<FieldError> {
     let schedule = meta::str_at(spec, &["schedule"]);
     if schedule.is_empty() {
         errors.push(FieldError::required("spec.schedule", ""));
-    } else if !schedule.starts_with('@') && schedule.split_whitespace().count() != 5 {
-        let detail = format!(
-            "expected exactly 5 fields, found {}: {:?}",
-            schedule.split_whitespace().count(),
-            schedule.split_whitespace().collect::<Vec<_>>()
-        );
-        errors.push(FieldError::invalid("spec.schedule", schedule, detail));
+    } else if let Err(why) = Schedule::parse(schedule, TimeZone::UTC) {
+        errors.push(FieldError::invalid(
+            "spec.schedule",
+            schedule,
+            why.to_string(),
+        ));
     }
+    errors.extend(time_zone(spec));
     errors.extend(one_of(
         meta::str_at(spec, &["concurrencyPolicy"]),
         "spec.concurrencyPolicy",
@@ -307,13 +362,6 @@ fn validate_cron_job(obj: &Value) -> Vec<FieldError> {
         meta::get(spec, &["jobTemplate", "spec"]).unwrap_or(&Value::Null),
         "spec.jobTemplate.spec",
     ));
-    if meta::name(obj).len() > CRON_NAME_MAX {
-        errors.push(FieldError::invalid(
-            "metadata.name",
-            meta::name(obj),
-            "must be no more than 52 characters",
-        ));
-    }
     errors
 }
 
@@ -354,5 +402,60 @@ mod tests {
         let mut changed = job.clone();
         changed["spec"]["template"]["spec"]["containers"][0]["image"] = json!("x");
         assert_eq!(Job.validate_update(&changed, &job)[0].path, "spec.template");
+    }
+
+    #[test]
+    fn schedules_and_zones() {
+        let of = |spec: Value| -> Vec<String> {
+            let mut job = json!({"metadata": {"name": "c"}, "spec": spec});
+            job["spec"]["concurrencyPolicy"] = "Allow".into();
+            let mut errors = validate_cron_job(&job);
+            errors.extend((CRON_JOBS.validate_create)(&job));
+            let told = errors.iter().map(ToString::to_string);
+            told.filter(|e| !e.contains("jobTemplate")).collect()
+        };
+        assert_eq!(
+            of(json!({"schedule": "*/5 * * * *", "timeZone": "Europe/Berlin"})),
+            [""; 0]
+        );
+        for (schedule, why) in [
+            ("", "Required value"),
+            (
+                "error",
+                "Invalid value: \"error\": expected exactly 5 fields, found 1: [\"error\"]",
+            ),
+            (
+                "61 * * * *",
+                "Invalid value: \"61 * * * *\": end of range (61) above maximum (59): 61",
+            ),
+            (
+                "TZ=UTC 0 * * * *",
+                "Invalid value: \"TZ=UTC 0 * * * *\": cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
+            ),
+        ] {
+            assert_eq!(
+                of(json!({"schedule": schedule})),
+                [format!("spec.schedule: {why}")]
+            );
+        }
+        for (zone, why) in [
+            ("", "timeZone must be nil or non-empty string"),
+            (
+                "local",
+                "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
+            ),
+            ("Nowhere/Else", "unknown time zone Nowhere/Else"),
+            ("../etc", "unknown time zone ../etc"),
+        ] {
+            let told = of(json!({"schedule": "@daily", "timeZone": zone}));
+            assert_eq!(
+                told,
+                [format!("spec.timeZone: Invalid value: {zone:?}: {why}")]
+            );
+        }
+        let old = json!({"spec": {"schedule": "TZ=UTC 0 * * * *"}});
+        assert_eq!((CRON_JOBS.validate_update)(&old, &old), []);
+        let both = json!({"spec": {"schedule": "TZ=UTC 0 * * * *", "timeZone": "UTC"}});
+        assert_eq!((CRON_JOBS.validate_update)(&both, &old).len(), 1);
     }
 }

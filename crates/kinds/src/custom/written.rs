@@ -80,7 +80,7 @@ impl Look<'_> {
     }
 
     fn cost(&mut self, index: usize, field: &'static str, program: &Program) {
-        let most = program.max_cost(&self.bounds);
+        let most = program.max_cost(None, &self.bounds);
         self.out.costs.push(Cost { index, field, most });
     }
 

@@ -1,4 +1,4 @@
-//! When a CronJob runs: five fields, `@daily` and the like, or `@every 1h30m`. Pure.
+//! Schedules of CronJobs: five fields, `@daily` and the like, or `@every 1h30m`; and time zones by name.
 
 use jiff::{SignedDuration, Timestamp, ToSpan, Unit, Zoned, ZonedRound, tz::TimeZone};
 
