@@ -148,3 +148,30 @@ async fn node_ports_are_checked() {
         replaced.body
     );
 }
+
+/// Conformance: kubernetes.default Endpoints and EndpointSlices
+#[tokio::test]
+async fn endpoints_and_slices_of_the_api_agree() {
+    const NODE: [u8; 4] = [192, 0, 2, 10];
+    let c = cluster_with(|config| config.advertise_address = NODE.into()).await;
+    let get = async |group: &str, plural: &str| {
+        let uri = format!("/{group}/namespaces/default/{plural}/kubernetes");
+        let answer = c.get(&uri).await;
+        assert_eq!(answer.code, 200, "{}", answer.body);
+        answer.body
+    };
+    get("api/v1", "services").await;
+    let endpoints = get("api/v1", "endpoints").await;
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io%2Fservice-name%3Dkubernetes";
+    let slices = c.get(slices).await.body["items"].clone();
+    let [slice] = slices.as_array().unwrap().as_slice() else {
+        panic!("{slices}");
+    };
+    let subset = &endpoints["subsets"][0];
+    assert_eq!(subset["addresses"][0]["ip"], "192.0.2.10");
+    assert_eq!(slice["addressType"], "IPv4");
+    assert_eq!(slice["endpoints"][0]["addresses"], json!(["192.0.2.10"]));
+    assert_eq!(slice["endpoints"][0]["conditions"]["ready"], true);
+    assert_eq!(slice["ports"], subset["ports"]);
+    assert_eq!(subset["ports"][0]["name"], "https");
+}

@@ -153,3 +153,25 @@ async fn the_simulation_follows_its_settings_and_leaves_other_nodes_alone() -> a
     real.silence();
     Ok(())
 }
+
+/// Conformance: Conformance tests minimum number of nodes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_take_any_pod() -> anyhow::Result<()> {
+    let cluster = Cluster::start().await?;
+    cluster.simulate(2, "nodes: {zones: [a]}").await?;
+    let nodes = write::cluster::<Node>(&cluster.client());
+    let takes_any = |node: &Node| {
+        let spec = node.spec.clone().unwrap_or_default();
+        let conditions = node.status.as_ref().and_then(|s| s.conditions.clone());
+        let ready = conditions
+            .unwrap_or_default()
+            .iter()
+            .any(|c| c.type_ == "Ready" && c.status == "True");
+        ready && !spec.unschedulable.unwrap_or(false) && spec.taints.unwrap_or_default().is_empty()
+    };
+    eventually("two nodes that take any pod", || async {
+        let all = nodes.list(&ListParams::default()).await?.items;
+        Ok((all.iter().filter(|n| takes_any(n)).count() >= 2).then_some(()))
+    })
+    .await
+}
