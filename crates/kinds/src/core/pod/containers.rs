@@ -5,7 +5,32 @@ use std::collections::HashSet;
 use api::{FieldError, meta, names};
 use serde_json::{Map, Value};
 
+use super::security;
 use crate::check::{self, NOT_NEGATIVE, named, one_of, one_of_if_set};
+
+/// How mounts reach from and into a container.
+const PROPAGATIONS: &[&str] = &["Bidirectional", "HostToContainer", "None"];
+/// Fields of a pod that its containers can be told.
+const TOLD_FIELDS: &[&str] = &[
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+    "spec.nodeName",
+    "spec.serviceAccountName",
+    "status.hostIP",
+    "status.hostIPs",
+    "status.podIP",
+    "status.podIPs",
+];
+/// Resources that containers can be told.
+const TOLD_RESOURCES: &[&str] = &[
+    "limits.cpu",
+    "limits.ephemeral-storage",
+    "limits.memory",
+    "requests.cpu",
+    "requests.ephemeral-storage",
+    "requests.memory",
+];
 
 /// What the containers of one pod share.
 pub(super) struct Scope {
@@ -44,10 +69,8 @@ impl Scope {
             meta::list_at(c, &["envFrom"]),
             &format!("{at}.envFrom"),
         ));
-        errors.extend(self.mounts(
-            meta::list_at(c, &["volumeMounts"]),
-            &format!("{at}.volumeMounts"),
-        ));
+        errors.extend(self.mounts(c, &format!("{at}.volumeMounts")));
+        errors.extend(security::of_container(c, at));
         errors.extend(one_of(
             meta::str_at(c, &["imagePullPolicy"]),
             format!("{at}.imagePullPolicy"),
@@ -150,7 +173,8 @@ impl Scope {
         errors
     }
 
-    fn mounts(&self, mounts: &[Value], at: &str) -> Vec<FieldError> {
+    fn mounts(&self, container: &Value, at: &str) -> Vec<FieldError> {
+        let mounts = meta::list_at(container, &["volumeMounts"]);
         let mut errors = Vec::new();
         let mut paths = HashSet::new();
         for (i, mount) in mounts.iter().enumerate() {
@@ -174,6 +198,15 @@ impl Scope {
                     path,
                     "must be unique",
                 ));
+            }
+            let propagation = meta::str_at(mount, &["mountPropagation"]);
+            let at_propagation = format!("{at}.mountPropagation");
+            if propagation == "Bidirectional" && !security::is_privileged(container) {
+                let why =
+                    "Bidirectional mount propagation is available only to privileged containers";
+                errors.push(FieldError::forbidden(at_propagation, why));
+            } else {
+                errors.extend(one_of_if_set(propagation, at_propagation, PROPAGATIONS));
             }
             for field in ["subPath", "subPathExpr"] {
                 errors.extend(local_path(
@@ -254,14 +287,29 @@ fn validate_env(env: &[Value], at: &str) -> Vec<FieldError> {
                 }
             }
         }
-        if from
-            .get("fieldRef")
-            .is_some_and(|f| meta::str_at(f, &["fieldPath"]).is_empty())
-        {
-            errors.push(FieldError::required(format!("{at}.fieldRef.fieldPath"), ""));
+        errors.extend(told_field(from.get("fieldRef"), &format!("{at}.fieldRef")));
+        if let Some(resource) = from.get("resourceFieldRef") {
+            let at = format!("{at}.resourceFieldRef.resource");
+            let name = meta::str_at(resource, &["resource"]);
+            let huge =
+                name.starts_with("limits.hugepages-") || name.starts_with("requests.hugepages-");
+            if !huge {
+                errors.extend(one_of(name, at, TOLD_RESOURCES));
+            }
         }
     }
     errors
+}
+
+/// A field of the pod that a variable holds.
+fn told_field(reference: Option<&Value>, at: &str) -> Option<FieldError> {
+    let path = meta::str_at(reference?, &["fieldPath"]);
+    let at = format!("{at}.fieldPath");
+    let keyed = ["metadata.annotations['", "metadata.labels['"];
+    if keyed.iter().any(|k| path.starts_with(k)) && path.ends_with("']") {
+        return None;
+    }
+    one_of(path, at, TOLD_FIELDS)
 }
 
 fn validate_env_from(sources: &[Value], at: &str) -> Vec<FieldError> {

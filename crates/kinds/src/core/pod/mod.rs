@@ -2,7 +2,10 @@
 
 mod containers;
 mod defaults;
+mod names;
+pub(crate) mod placement;
 mod row;
+mod security;
 mod spec;
 mod sysctls;
 mod update;

@@ -6,7 +6,8 @@ use serde_json::{Map, Value};
 use super::containers::Scope;
 use super::sysctls::validate_sysctls;
 use super::volumes::validate_volumes;
-use crate::check::{self, named, one_of, one_of_if_set};
+use super::{placement, security};
+use crate::check::{named, one_of, one_of_if_set};
 use crate::metadata::{validate_annotations, validate_labels};
 
 /// Rules of a pod template at a path.
@@ -52,30 +53,21 @@ pub(super) fn validate_spec(spec: &Value, at: &str) -> Vec<FieldError> {
         format!("{at}.restartPolicy"),
         &["Always", "OnFailure", "Never"],
     ));
-    let dns = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
-    errors.extend(one_of(
-        meta::str_at(spec, &["dnsPolicy"]),
-        format!("{at}.dnsPolicy"),
-        &dns,
+    errors.extend(super::names::dns(spec, at));
+    errors.extend(super::names::aliases(
+        meta::list_at(spec, &["hostAliases"]),
+        &format!("{at}.hostAliases"),
     ));
-    if meta::str_at(spec, &["dnsPolicy"]) == "None"
-        && meta::list_at(spec, &["dnsConfig", "nameservers"]).is_empty()
-    {
-        errors.push(FieldError::required(
-            format!("{at}.dnsConfig.nameservers"),
-            "must provide at least one DNS nameserver when `dnsPolicy` is None",
-        ));
-    }
+    errors.extend(security::of_pod(spec, at));
     errors.extend(validate_scalars(spec, at));
     errors.extend(validate_tolerations(
         meta::list_at(spec, &["tolerations"]),
         &format!("{at}.tolerations"),
     ));
-    errors.extend(validate_affinity(
-        spec.get("affinity"),
-        &format!("{at}.affinity"),
-    ));
-    errors.extend(validate_spread(
+    if let Some(affinity) = spec.get("affinity") {
+        errors.extend(placement::affinity(affinity, &format!("{at}.affinity")));
+    }
+    errors.extend(placement::spread(
         meta::list_at(spec, &["topologySpreadConstraints"]),
         &format!("{at}.topologySpreadConstraints"),
     ));
@@ -114,6 +106,28 @@ fn validate_scalars(spec: &Value, at: &str) -> Vec<FieldError> {
         spec.get("nodeSelector"),
         &format!("{at}.nodeSelector"),
     ));
+    for (i, gate) in meta::list_at(spec, &["readinessGates"]).iter().enumerate() {
+        let kind = meta::str_at(gate, &["conditionType"]);
+        let at = format!("{at}.readinessGates[{i}].conditionType");
+        errors.extend(named(names::qualified_name(kind), &at, kind));
+    }
+    let gates = meta::list_at(spec, &["schedulingGates"]);
+    for (i, gate) in gates.iter().enumerate() {
+        let name = meta::str_at(gate, &["name"]);
+        let at = format!("{at}.schedulingGates[{i}]");
+        errors.extend(named(names::qualified_name(name), &at, name));
+        if gates[..i].contains(gate) {
+            errors.push(FieldError::duplicate(at, name));
+        }
+    }
+    if let Some(os) = spec.get("os") {
+        let at = format!("{at}.os.name");
+        errors.extend(one_of(
+            meta::str_at(os, &["name"]),
+            at,
+            &["linux", "windows"],
+        ));
+    }
     for (i, secret) in meta::list_at(spec, &["imagePullSecrets"])
         .iter()
         .enumerate()
@@ -170,91 +184,6 @@ fn validate_tolerations(tolerations: &[Value], at: &str) -> Vec<FieldError> {
             effect,
             format!("{at}.effect"),
             &["NoSchedule", "PreferNoSchedule", "NoExecute"],
-        ));
-    }
-    errors
-}
-
-fn validate_affinity(affinity: Option<&Value>, at: &str) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let Some(affinity) = affinity else {
-        return errors;
-    };
-    let required = [
-        "nodeAffinity",
-        "requiredDuringSchedulingIgnoredDuringExecution",
-    ];
-    if let Some(selector) = meta::get(affinity, &required)
-        && meta::list_at(selector, &["nodeSelectorTerms"]).is_empty()
-    {
-        let path = format!("{at}.{}.nodeSelectorTerms", required.join("."));
-        errors.push(FieldError::required(
-            path,
-            "must have at least one node selector term",
-        ));
-    }
-    for kind in ["podAffinity", "podAntiAffinity"] {
-        for (i, term) in meta::list_at(affinity, &[kind, required[1]])
-            .iter()
-            .enumerate()
-        {
-            let path = format!("{at}.{kind}.{}[{i}]", required[1]);
-            if meta::str_at(term, &["topologyKey"]).is_empty() {
-                errors.push(FieldError::required(
-                    format!("{path}.topologyKey"),
-                    "can not be empty",
-                ));
-            }
-            if let Some(selector) = term.get("labelSelector") {
-                errors.extend(check::label_selector(
-                    selector,
-                    &format!("{path}.labelSelector"),
-                ));
-            }
-        }
-        for (i, weighted) in meta::list_at(
-            affinity,
-            &[kind, "preferredDuringSchedulingIgnoredDuringExecution"],
-        )
-        .iter()
-        .enumerate()
-        {
-            let path = format!("{at}.{kind}.preferredDuringSchedulingIgnoredDuringExecution[{i}]");
-            if let Some(w) = meta::int_at(weighted, &["weight"]).filter(|w| !(1..=100).contains(w))
-            {
-                errors.push(FieldError::invalid(
-                    format!("{path}.weight"),
-                    w,
-                    "must be in the range 1-100",
-                ));
-            }
-        }
-    }
-    errors
-}
-
-fn validate_spread(constraints: &[Value], at: &str) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    for (i, c) in constraints.iter().enumerate() {
-        let at = format!("{at}[{i}]");
-        let skew = meta::int_at(c, &["maxSkew"]).unwrap_or(0);
-        if skew <= 0 {
-            errors.push(FieldError::invalid(
-                format!("{at}.maxSkew"),
-                skew,
-                "must be greater than zero",
-            ));
-        }
-        if meta::str_at(c, &["topologyKey"]).is_empty() {
-            errors.push(FieldError::required(
-                format!("{at}.topologyKey"),
-                "can not be empty",
-            ));
-        }
-        errors.extend(one_of(
-            meta::str_at(c, &["whenUnsatisfiable"]),
-            format!("{at}.whenUnsatisfiable"),
-            &["DoNotSchedule", "ScheduleAnyway"],
         ));
     }
     errors
