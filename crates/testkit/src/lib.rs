@@ -147,7 +147,7 @@ impl Cluster {
             cluster.has_account().await?;
         }
         if parts.scheduler {
-            cluster.start_scheduler();
+            cluster.schedule(scheduler::Configuration::default());
         }
         Ok(cluster)
     }
@@ -181,9 +181,13 @@ impl Cluster {
         Ok(())
     }
 
-    fn start_scheduler(&self) {
+    /// Starts a scheduler of this configuration.
+    pub fn schedule(&self, configuration: scheduler::Configuration) {
         let client = self.client_of("system:kube-scheduler", &[]);
-        let config = scheduler::Config::default();
+        let config = scheduler::Config {
+            configuration,
+            ..scheduler::Config::default()
+        };
         self.tasks
             .spawn(scheduler::run(client, config, self.shutdown.clone()));
     }

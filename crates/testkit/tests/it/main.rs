@@ -1,6 +1,7 @@
 //! Controllers and scheduler against the real API server, in one process.
 
 mod addresses;
+mod allocation;
 mod apps;
 mod auth;
 mod autoscaling;
@@ -9,6 +10,7 @@ mod daemons;
 mod deletion;
 mod devices;
 mod endpoints;
+mod extenders;
 mod garbage;
 mod jobs;
 mod nodes;

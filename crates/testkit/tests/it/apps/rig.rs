@@ -32,6 +32,13 @@ fn collection(resource: &str) -> String {
         "namespaces",
         "certificatesigningrequests",
         "persistentvolumes",
+        "storageclasses",
+        "csidrivers",
+        "csinodes",
+        "volumeattachments",
+        "deviceclasses",
+        "devicetaintrules",
+        "resourceslices",
     ];
     if cluster_wide.contains(&plural) {
         format!("{root}/{version}/{plural}")
