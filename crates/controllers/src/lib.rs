@@ -20,6 +20,7 @@ mod owners;
 mod pod_control;
 mod pods;
 
+pub mod attachments;
 pub mod autoscaler;
 pub mod bootstrap;
 pub mod certificates;
@@ -69,6 +70,7 @@ pub struct Controller {
 
 /// Every controller.
 pub const ALL: &[Controller] = &[
+    attachments::CONTROLLER,
     autoscaler::CONTROLLER,
     bootstrap::CLEANER,
     bootstrap::SIGNER,
@@ -106,6 +108,7 @@ pub const ALL: &[Controller] = &[
     ttl::CONTROLLER,
     volumes::BINDER,
     volumes::CLAIM_PROTECTION,
+    volumes::EXPANDER,
     volumes::VOLUME_PROTECTION,
 ];
 

@@ -3,7 +3,9 @@
 //! A plugin is one file with one unit struct and one line in [`Chain::standard`]. Plugins read other objects through
 //! the registry; they never write. Order matters: each sees what the ones before it filled in.
 
+pub mod admin_access;
 pub mod certificates;
+pub mod claim_resize;
 pub mod default_storage_class;
 pub mod default_toleration_seconds;
 pub mod limit_ranger;
@@ -123,6 +125,8 @@ impl Chain {
             Box::new(priority::Priority),
             Box::new(default_toleration_seconds::DefaultTolerationSeconds),
             Box::new(default_storage_class::DefaultStorageClass),
+            Box::new(claim_resize::PersistentVolumeClaimResize),
+            Box::new(admin_access::DeviceAdminAccess),
             Box::new(runtime_class::RuntimeClass),
             Box::new(certificates::CertificateRequester),
             Box::new(certificates::SignerPermissions { authorizer }),

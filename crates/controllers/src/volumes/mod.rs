@@ -8,6 +8,7 @@
 //! A binding is written in four steps (volume's reference, volume's phase, claim's volume, claim's
 //! phase), each done only where it is not done yet, so that it can be interrupted anywhere.
 
+mod expand;
 mod folders;
 mod plan;
 mod protection;
@@ -30,6 +31,7 @@ use kube::Api;
 use serde_json::json;
 
 use crate::{Context, Controller};
+pub use expand::CONTROLLER as EXPANDER;
 pub use folders::{Folders, MachineFolders};
 use plan::{BIND_COMPLETED, BOUND_BY_CONTROLLER, ClaimAct, SELECTED_NODE, VolumeAct};
 pub use protection::{CLAIMS as CLAIM_PROTECTION, VOLUMES as VOLUME_PROTECTION};

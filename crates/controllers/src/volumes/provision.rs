@@ -32,6 +32,7 @@ pub async fn ensure_class(context: &Context) {
         "provisioner": PROVISIONER,
         "reclaimPolicy": "Delete",
         "volumeBindingMode": "WaitForFirstConsumer",
+        "allowVolumeExpansion": true,
     });
     let Ok(class) = serde_json::from_value::<StorageClass>(class) else {
         return;
@@ -129,19 +130,24 @@ fn describe(
     volume
 }
 
+/// Whether a volume was made here.
+pub fn is_made_here(volume: &PersistentVolume) -> bool {
+    let annotations = volume.metadata.annotations.as_ref();
+    let by = annotations.and_then(|a| a.get(PROVISIONED_BY));
+    by.is_some_and(|by| by == PROVISIONER)
+}
+
 /// Deletes the folder of a volume made here; `false`: it was not made here.
 pub async fn remove_data(context: &Context, volume: &PersistentVolume) -> Result<bool, Error> {
-    let annotations = volume.metadata.annotations.as_ref();
-    let by = annotations
-        .and_then(|a| a.get(PROVISIONED_BY))
-        .map(String::as_str);
     let name = volume.metadata.name.clone().unwrap_or_default();
     let path = volume
         .spec
         .as_ref()
         .and_then(|s| s.host_path.as_ref())
         .map(|h| PathBuf::from(&h.path));
-    let (Some(folders), Some(PROVISIONER), Some(path)) = (&context.config.volumes, by, path) else {
+    let (Some(folders), true, Some(path)) =
+        (&context.config.volumes, is_made_here(volume), path)
+    else {
         return Ok(false);
     };
     // Whoever may write volumes must not be able to have other folders deleted.

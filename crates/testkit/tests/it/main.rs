@@ -3,6 +3,7 @@
 mod addresses;
 mod allocation;
 mod apps;
+mod attachments;
 mod auth;
 mod autoscaling;
 mod conformance;

@@ -5,6 +5,10 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use serde_json::{Value, json};
 use testkit::{Cluster, eventually, objects};
 
+use crate::apps::rig::{Rig, is_empty};
+
+const CLAIMS: &str = "v1/persistentvolumeclaims";
+
 fn phase<T>(status: Option<T>, of: impl FnOnce(T) -> Option<String>) -> String {
     status.and_then(of).unwrap_or_default()
 }
@@ -71,6 +75,83 @@ async fn a_claim_gets_its_volume_a_pod_gets_both_and_all_are_let_go() -> anyhow:
     eventually("the volume to be released", || async {
         let volume = volumes.get("mysql-pv-volume").await?;
         Ok((phase(volume.status, |s| s.phase) == "Released").then_some(()))
+    })
+    .await?;
+    Ok(())
+}
+
+/// A volume of a class, and a claim that is bound to it.
+async fn bound(rig: &Rig, name: &str, class: Value, source: Value) -> anyhow::Result<()> {
+    let mut storage_class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+        "metadata": {"name": name}, "provisioner": "example.com/x"});
+    let mut volume = json!({"apiVersion": "v1", "kind": "PersistentVolume",
+        "metadata": {"name": name, "annotations": source["annotations"]},
+        "spec": {"storageClassName": name, "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"]}});
+    let mut claim = claim(name, name);
+    claim["spec"]["resources"]["requests"]["storage"] = json!("1Gi");
+    for (to, from) in [
+        (&mut storage_class, &class),
+        (&mut volume["spec"], &source["spec"]),
+    ] {
+        for (key, value) in from.as_object().into_iter().flatten() {
+            to[key] = value.clone();
+        }
+    }
+    rig.create("storage.k8s.io/v1/storageclasses", storage_class)
+        .await?;
+    rig.create("v1/persistentvolumes", volume).await?;
+    rig.create(CLAIMS, claim).await?;
+    let bound = |c: &Value| c["status"]["phase"] == "Bound";
+    rig.until(CLAIMS, name, "to be bound", bound)
+        .await
+        .map(drop)
+}
+
+async fn ask_for(rig: &Rig, name: &str, size: &str) -> kube::Result<Value> {
+    let more = json!({"spec": {"resources": {"requests": {"storage": size}}}});
+    rig.merge(CLAIMS, name, more).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claims_grow_where_their_class_lets_them() -> anyhow::Result<()> {
+    let rig = Rig::start(&[]).await?;
+    let ours = json!({"annotations": {"pv.kubernetes.io/provisioned-by": "styr.dev/host-path"},
+        "spec": {"hostPath": {"path": "/v"}}});
+    let theirs = json!({"spec": {"csi": {"driver": "csi.example.com", "volumeHandle": "h"}}});
+    let grows = json!({"allowVolumeExpansion": true});
+    bound(&rig, "fixed", json!({}), ours.clone()).await?;
+    let refused = ask_for(&rig, "fixed", "2Gi").await;
+    let refused = refused.err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(
+        refused.contains("only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize"),
+        "{refused}"
+    );
+
+    bound(&rig, "ours", grows.clone(), ours).await?;
+    ask_for(&rig, "ours", "2Gi").await?;
+    let grown = rig
+        .until(CLAIMS, "ours", "to have grown", |c| {
+            c["status"]["capacity"]["storage"] == "2Gi"
+        })
+        .await?;
+    assert!(is_empty(&grown["status"]["conditions"]), "{grown}");
+    let volume = rig.get("v1/persistentvolumes", "ours").await?;
+    assert_eq!(volume["spec"]["capacity"]["storage"], "2Gi");
+
+    bound(&rig, "theirs", grows, theirs).await?;
+    ask_for(&rig, "theirs", "2Gi").await?;
+    rig.until_all("v1/events", "", "to tell who resizes", |all| {
+        let told = |reason: &str, message: &str| {
+            let same = |e: &Value| e["reason"] == reason && e["message"] == message;
+            all.iter().any(same)
+        };
+        told(
+            "VolumeResizeSuccessful",
+            "ExpandVolume succeeded for volume default/ours",
+        ) && told(
+            "ExternalExpanding",
+            "waiting for an external controller to expand this PVC",
+        )
     })
     .await?;
     Ok(())
