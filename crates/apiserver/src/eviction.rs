@@ -15,6 +15,14 @@ use crate::http::handler::Call;
 use crate::http::respond;
 use crate::registry::{DeleteOptions, Fail, Part, Resource, Write};
 
+/// Looks at a pod that starts while it is being evicted.
+const TRIES: u32 = 20;
+/// Pods of one budget that were evicted and are not known to be gone.
+const DISRUPTED_MAX: usize = 2000;
+/// Seconds after which to ask again for what is being processed.
+const RETRY_AFTER: i64 = 10;
+const MANY_BUDGETS: &str = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+
 impl ApiServer {
     /// `pods/eviction`: deletes a pod unless a disruption budget forbids it.
     pub(crate) async fn serve_eviction(
@@ -36,26 +44,52 @@ impl ApiServer {
             return Err(Box::new(Status::bad_request(why)));
         }
         let empty = Value::Null;
-        let mut options =
+        let options =
             DeleteOptions::parse(eviction.get("deleteOptions").unwrap_or(&empty), &call.query)?;
-        let stored = self
-            .registry
-            .get(resource, write.namespace, write.name)
-            .await?;
-        let pod = stored.value()?;
-        if needs_budget(&pod) && !self.take_budget(call, &write, &pod).await? {
-            let version = || stored.revision.to_string();
-            options.resource_version.get_or_insert_with(version);
+        for _ in 0..TRIES {
+            let stored = self
+                .registry
+                .get(resource, write.namespace, write.name)
+                .await?;
+            let pod = stored.value()?;
+            let licence = self.licence(call, &write, &pod).await?;
+            let mut options = options.clone();
+            let asked = options.resource_version.is_some();
+            if matches!(licence, Licence::NotStarted | Licence::NotReady(_)) {
+                let version = || stored.revision.to_string();
+                options.resource_version.get_or_insert_with(version);
+            }
+            match self.evict(call, &write, options).await {
+                Ok(()) => {
+                    let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+                    return Ok(respond::json(StatusCode::CREATED, &done, call.style));
+                }
+                Err(refused) if asked || refused.code != 409 => return Err(refused),
+                Err(refused) => match licence {
+                    // It may have started since: then a budget may guard it.
+                    Licence::NotStarted => {}
+                    Licence::NotReady(budget) => return Err(being_processed(&budget)),
+                    Licence::Free | Licence::Taken => return Err(refused),
+                },
+            }
         }
+        Err(being_processed(""))
+    }
+
+    /// Marks and deletes a pod.
+    async fn evict(
+        &self,
+        call: &Call,
+        write: &Write<'_>,
+        mut options: DeleteOptions,
+    ) -> Result<(), Fail> {
         if !call.dry_run()? {
-            let marked = self.mark_evicted(&write, &options).await?;
+            let marked = self.mark_evicted(write, &options).await?;
             if options.resource_version.is_some() {
                 options.resource_version = Some(marked);
             }
         }
-        self.registry.delete(&write, &options).await?;
-        let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-        Ok(respond::json(StatusCode::CREATED, &done, call.style))
+        self.registry.delete(write, &options).await.map(drop)
     }
 
     /// Says in the pod's status why it goes; answers the version it has then.
@@ -91,9 +125,15 @@ impl ApiServer {
         Ok(marked.revision.to_string())
     }
 
-    /// Takes a disruption from the pod's budget; answers `false` where the pod goes without
-    /// because it is not ready.
-    async fn take_budget(&self, call: &Call, write: &Write<'_>, pod: &Value) -> Result<bool, Fail> {
+    /// Whether a pod may go, taking a disruption from its budget where that guards it.
+    async fn licence(&self, call: &Call, write: &Write<'_>, pod: &Value) -> Result<Licence, Fail> {
+        let deleting = pod.pointer("/metadata/deletionTimestamp").is_some();
+        match meta::str_at(pod, &["status", "phase"]) {
+            "Succeeded" | "Failed" => return Ok(Licence::Free),
+            _ if deleting => return Ok(Licence::Free),
+            "Pending" => return Ok(Licence::NotStarted),
+            _ => {}
+        }
         let budgets = self
             .registry
             .read_all(("policy", "v1", "poddisruptionbudgets"), write.namespace)
@@ -109,14 +149,12 @@ impl ApiServer {
             })
             .collect();
         let budget = match matching.as_slice() {
-            [] => return Ok(true),
-            [one] if goes_without(one, pod) => return Ok(false),
-            [one] => meta::name(one).to_owned(),
-            _ => {
-                return Err(Box::new(Status::internal(
-                    "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
-                )));
+            [] => return Ok(Licence::Free),
+            [one] if goes_without(one, pod) => {
+                return Ok(Licence::NotReady(meta::name(one).to_owned()));
             }
+            [one] => meta::name(one).to_owned(),
+            _ => return Err(Box::new(Status::failure(500, "", MANY_BUDGETS))),
         };
         let resource = self
             .registry
@@ -135,16 +173,20 @@ impl ApiServer {
                 disrupt(current, &pod_name, &now, dry_run)
             })
             .await;
-        result.map(|_| true)
+        result.map(|_| Licence::Taken)
     }
 }
 
-/// Pods that are done, dying or never started can go without a budget.
-fn needs_budget(pod: &Value) -> bool {
-    !matches!(
-        meta::str_at(pod, &["status", "phase"]),
-        "Succeeded" | "Failed" | "Pending"
-    ) && pod.pointer("/metadata/deletionTimestamp").is_none()
+/// On what grounds a pod may go.
+enum Licence {
+    /// Nothing guards it.
+    Free,
+    /// It has not started: nothing guards it as long as that is so.
+    NotStarted,
+    /// It is not ready, which this budget lets go as long as that is so.
+    NotReady(String),
+    /// A disruption was taken from its budget.
+    Taken,
 }
 
 /// Whether a pod that is not ready may go although the budget has nothing to spare.
@@ -171,43 +213,68 @@ fn disrupt(budget: &Value, pod: &str, now: &str, dry_run: bool) -> Result<Value,
     let observed = meta::int_at(budget, &["status", "observedGeneration"]).unwrap_or(0);
     let generation = meta::int_at(budget, &["metadata", "generation"]).unwrap_or(0);
     let name = meta::name(budget);
-    let refuse = |message: String| {
-        let cause = StatusCause {
-            reason: "DisruptionBudget".into(),
-            message,
-            ..StatusCause::default()
-        };
-        let mut status = Status::too_many_requests(
-            "Cannot evict pod as it would violate the pod's disruption budget.",
-            if observed < generation { 10 } else { 0 },
-        );
-        status.details.get_or_insert_default().causes.push(cause);
-        Box::new(status)
-    };
+    let number = |field: &str| meta::int_at(budget, &["status", field]).unwrap_or(0);
     if observed < generation {
-        return Err(refuse(format!(
-            "The disruption budget {name} is still being processed by the server."
-        )));
+        return Err(being_processed(name));
     }
-    let allowed = meta::int_at(budget, &["status", "disruptionsAllowed"]).unwrap_or(0);
-    if allowed <= 0 {
-        let number = |field: &str| meta::int_at(budget, &["status", field]).unwrap_or(0);
-        return Err(refuse(format!(
-            "The disruption budget {name} needs {} healthy pods and has {} currently",
-            number("desiredHealthy"),
-            number("currentHealthy")
-        )));
+    let forbidden = |why| {
+        let refused = Status::forbidden("policy", "poddisruptionbudget", name, why);
+        Err(Box::new(refused))
+    };
+    let allowed = number("disruptionsAllowed");
+    if allowed < 0 {
+        return forbidden("pdb disruptions allowed is negative");
+    }
+    let disrupted = meta::get(budget, &["status", "disruptedPods"]).and_then(Value::as_object);
+    if disrupted.is_some_and(|pods| pods.len() > DISRUPTED_MAX) {
+        return forbidden(
+            "DisruptedPods map too big - too many evictions not confirmed by PDB controller",
+        );
+    }
+    if allowed == 0 {
+        let (wanted, healthy) = (number("desiredHealthy"), number("currentHealthy"));
+        let why = format!(
+            "The disruption budget {name} needs {wanted} healthy pods and has {healthy} currently"
+        );
+        return Err(refused(why, 0));
     }
     let mut taken = budget.clone();
-    if !dry_run {
-        meta::set(
-            &mut taken,
-            &["status", "disruptionsAllowed"],
-            (allowed - 1).into(),
-        );
-        meta::set(&mut taken, &["status", "disruptedPods", pod], now.into());
+    if dry_run {
+        return Ok(taken);
+    }
+    let left = allowed - 1;
+    meta::set(&mut taken, &["status", "disruptionsAllowed"], left.into());
+    meta::set(&mut taken, &["status", "disruptedPods", pod], now.into());
+    if left == 0 {
+        let mut conditions = meta::list_at(budget, &["status", "conditions"]).to_vec();
+        conditions.retain(|c| c["type"] != "DisruptionAllowed");
+        conditions.push(json!({"type": "DisruptionAllowed", "status": "False",
+            "reason": "InsufficientPods", "message": "", "observedGeneration": observed,
+            "lastTransitionTime": now}));
+        meta::set(&mut taken, &["status", "conditions"], conditions.into());
     }
     Ok(taken)
+}
+
+/// 429: the budget has nothing to spare, for this reason.
+fn refused(why: String, retry_after: i64) -> Fail {
+    let cause = StatusCause {
+        reason: "DisruptionBudget".into(),
+        message: why,
+        ..StatusCause::default()
+    };
+    let mut status = Status::too_many_requests(
+        "Cannot evict pod as it would violate the pod's disruption budget.",
+        retry_after,
+    );
+    status.details.get_or_insert_default().causes.push(cause);
+    Box::new(status)
+}
+
+/// 429: nobody knows yet what the budget has to spare.
+fn being_processed(budget: &str) -> Fail {
+    let why = format!("The disruption budget {budget} is still being processed by the server.");
+    refused(why, RETRY_AFTER)
 }
 
 #[cfg(test)]
@@ -220,6 +287,11 @@ mod tests {
         let after = disrupt(&b, "p", "t", false).unwrap();
         assert_eq!(after["status"]["disruptionsAllowed"], 0);
         assert_eq!(after["status"]["disruptedPods"]["p"], "t");
+        let condition = &after["status"]["conditions"][0];
+        assert_eq!(
+            (&condition["status"], &condition["reason"]),
+            (&json!("False"), &json!("InsufficientPods"))
+        );
         let refused = disrupt(&after, "q", "t", false).unwrap_err();
         assert_eq!(refused.code, 429);
         assert_eq!(
@@ -237,6 +309,29 @@ mod tests {
                 .contains("still being processed")
         );
     }
+
+    #[test]
+    fn a_budget_that_cannot_be_trusted_gives_nothing() {
+        let many: serde_json::Map<_, _> = (0..=DISRUPTED_MAX)
+            .map(|i| (format!("p{i}"), json!("t")))
+            .collect();
+        for (status, why) in [
+            (
+                json!({"disruptionsAllowed": -1}),
+                "pdb disruptions allowed is negative",
+            ),
+            (
+                json!({"disruptionsAllowed": 1, "disruptedPods": many}),
+                "DisruptedPods map too big - too many evictions not confirmed by PDB controller",
+            ),
+        ] {
+            let budget = json!({"metadata": {"name": "b"}, "status": status});
+            let refused = disrupt(&budget, "p", "t", false).unwrap_err();
+            let expected = format!("poddisruptionbudget.policy \"b\" is forbidden: {why}");
+            assert_eq!((refused.code, refused.message), (403, expected));
+        }
+    }
+
     #[test]
     fn pods_that_are_not_ready_may_go_without() {
         let budget = |policy: &str, current: i32, wanted: i32| {

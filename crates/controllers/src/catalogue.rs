@@ -1,8 +1,8 @@
 //! Which resources the API server serves, and a cache of the metadata of each.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use client::{Cache, Caches, Client, Resource};
+use client::{Cache, Caches, Client, Error, Resource};
 use futures::future::BoxFuture;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{APIResource, APIResourceList};
 use tokio::sync::Notify;
@@ -30,35 +30,79 @@ const SETTLE: Duration = Duration::from_secs(1);
 const END_LIMIT: Duration = Duration::from_secs(5);
 /// Wait after a failed discovery.
 const RETRY: Duration = Duration::from_secs(1);
+/// The same where only some groups failed.
+const RETRY_FAILED: Duration = Duration::from_secs(30);
+/// Longest wait for caches.
+const SYNC_LIMIT: Duration = Duration::from_secs(30);
 
 /// Events come and go by themselves and own nothing.
 const IGNORED: [&str; 1] = ["events"];
+
+/// What is served, as far as it is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Catalogue {
+    /// Each resource in the version its group prefers.
+    pub served: Vec<Served>,
+    /// Why nobody tells what is in a version of a group: whoever serves it is not there, say. What
+    /// was known of it before is still in `served`.
+    pub failed: BTreeMap<String, String>,
+}
+
+impl Catalogue {
+    /// Whether what is served is said alike in both.
+    fn is_like(&self, other: &Self) -> bool {
+        self.served == other.served && self.failed.keys().eq(other.failed.keys())
+    }
+
+    /// Keeps what was known of versions that nobody tells about.
+    fn keep(&mut self, before: &Self) {
+        for known in &before.served {
+            let Resource { group, version, .. } = &known.resource;
+            let silent = self.failed.contains_key(&format!("{group}/{version}"));
+            if silent && !self.served.iter().any(|s| s.is_same(known)) {
+                self.served.push(known.clone());
+            }
+        }
+    }
+}
+
+impl Served {
+    fn is_same(&self, other: &Self) -> bool {
+        let (one, other) = (&self.resource, &other.resource);
+        (&one.group, &one.plural) == (&other.group, &other.plural)
+    }
+}
 
 /// Runs `body` with what is served now, and again whenever that changes: custom resources come
 /// and go. The context that `body` gets ends with each run.
 pub async fn follow(
     context: Context,
-    body: impl Fn(Context, Vec<Served>) -> BoxFuture<'static, ()> + Send,
+    body: impl Fn(Context, Catalogue) -> BoxFuture<'static, ()> + Send,
 ) {
-    while let Some(served) = discover_until(&context).await {
+    let Some(mut known) = discover_until(&context).await else {
+        return;
+    };
+    loop {
         let run = context.child();
-        let mut task = std::pin::pin!(body(run.clone(), served.clone()));
+        let mut task = std::pin::pin!(body(run.clone(), known.clone()));
         let now = tokio::select! {
             () = &mut task => return,
-            now = changed(&context, &served) => now,
+            now = changed(&context, &known) => now,
         };
         run.shutdown.cancel();
         // What has not ended by then is dropped: it goes on from what it finds.
         let _ = tokio::time::timeout(END_LIMIT, task).await;
-        for gone in served.iter().filter(|s| !now.contains(s)) {
+        for gone in known.served.iter().filter(|s| !now.served.contains(s)) {
             context.caches.forget_metadata(&gone.resource);
         }
+        known = now;
     }
 }
 
 /// Waits until other resources are served; answers which.
-async fn changed(context: &Context, served: &[Served]) -> Vec<Served> {
-    let sources: Vec<Cache<()>> = served
+async fn changed(context: &Context, known: &Catalogue) -> Catalogue {
+    let sources: Vec<Cache<()>> = known
+        .served
         .iter()
         .filter(|s| DEFINITIONS.contains(&s.resource.plural.as_str()))
         .map(|s| context.caches.metadata(s.resource.clone()))
@@ -70,12 +114,20 @@ async fn changed(context: &Context, served: &[Served]) -> Vec<Served> {
         subscriptions.push(source.subscribe(move |_| notify.notify_one()));
     }
     loop {
-        notify.notified().await;
+        tokio::select! {
+            () = notify.notified() => {}
+            // Who does not answer comes back without anything being said here.
+            () = tokio::time::sleep(RETRY_FAILED), if !known.failed.is_empty() => {}
+        }
         // A definition changes several times until it is served.
         tokio::time::sleep(SETTLE).await;
         match discover(&context.client).await {
-            Ok(now) if now != served => return now,
-            Ok(_) => {}
+            Ok(mut now) => {
+                now.keep(known);
+                if !now.is_like(known) {
+                    return now;
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "discovery failed; the next change brings another")
             }
@@ -84,10 +136,10 @@ async fn changed(context: &Context, served: &[Served]) -> Vec<Served> {
 }
 
 /// Asks the server until it answers; `None`: it is time to end.
-async fn discover_until(context: &Context) -> Option<Vec<Served>> {
+async fn discover_until(context: &Context) -> Option<Catalogue> {
     loop {
         match discover(&context.client).await {
-            Ok(served) => return Some(served),
+            Ok(known) => return Some(known),
             Err(error) => tracing::warn!(%error, "discovery failed; will try again"),
         }
         tokio::select! {
@@ -97,37 +149,32 @@ async fn discover_until(context: &Context) -> Option<Vec<Served>> {
     }
 }
 
-/// Asks the server; each resource in the version its group prefers.
-async fn discover(client: &Client) -> kube::Result<Vec<Served>> {
-    let mut all = Vec::new();
+/// Asks the server; each resource in the version its group prefers. A group that somebody else
+/// serves can fail alone.
+async fn discover(client: &Client) -> kube::Result<Catalogue> {
+    let mut known = Catalogue::default();
     for version in client.list_core_api_versions().await?.versions {
-        take(
-            &mut all,
-            "",
-            &version,
-            client.list_core_api_resources(&version).await?,
-        );
+        let list = client.list_core_api_resources(&version).await?;
+        take(&mut known.served, "", &version, list);
     }
     for group in client.list_api_groups().await?.groups {
         let preferred = group.preferred_version.as_ref().or(group.versions.first());
-        let Some(version) = preferred else { continue };
-        let list = client
-            .list_api_group_resources(&version.group_version)
-            .await?;
-        take(&mut all, &group.name, &version.version, list);
+        let Some(preferred) = preferred else { continue };
         // A resource may be served in another version only.
-        for other in group
-            .versions
-            .iter()
-            .filter(|v| v.version != version.version)
-        {
-            let list = client
-                .list_api_group_resources(&other.group_version)
-                .await?;
-            take(&mut all, &group.name, &other.version, list);
+        let others = group.versions.iter();
+        let others = others.filter(|v| v.version != preferred.version);
+        for version in std::iter::once(preferred).chain(others) {
+            let name = &version.group_version;
+            match client.list_api_group_resources(name).await {
+                Ok(list) => take(&mut known.served, &group.name, &version.version, list),
+                Err(error) => {
+                    let why = Error::from(error).words();
+                    known.failed.insert(name.clone(), why);
+                }
+            }
         }
     }
-    Ok(all)
+    Ok(known)
 }
 
 fn take(all: &mut Vec<Served>, group: &str, version: &str, list: APIResourceList) {
@@ -161,4 +208,46 @@ pub fn caches(caches: &Caches, served: &[Served]) -> Vec<Cache<()>> {
         .iter()
         .map(|s| caches.metadata(s.resource.clone()))
         .collect()
+}
+
+/// Waits for these caches, but not for ever: whoever serves one of them may not answer.
+pub async fn synced(caches: &[Cache<()>]) {
+    let all = async {
+        for cache in caches {
+            cache.synced().await;
+        }
+    };
+    if tokio::time::timeout(SYNC_LIMIT, all).await.is_err() {
+        tracing::warn!("not all resources can be listed; going on without those that cannot");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_tells_about_is_still_known() {
+        let served = |group: &str, plural: &str| Served {
+            resource: Resource {
+                group: group.into(),
+                version: "v1".into(),
+                plural: plural.into(),
+            },
+            kind: String::new(),
+            namespaced: true,
+            deletes_collections: true,
+        };
+        let before = Catalogue {
+            served: vec![served("", "pods"), served("a", "as"), served("b", "bs")],
+            ..Catalogue::default()
+        };
+        let mut now = Catalogue {
+            served: vec![served("", "pods")],
+            failed: BTreeMap::from([("a/v1".into(), "silence".into())]),
+        };
+        now.keep(&before);
+        assert_eq!(now.served, [served("", "pods"), served("a", "as")]);
+        assert!(!now.is_like(&before));
+    }
 }

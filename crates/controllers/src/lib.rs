@@ -19,6 +19,7 @@ mod history;
 mod owners;
 mod pod_control;
 mod pods;
+mod selectors;
 
 pub mod attachments;
 pub mod autoscaler;

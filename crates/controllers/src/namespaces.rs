@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Context, Controller,
-    catalogue::{self, Served},
+    catalogue::{self, Catalogue, Served},
 };
 
 /// The entry of [`crate::ALL`].
@@ -36,23 +36,26 @@ struct Namespaces {
     namespaces: Cache<Namespace>,
     /// Namespaced resources and what is known of their objects.
     contents: Vec<(Served, Cache<()>)>,
+    /// Versions of groups that may hold more, and why nobody can tell.
+    failed: Vec<(String, String)>,
 }
 
 fn run(context: Context) -> BoxFuture<'static, ()> {
-    Box::pin(catalogue::follow(context, |context, served| {
-        Box::pin(follow(context, served))
+    Box::pin(catalogue::follow(context, |context, known| {
+        Box::pin(follow(context, known))
     }))
 }
 
-async fn follow(context: Context, served: Vec<Served>) {
-    let served: Vec<Served> = served.into_iter().filter(|s| s.namespaced).collect();
+async fn follow(context: Context, known: Catalogue) {
+    let Catalogue { mut served, failed } = known;
+    served.retain(|s| s.namespaced);
     let caches = catalogue::caches(&context.caches, &served);
     let namespaces = context.caches.get::<Namespace>(Scope::all());
     let queue = Queue::default();
     let to = queue.clone();
     let mut subscriptions = vec![namespaces.subscribe(move |change| to.add(change.key.clone()))];
+    catalogue::synced(&caches).await;
     for cache in &caches {
-        cache.synced().await;
         let (to, all) = (queue.clone(), namespaces.clone());
         subscriptions.push(cache.subscribe(move |change| {
             let key = Key::cluster(change.key.namespace.clone());
@@ -66,6 +69,7 @@ async fn follow(context: Context, served: Vec<Served>) {
         context: context.clone(),
         namespaces,
         contents,
+        failed: failed.into_iter().collect(),
     };
     context.work(reconciler, queue).await;
 }
@@ -91,7 +95,12 @@ impl Left {
         }
     }
 
-    fn conditions(&self, failure: Option<&str>) -> Vec<(&'static str, bool, &'static str, String)> {
+    /// What is to be said; `silent` are versions of groups that nobody tells about.
+    fn conditions(
+        &self,
+        silent: &[(String, String)],
+        mut failures: Vec<String>,
+    ) -> Vec<(&'static str, bool, &'static str, String)> {
         let objects: Vec<String> = self
             .objects
             .iter()
@@ -102,32 +111,55 @@ impl Left {
             .iter()
             .map(|(k, n)| format!("{k} in {n} resource instances"))
             .collect();
+        failures.sort_unstable();
         vec![
-            (
-                "NamespaceDeletionDiscoveryFailure",
-                false,
-                "ResourcesDiscovered",
-                "All resources successfully discovered".into(),
-            ),
+            if silent.is_empty() {
+                (
+                    "NamespaceDeletionDiscoveryFailure",
+                    false,
+                    "ResourcesDiscovered",
+                    "All resources successfully discovered".into(),
+                )
+            } else {
+                let why: Vec<String> = silent
+                    .iter()
+                    .map(|(v, why)| format!("{v}: {why}"))
+                    .collect();
+                (
+                    "NamespaceDeletionDiscoveryFailure",
+                    true,
+                    "DiscoveryFailed",
+                    format!(
+                        "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {}",
+                        silent.len(),
+                        why.join(", ")
+                    ),
+                )
+            },
             (
                 "NamespaceDeletionGroupVersionParsingFailure",
                 false,
                 "ParsedGroupVersions",
                 "All legacy kube types successfully parsed".into(),
             ),
-            match failure {
-                Some(why) => (
-                    "NamespaceDeletionContentFailure",
-                    true,
-                    "ContentDeletionFailed",
-                    format!("Failed to delete all resource types, 1 remaining: {why}"),
-                ),
-                None => (
+            if failures.is_empty() {
+                (
                     "NamespaceDeletionContentFailure",
                     false,
                     "ContentDeleted",
                     "All content successfully deleted, may be waiting on finalization".into(),
-                ),
+                )
+            } else {
+                (
+                    "NamespaceDeletionContentFailure",
+                    true,
+                    "ContentDeletionFailed",
+                    format!(
+                        "Failed to delete all resource types, {} remaining: {}",
+                        failures.len(),
+                        failures.join(", ")
+                    ),
+                )
             },
             if objects.is_empty() {
                 (
@@ -188,12 +220,16 @@ impl Reconcile for Namespaces {
         if !finalizers.iter().any(|f| f == FINALIZER) {
             return Ok(Requeue::OnChange);
         }
-        let outcome = self.empty(&key.name).await;
+        let (empty, mut failures) = self.empty(&key.name).await;
         let left = self.left(&key.name);
-        let failure = outcome.as_ref().err().map(ToString::to_string);
-        self.report(key, &namespace, left.conditions(failure.as_deref()))
+        let words: Vec<String> = failures.iter().map(Error::words).collect();
+        self.report(key, &namespace, left.conditions(&self.failed, words))
             .await?;
-        if outcome? {
+        if let Some(failure) = failures.pop() {
+            return Err(failure);
+        }
+        // What nobody can tell about may hold something; when that changes, this starts anew.
+        if empty && self.failed.is_empty() {
             self.finalize(key, namespace, finalizers).await?;
         }
         Ok(Requeue::OnChange)
@@ -209,20 +245,24 @@ impl Namespaces {
         left
     }
 
-    /// Deletes what is there; answers whether the server says that nothing is.
-    async fn empty(&self, namespace: &str) -> Result<bool, Error> {
+    /// Deletes what is there; answers whether the server says that nothing is, and what failed.
+    async fn empty(&self, namespace: &str) -> (bool, Vec<Error>) {
         let is_pods = |s: &Served| s.resource.group.is_empty() && s.resource.plural == "pods";
-        let pods = self.contents.iter().filter(|(s, _)| is_pods(s));
-        for (served, known) in pods {
-            if !self.clear(served, known, namespace).await? {
-                return Ok(false);
+        let (pods, others): (Vec<_>, Vec<_>) = self.contents.iter().partition(|(s, _)| is_pods(s));
+        let (mut all, mut failures) = (true, Vec::new());
+        // Pods may need what else is there until they are gone.
+        for turn in [pods, others] {
+            for (served, known) in turn {
+                match self.clear(served, known, namespace).await {
+                    Ok(empty) => all &= empty,
+                    Err(failure) => failures.push(failure),
+                }
+            }
+            if !(all && failures.is_empty()) {
+                break;
             }
         }
-        let mut all = true;
-        for (served, known) in self.contents.iter().filter(|(s, _)| !is_pods(s)) {
-            all &= self.clear(served, known, namespace).await?;
-        }
-        Ok(all)
+        (all, failures)
     }
 
     /// Deletes what is there of one resource; answers whether the server says that nothing is.
@@ -330,14 +370,20 @@ mod tests {
 
     #[test]
     fn what_is_left_is_said_in_upstreams_words() {
-        let none = Left::default().conditions(None);
+        let none = Left::default().conditions(&[], Vec::new());
         assert!(none.iter().all(|(_, holds, ..)| !holds));
         let left = Left {
             objects: BTreeMap::from([("pods.".into(), 2)]),
             finalizers: BTreeMap::from([("x.io/y".into(), 1)]),
         };
         let said: Vec<_> = left
-            .conditions(None)
+            .conditions(
+                &[(
+                    "m/v1".into(),
+                    "the server is currently unable to handle the request".into(),
+                )],
+                vec!["no".into()],
+            )
             .into_iter()
             .filter(|c| c.1)
             .map(|c| c.3)
@@ -345,6 +391,8 @@ mod tests {
         assert_eq!(
             said,
             [
+                "Discovery failed for some groups, 1 failing: unable to retrieve the complete list of server APIs: m/v1: the server is currently unable to handle the request",
+                "Failed to delete all resource types, 1 remaining: no",
                 "Some resources are remaining: pods. has 2 resource instances",
                 "Some content in the namespace has finalizers remaining: x.io/y in 1 resource instances",
             ]

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::cells::{Cell, render};
 use crate::metadata::masked;
-use crate::strategy::Strategy;
+use crate::strategy::{Ctx, Strategy};
 
 /// Paths that field selectors may name.
 pub(crate) type FieldLabels = &'static [(&'static str, &'static [&'static str])];
@@ -31,6 +31,8 @@ pub(crate) struct Simple {
     pub warnings: fn(&Value) -> Vec<String>,
     /// What is filled in.
     pub default: fn(&mut Value),
+    /// What is made fit when an object is stored; the second is the one it replaces.
+    pub prepare: fn(&mut Value, Option<&Value>),
     /// Whether an update creates what is not there.
     pub create_on_update: bool,
 }
@@ -47,6 +49,7 @@ impl Simple {
         validate_update: |_, _| Vec::new(),
         warnings: |_| Vec::new(),
         default: |_| {},
+        prepare: |_, _| {},
         create_on_update: false,
     };
 }
@@ -54,6 +57,14 @@ impl Simple {
 impl Strategy for Simple {
     fn default(&self, obj: &mut Value) {
         (self.default)(obj);
+    }
+
+    fn prepare_create(&self, obj: &mut Value, _ctx: &Ctx<'_>) {
+        (self.prepare)(obj, None);
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value, _ctx: &Ctx<'_>) {
+        (self.prepare)(new, Some(old));
     }
 
     fn validate(&self, obj: &Value) -> Vec<FieldError> {

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{Admitted, Operation, Plugin, Review};
 
+const GROUP: &str = "resource.k8s.io";
 const NAMESPACES: (&str, &str, &str) = ("", "v1", "namespaces");
 const LABEL: &str = "resource.kubernetes.io/admin-access";
 
@@ -19,17 +20,9 @@ impl Plugin for DeviceAdminAccess {
 
     fn validate<'a>(&'a self, review: &'a Review<'a>, object: &'a Value) -> Admitted<'a> {
         Box::pin(async move {
-            let group = "resource.k8s.io";
-            let path: &[&str] = if review.is(group, "resourceclaims") {
-                &["spec", "devices", "requests"]
-            } else if review.is(group, "resourceclaimtemplates") {
-                &["spec", "spec", "devices", "requests"]
-            } else {
+            let Some(field) = newly_wanted(review, object) else {
                 return Ok(());
             };
-            if review.operation != Operation::Create || !wants_it(meta::list_at(object, path)) {
-                return Ok(());
-            }
             let namespace = review
                 .registry
                 .read(NAMESPACES, "", review.namespace)
@@ -41,15 +34,74 @@ impl Plugin for DeviceAdminAccess {
             let why = format!(
                 "admin access to devices requires the `{LABEL}: true` label on the containing namespace"
             );
-            let error = FieldError::forbidden("", why);
+            let error = FieldError::forbidden(&field, why);
             let kind = &review.resource.kind.kind;
-            let status = Status::invalid(group, kind, review.name, &[error]);
+            let status = Status::invalid(GROUP, kind, review.name, &[error]);
             Err(Box::new(status))
         })
     }
 }
 
-fn wants_it(requests: &[Value]) -> bool {
-    let wants = |r: &Value| r["exactly"]["adminAccess"] == Value::Bool(true);
-    requests.iter().any(wants)
+/// Where access is asked for or granted that was not there before.
+fn newly_wanted(review: &Review<'_>, object: &Value) -> Option<String> {
+    let kind = &review.resource.kind;
+    if kind.group != GROUP {
+        return None;
+    }
+    let created = review.operation == Operation::Create;
+    match (kind.resource.as_str(), review.subresource) {
+        ("resourceclaims", "") if created => requested(object, &["spec", "devices", "requests"]),
+        ("resourceclaimtemplates", "") if created => {
+            requested(object, &["spec", "spec", "devices", "requests"])
+        }
+        ("resourceclaims", "status") => {
+            let was = review.old.is_some_and(|old| granted(old).is_some());
+            granted(object).filter(|_| !was)
+        }
+        _ => None,
+    }
+}
+
+/// The first request of a list that asks for it.
+fn requested(object: &Value, path: &[&str]) -> Option<String> {
+    let wants = |r: &Value| r["exactly"]["adminAccess"] == true || r["adminAccess"] == true;
+    let index = meta::list_at(object, path).iter().position(wants)?;
+    Some(format!("spec.devices.requests[{index}].adminAccess"))
+}
+
+/// The first device that a claim was given for it.
+fn granted(claim: &Value) -> Option<String> {
+    let path = ["status", "allocation", "devices", "results"];
+    let has = |r: &Value| r["adminAccess"] == true;
+    let index = meta::list_at(claim, &path).iter().position(has)?;
+    Some(format!(
+        "status.allocation.devices.results[{index}].adminAccess"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_first_that_asks_is_named() {
+        let path = ["spec", "devices", "requests"];
+        for (requests, expected) in [
+            (
+                json!([{"name": "a", "exactly": {"adminAccess": false}}]),
+                None,
+            ),
+            (
+                json!([{"name": "a"}, {"exactly": {"adminAccess": true}}]),
+                Some(1),
+            ),
+            (json!([{"name": "a", "adminAccess": true}]), Some(0)),
+        ] {
+            let claim = json!({"spec": {"devices": {"requests": requests}}});
+            let expected = expected.map(|i: u8| format!("spec.devices.requests[{i}].adminAccess"));
+            assert_eq!(requested(&claim, &path), expected, "{claim}");
+        }
+    }
 }

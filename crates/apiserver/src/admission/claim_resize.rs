@@ -3,6 +3,7 @@
 use api::{Quantity, meta};
 use serde_json::Value;
 
+use super::default_storage_class::BETA_CLASS;
 use super::{Admitted, Operation, Plugin, Review};
 
 const CLASSES: (&str, &str, &str) = ("storage.k8s.io", "v1", "storageclasses");
@@ -27,7 +28,6 @@ impl Plugin for PersistentVolumeClaimResize {
             if meta::str_at(old, &["status", "phase"]) != "Bound" {
                 return Err(review.forbidden(NOT_BOUND));
             }
-            let class = |claim| meta::str_at(claim, &["spec", "storageClassName"]);
             let name = class(object);
             let found = if name.is_empty() || name != class(old) {
                 None
@@ -41,6 +41,12 @@ impl Plugin for PersistentVolumeClaimResize {
             Err(review.forbidden(NOT_ALLOWED))
         })
     }
+}
+
+/// The class of a claim, named as today or as it once was.
+fn class(claim: &Value) -> &str {
+    let today = || meta::str_at(claim, &["spec", "storageClassName"]);
+    meta::annotation(claim, BETA_CLASS).unwrap_or_else(today)
 }
 
 /// Whether more is asked for than before.

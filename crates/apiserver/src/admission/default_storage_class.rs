@@ -7,7 +7,8 @@ use super::{Admitted, Plugin, Review};
 
 const DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
 const BETA_DEFAULT: &str = "storageclass.beta.kubernetes.io/is-default-class";
-const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+/// Names the class of a claim, as it once was.
+pub(super) const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 
 /// The plugin.
 pub struct DefaultStorageClass;

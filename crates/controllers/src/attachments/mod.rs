@@ -11,13 +11,13 @@
 //! ```
 
 mod plan;
+mod source;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use aws_lc_rs::digest;
 use client::{
     Cache, Change, Entry, Error, EventType, Key, Queue, Reconcile, Recorder, Requeue, Scope,
     events, write,
@@ -35,6 +35,7 @@ use serde_json::json;
 
 use crate::{Context, Controller, pods};
 use plan::{Attachment, Plan, Seen, Wanted};
+use source::{DEVICE_PREFIX, MountedClaim, Source};
 
 /// The entry of [`crate::ALL`].
 pub const CONTROLLER: Controller = Controller {
@@ -45,57 +46,6 @@ pub const CONTROLLER: Controller = Controller {
 /// On a node: whether its volumes are attached from here.
 const MANAGED: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
-/// What nodes call volumes of drivers begins with this.
-const DEVICE_PREFIX: &str = "kubernetes.io/csi/";
-/// Our attachments are called this, followed by a hash in 64 digits.
-const NAME_PREFIX: &str = "csi-";
-const NAME_LEN: usize = NAME_PREFIX.len() + 64;
-
-/// The attachment of a volume to a node.
-fn attachment_name(handle: &str, driver: &str, node: &str) -> String {
-    let text = format!("{handle}{driver}{node}");
-    let hash = digest::digest(&digest::SHA256, text.as_bytes());
-    let digits: String = hash.as_ref().iter().map(|b| format!("{b:02x}")).collect();
-    format!("{NAME_PREFIX}{digits}")
-}
-
-/// Whether an attachment was made here and not by somebody else.
-fn is_ours(attachment: &VolumeAttachment) -> bool {
-    let name = attachment.metadata.name.as_deref().unwrap_or_default();
-    let by_volume = attachment.spec.source.persistent_volume_name.is_some();
-    by_volume && name.starts_with(NAME_PREFIX) && name.len() == NAME_LEN
-}
-
-/// Driver and handle of a volume that a driver provides.
-fn source(volume: &PersistentVolume) -> Option<(&str, &str)> {
-    let csi = volume.spec.as_ref()?.csi.as_ref()?;
-    Some((&csi.driver, &csi.volume_handle))
-}
-
-/// What nodes call a volume.
-fn device(driver: &str, handle: &str) -> String {
-    format!("{DEVICE_PREFIX}{driver}^{handle}")
-}
-
-/// Whether a volume can be attached to one node only.
-fn is_exclusive(volume: &PersistentVolume) -> bool {
-    let modes = volume.spec.as_ref().and_then(|s| s.access_modes.as_deref());
-    let shared = |m: &String| matches!(m.as_str(), "ReadWriteMany" | "ReadOnlyMany");
-    modes.is_some_and(|modes| !modes.is_empty() && !modes.iter().any(shared))
-}
-
-/// The claims that a pod mounts.
-fn claims_of(pod: &Pod) -> Vec<String> {
-    let name = pod.metadata.name.as_deref().unwrap_or_default();
-    let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
-    let of_volume = |v: &k8s_openapi::api::core::v1::Volume| {
-        let claim = v.persistent_volume_claim.as_ref();
-        let named = claim.map(|c| c.claim_name.clone());
-        named.or_else(|| v.ephemeral.as_ref().map(|_| format!("{name}-{}", v.name)))
-    };
-    let volumes = volumes.into_iter().flatten();
-    volumes.filter_map(of_volume).collect()
-}
 
 /// Most pods mount no claims: decoding each would cost more than looking for the words.
 fn mentions(entry: &Entry, word: &str) -> bool {
@@ -106,6 +56,9 @@ fn mentions(entry: &Entry, word: &str) -> bool {
 fn mounts_claims(entry: &Entry) -> bool {
     mentions(entry, "\"persistentVolumeClaim\"") || mentions(entry, "\"ephemeral\"")
 }
+
+/// The pods of a node that mount a volume, by volume.
+type Users = HashMap<String, Vec<Pod>>;
 
 /// What is remembered between two looks; forgetting it costs time, or an event more.
 #[derive(Default)]
@@ -127,13 +80,15 @@ struct Attacher {
     drivers: Cache<CSIDriver>,
     attachments: Cache<VolumeAttachment>,
     memory: Arc<Mutex<Memory>>,
+    /// Held from the look whether a volume is attached elsewhere until its attachment is seen.
+    exclusive: Arc<tokio::sync::Mutex<()>>,
 }
 
 fn run(context: Context) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let caches = &context.caches;
         let attacher = Attacher {
-            recorder: context.recorder_as("attachdetach-controller"),
+            recorder: context.recorder(),
             nodes: caches.get(Scope::all()),
             pods: caches.get(Scope::all()),
             claims: caches.get(Scope::all()),
@@ -141,6 +96,7 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
             drivers: caches.get(Scope::all()),
             attachments: caches.get(Scope::all()),
             memory: Arc::default(),
+            exclusive: Arc::default(),
             context: context.clone(),
         };
         attacher.nodes.synced().await;
@@ -229,16 +185,19 @@ impl Attacher {
     }
 
     fn nodes_using(&self, claim: &Key) -> BTreeSet<String> {
-        let pods = self.pods.entries_in(&claim.namespace);
-        let users = pods.iter().filter(|p| {
-            p.node.is_some()
-                && mentions(p, &claim.name)
-                && p.decode()
-                    .is_ok_and(|pod| claims_of(&pod).iter().any(|c| **c == *claim.name))
+        let users = self.users_of(claim);
+        let nodes = users.iter().filter_map(|p| p.node.as_deref());
+        nodes.map(str::to_owned).collect()
+    }
+
+    /// The pods with a node that mount a claim.
+    fn users_of(&self, claim: &Key) -> Vec<Arc<Entry>> {
+        let mut pods = self.pods.entries_in(&claim.namespace);
+        let mounts = |pod: &Pod| source::claims_of(pod).iter().any(|c| c.name == *claim.name);
+        pods.retain(|p| {
+            p.node.is_some() && mentions(p, &claim.name) && p.decode().is_ok_and(|pod| mounts(&pod))
         });
-        users
-            .filter_map(|p| Some(p.node.as_deref()?.to_owned()))
-            .collect()
+        pods
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -252,9 +211,9 @@ impl Attacher {
     }
 
     /// What the pods of a node mount, with the pods.
-    fn wanted(&self, node: &str) -> Result<(Vec<Wanted>, HashMap<String, Vec<Pod>>), Error> {
+    fn wanted(&self, node: &str) -> Result<(Vec<Wanted>, Users), Error> {
         let mut all: BTreeMap<String, Wanted> = BTreeMap::new();
-        let mut users: HashMap<String, Vec<Pod>> = HashMap::new();
+        let mut users: Users = HashMap::new();
         for entry in self.pods.entries_on(node) {
             if !mounts_claims(&entry) {
                 continue;
@@ -263,38 +222,50 @@ impl Attacher {
             if pods::is_terminal(&pod) {
                 continue;
             }
-            for claim in claims_of(&pod) {
-                let key = Key::new(entry.key.namespace.clone(), claim);
-                let Some(volume) = self.volume_of(&key)? else {
+            for claim in source::claims_of(&pod) {
+                let Some(wanted) = self.wanted_for(&pod, &entry.key.namespace, &claim, node)?
+                else {
                     continue;
                 };
-                let Some((driver, handle)) = source(&volume) else {
-                    continue;
-                };
-                if !self.is_attached_by(driver)? {
-                    continue;
-                }
-                let name = volume.metadata.name.clone().unwrap_or_default();
+                let name = wanted.volume.clone();
                 users.entry(name.clone()).or_default().push(pod.clone());
-                all.entry(name.clone()).or_insert_with(|| Wanted {
-                    volume: name,
-                    attachment: attachment_name(handle, driver, node),
-                    device: device(driver, handle),
-                    exclusive: is_exclusive(&volume),
-                });
+                all.entry(name).or_insert(wanted);
             }
         }
         Ok((all.into_values().collect(), users))
     }
 
-    /// The volume that a claim is bound to.
-    fn volume_of(&self, claim: &Key) -> Result<Option<PersistentVolume>, Error> {
-        let claim = self.claims.get(claim)?;
-        let name = claim.and_then(|c| c.spec?.volume_name);
-        match name.filter(|n| !n.is_empty()) {
-            Some(name) => self.volumes.get(&Key::cluster(name.as_str())),
-            None => Ok(None),
+    /// What a pod's claim needs on its node, if it is bound to a volume that is attached.
+    fn wanted_for(
+        &self,
+        pod: &Pod,
+        namespace: &str,
+        claim: &MountedClaim,
+        node: &str,
+    ) -> Result<Option<Wanted>, Error> {
+        let key = Key::new(namespace, claim.name.as_str());
+        let Some(found) = self.claims.get(&key)? else {
+            return Ok(None);
+        };
+        if !claim.is(&found, pod) {
+            return Ok(None);
         }
+        let Some(name) = source::volume_name(&found) else {
+            return Ok(None);
+        };
+        let Some(volume) = self.volumes.get(&Key::cluster(name))? else {
+            return Ok(None);
+        };
+        let Some(source) = Source::of(&volume).filter(|_| source::belongs_to(&volume, &found))
+        else {
+            return Ok(None);
+        };
+        Ok(self.is_attached_by(source.driver)?.then(|| Wanted {
+            volume: name.to_owned(),
+            attachment: source.attachment_name(node),
+            device: source.device(),
+            exclusive: source::is_exclusive(&volume),
+        }))
     }
 
     /// Our attachments to a node, with what went wrong with them.
@@ -302,18 +273,18 @@ impl Attacher {
         let mut all = Vec::new();
         for entry in self.attachments.entries_on(node) {
             let one: VolumeAttachment = entry.decode()?;
-            if !is_ours(&one) {
+            if !source::is_ours(&one) {
                 continue;
             }
             let volume = one.spec.source.persistent_volume_name.as_deref();
             let volume = volume.unwrap_or_default();
             let volume = self.volumes.get(&Key::cluster(volume))?;
-            let known = volume.as_ref().and_then(source);
+            let known = volume.as_ref().and_then(Source::of);
             let status = one.status.unwrap_or_default();
             let error = status.attach_error.and_then(|e| e.message);
             let attachment = Attachment {
                 name: entry.key.name.to_string(),
-                device: known.map(|(d, h)| device(d, h)).unwrap_or_default(),
+                device: known.map(|s| s.device()).unwrap_or_default(),
                 attached: status.attached,
                 deleting: entry.deleting,
             };
@@ -322,20 +293,28 @@ impl Attacher {
         Ok(all)
     }
 
-    /// Those of the volumes that are attached to other nodes.
-    fn elsewhere(&self, wanted: &[Wanted], node: &str) -> BTreeSet<String> {
-        let exclusive = wanted.iter().filter(|w| w.exclusive);
-        let names: BTreeSet<&str> = exclusive.map(|w| w.volume.as_str()).collect();
-        if names.is_empty() {
-            return BTreeSet::new();
-        }
+    /// Those of the volumes that are attached to other nodes, of whoever can be in one place only
+    /// and is not here yet.
+    fn elsewhere(
+        &self,
+        wanted: &[Wanted],
+        here: &[(Attachment, Option<String>)],
+        node: &str,
+    ) -> BTreeSet<String> {
+        let is_here = |w: &Wanted| here.iter().any(|(a, _)| a.name == w.attachment);
+        let new = wanted.iter().filter(|w| w.exclusive && !is_here(w));
+        let on_others = new.filter(|w| self.is_elsewhere(&w.volume, node));
+        on_others.map(|w| w.volume.clone()).collect()
+    }
+
+    /// Whether a volume is attached to another node.
+    fn is_elsewhere(&self, volume: &str, node: &str) -> bool {
         let all = self.attachments.entries();
-        let others = all.iter().filter(|e| e.node.as_deref() != Some(node));
-        let others = others.filter_map(|e| e.decode::<VolumeAttachment>().ok());
-        others
-            .filter_map(|a| a.spec.source.persistent_volume_name)
-            .filter(|v| names.contains(v.as_str()))
-            .collect()
+        let mut others = all
+            .iter()
+            .filter(|e| e.node.as_deref() != Some(node) && mentions(e, volume))
+            .filter_map(|e| e.decode::<VolumeAttachment>().ok());
+        others.any(|a| a.spec.source.persistent_volume_name.as_deref() == Some(volume))
     }
 }
 
@@ -382,7 +361,7 @@ impl Reconcile for Attacher {
         let status = node.and_then(|n| n.status);
         let mut foreign = status.and_then(|s| s.volumes_attached).unwrap_or_default();
         foreign.retain(|v| !v.name.starts_with(DEVICE_PREFIX));
-        seen.elsewhere = self.elsewhere(&wanted, name);
+        seen.elsewhere = self.elsewhere(&wanted, &attached, name);
         seen.attachments = attached.iter().map(|(a, _)| a.clone()).collect();
         seen.wanted = wanted;
         let known = self.memory().unwanted.get(name).cloned();
@@ -422,7 +401,7 @@ impl Attacher {
     }
 
     /// Tells the pods that mount a volume what is wrong with it, once.
-    fn complain(&self, wanted: &Wanted, users: &HashMap<String, Vec<Pod>>, why: String) {
+    fn complain(&self, wanted: &Wanted, users: &Users, why: String) {
         let before = self
             .memory()
             .told
@@ -435,28 +414,18 @@ impl Attacher {
         }
     }
 
-    /// Why a volume cannot be attached to a second node: who has it, as far as those who read the
-    /// event may know.
-    fn multi_attach(&self, wanted: &Wanted, users: &HashMap<String, Vec<Pod>>) -> String {
-        let own = users.get(&wanted.volume).and_then(|pods| pods.first());
-        let own = own.and_then(|p| p.metadata.namespace.clone());
+    /// Why a volume cannot be attached to a second node: who has it.
+    fn multi_attach(&self, wanted: &Wanted, users: &Users) -> String {
         let volume = self.volumes.get(&Key::cluster(wanted.volume.as_str()));
         let claim = volume.ok().flatten().and_then(|v| v.spec?.claim_ref);
-        let namespace = claim.as_ref().and_then(|c| c.namespace.clone());
-        let claim = claim.and_then(|c| c.name).unwrap_or_default();
-        let pods = namespace.iter().flat_map(|n| self.pods.entries_in(n));
-        let mine: Vec<&str> = users
-            .get(&wanted.volume)
-            .into_iter()
-            .flatten()
-            .filter_map(|p| p.metadata.uid.as_deref())
-            .collect();
-        let holders: Vec<String> = pods
-            .filter(|p| p.node.is_some() && !mine.contains(&&*p.uid) && mentions(p, &claim))
-            .map(|p| p.key.name.to_string())
-            .collect();
+        let key = claim.and_then(|c| Some(Key::new(c.namespace?, c.name?)));
+        let here = users.get(&wanted.volume).into_iter().flatten();
+        let here: Vec<&str> = here.filter_map(|p| p.metadata.uid.as_deref()).collect();
+        let holders = key.map(|claim| self.users_of(&claim)).unwrap_or_default();
+        let holders = holders.iter().filter(|p| !here.contains(&&*p.uid));
+        let holders: Vec<&str> = holders.map(|p| &*p.key.name).collect();
         let name = &wanted.volume;
-        if holders.is_empty() || own != namespace {
+        if holders.is_empty() {
             return format!(
                 "Multi-Attach error for volume \"{name}\" Volume is already exclusively attached to one node and can't be attached to another"
             );
@@ -472,7 +441,7 @@ impl Attacher {
         node: &str,
         plan: &Plan,
         foreign: &[AttachedVolume],
-        users: &HashMap<String, Vec<Pod>>,
+        users: &Users,
     ) -> Result<(), Error> {
         if let Some(report) = &plan.report {
             let ours = report.iter().map(|device| AttachedVolume {
@@ -515,9 +484,17 @@ impl Attacher {
         node: &str,
     ) -> Result<(), Error> {
         let volume = self.volumes.get(&Key::cluster(wanted.volume.as_str()))?;
-        let Some((driver, _)) = volume.as_ref().and_then(source) else {
+        let Some(Source { driver, .. }) = volume.as_ref().and_then(Source::of) else {
             return Ok(());
         };
+        // Two nodes are looked at side by side: the second to come sees what the first has made.
+        let _alone = self.exclusive.lock().await;
+        if wanted.exclusive && self.is_elsewhere(&wanted.volume, node) {
+            return Err(Error::Other(format!(
+                "volume {} was attached to another node just now",
+                wanted.volume
+            )));
+        }
         let new = json!({
             "metadata": {"name": wanted.attachment},
             "spec": {"attacher": driver, "nodeName": node,
@@ -537,29 +514,6 @@ impl Attacher {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_those_that_drivers_know() {
-        let name = attachment_name("vol-1", "ebs.csi.aws.com", "node-1");
-        assert_eq!(name.len(), NAME_LEN);
-        assert_ne!(name, attachment_name("vol-2", "ebs.csi.aws.com", "node-1"));
-        assert_eq!(device("d", "h"), "kubernetes.io/csi/d^h");
-    }
-
-    #[test]
-    fn only_volumes_that_are_never_shared_are_exclusive() {
-        for (modes, expected) in [
-            (json!(["ReadWriteOnce"]), true),
-            (json!(["ReadWriteOncePod"]), true),
-            (json!(["ReadWriteOnce", "ReadOnlyMany"]), false),
-            (json!(["ReadWriteMany"]), false),
-            (json!([]), false),
-        ] {
-            let volume = json!({"spec": {"accessModes": modes}});
-            let volume = serde_json::from_value(volume).unwrap();
-            assert_eq!(is_exclusive(&volume), expected, "{modes}");
-        }
-    }
 
     #[test]
     fn a_node_says_what_it_has_and_how_it_is() {

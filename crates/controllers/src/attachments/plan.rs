@@ -97,12 +97,16 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
         }
         let since = seen.unwanted_since.get(&one.name).copied().unwrap_or(now);
         plan.unwanted_since.insert(one.name.clone(), since);
-        match delay(seen, one, since, now) {
-            None => plan.detach.push(one.name.clone()),
-            Some(delay) => {
-                report.insert(one.device.clone());
-                plan.again = Some(plan.again.map_or(delay, |known| known.min(delay)));
-            }
+        let stay = stay(seen, one, since, now);
+        if stay == Stay::No {
+            plan.detach.push(one.name.clone());
+            continue;
+        }
+        if one.attached {
+            report.insert(one.device.clone());
+        }
+        if let Stay::For(time) = stay {
+            plan.again = Some(plan.again.map_or(time, |known| known.min(time)));
         }
     }
     for wanted in seen.wanted.iter().filter(|_| seen.exists && seen.managed) {
@@ -129,24 +133,29 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     plan
 }
 
-/// How long an attachment that is not wanted has to stay; `None`: it can go.
-fn delay(
-    seen: &Seen,
-    attachment: &Attachment,
-    since: Timestamp,
-    now: Timestamp,
-) -> Option<Duration> {
-    let mounted = seen.exists && seen.in_use.contains(&attachment.device);
+/// How long an attachment that is not wanted has to stay.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stay {
+    No,
+    /// The node is well: it unmounts, and says so.
+    WhileMounted,
+    For(Duration),
+}
+
+fn stay(seen: &Seen, attachment: &Attachment, since: Timestamp, now: Timestamp) -> Stay {
+    // A node that is no longer said to exist may still run, and write.
+    let mounted = !seen.exists || seen.in_use.contains(&attachment.device);
     if !mounted || seen.out_of_service {
-        return None;
+        return Stay::No;
     }
-    let waited = now.duration_since(since);
-    if !seen.healthy && waited >= UNMOUNT_LIMIT {
-        return None;
+    if seen.healthy {
+        return Stay::WhileMounted;
     }
-    // A node that is well unmounts; that it does is an event of its own.
-    let left = (UNMOUNT_LIMIT - waited).max(SignedDuration::from_secs(1));
-    Duration::try_from(left).ok().or(Some(Duration::MAX))
+    let left = UNMOUNT_LIMIT - now.duration_since(since);
+    match Duration::try_from(left) {
+        Ok(left) if !left.is_zero() => Stay::For(left),
+        _ => Stay::No,
+    }
 }
 
 #[cfg(test)]
@@ -243,16 +252,26 @@ mod tests {
         };
         let waits = plan(&mounted, at(0));
         assert!(waits.detach.is_empty() && waits.report.is_none());
-        assert_eq!(waits.again, Some(Duration::from_secs(360)));
+        assert_eq!(waits.again, None, "the node will tell");
+        let sick = plan(
+            &Seen {
+                healthy: false,
+                ..mounted.clone()
+            },
+            at(0),
+        );
+        assert_eq!(sick.again, Some(Duration::from_secs(360)));
         let later = |change: fn(&mut Seen)| {
             let mut seen = mounted.clone();
             seen.unwanted_since = waits.unwanted_since.clone();
             change(&mut seen);
             [plan(&seen, at(5)).detach, plan(&seen, at(6)).detach]
         };
-        assert_eq!(later(|_| ()), [vec![], vec![]], "the node is well");
+        let none: [Vec<String>; 2] = [vec![], vec![]];
+        assert_eq!(later(|_| ()), none, "the node is well");
         assert_eq!(later(|s| s.healthy = false), [vec![], name()]);
         assert_eq!(later(|s| s.out_of_service = true), [name(), name()]);
-        assert_eq!(later(|s| s.exists = false), [name(), name()]);
+        let gone = later(|s| (s.exists, s.healthy) = (false, false));
+        assert_eq!(gone, [vec![], name()], "it may still run");
     }
 }

@@ -20,7 +20,7 @@ use super::{
     replicas::{self, Proposal, Samples, Target, Tolerance, milli},
     scale::{self, Scale},
 };
-use crate::pods;
+use crate::{pods, selectors};
 
 /// How far off the mark a metric may be where the autoscaler does not say.
 const TOLERANCE: f64 = 0.1;
@@ -300,11 +300,9 @@ impl Subject<'_> {
             }),
             ..MetricStatus::default()
         };
-        Ok(judged(
-            found,
-            format!("external metric {}", metric.name),
-            status,
-        ))
+        let chosen = selectors::spelled(metric.selector.as_ref());
+        let name = format!("external metric {}({chosen})", metric.name);
+        Ok(judged(found, name, status))
     }
 
     /// A value against a target for all replicas together or for each.

@@ -185,6 +185,7 @@ impl Autoscalers {
         let message = "the HPA controller was able to get the target's current scale";
         turn.set(ABLE, true, "SucceededGetScale", message);
         turn.status.current_replicas = Some(scale.wanted);
+        turn.status.current_metrics = None;
         self.lock(&self.memories)
             .entry(key.clone())
             .or_default()
@@ -322,6 +323,8 @@ impl Autoscalers {
                         .trim_start_matches("the HPA was unable to compute the replica count: ");
                     self.recorder.warning(autoscaler, unknown.reason, why);
                     failures.push(unknown);
+                    // People find the status of a metric by its place.
+                    statuses.push(MetricStatus::default());
                 }
             }
         }

@@ -80,9 +80,11 @@ pub fn of_pods(
     }
     let groups = Groups::of(pods, samples, cpu, now);
     let mut samples = samples.clone();
-    samples.retain(|name, _| !groups.ignored.contains(name.as_str()));
+    samples.retain(|name, _| {
+        !groups.ignored.contains(name.as_str()) && !groups.leaving.contains(name.as_str())
+    });
     if samples.is_empty() {
-        return Err("did not receive metrics for any ready pods".into());
+        return Err("did not receive metrics for targeted pods (pods might be unready)".into());
     }
     let first = usage(&samples, target)?;
     let propose = |replicas: i32| Proposal {
@@ -107,7 +109,9 @@ pub fn of_pods(
         }
     };
     let doubted = groups.ignored.iter().filter(|_| doubtful);
-    for name in groups.missing.iter().chain(doubted) {
+    // Where there is no change to speak against, there is nothing to assume.
+    let missing = groups.missing.iter().filter(|_| first.ratio != 1.0);
+    for name in missing.chain(doubted) {
         let sample = Sample {
             value: assumed(name),
             at: now,
@@ -131,6 +135,8 @@ struct Groups<'a> {
     ready: usize,
     ignored: BTreeSet<&'a str>,
     missing: BTreeSet<&'a str>,
+    /// Those that go or have failed: what they use is no measure for the others.
+    leaving: BTreeSet<&'a str>,
 }
 
 impl<'a> Groups<'a> {
@@ -139,6 +145,7 @@ impl<'a> Groups<'a> {
         for pod in pods {
             let name = pod.metadata.name.as_deref().unwrap_or_default();
             if pod.metadata.deletion_timestamp.is_some() || pods::phase(pod) == "Failed" {
+                groups.leaving.insert(name);
                 continue;
             }
             let sample = samples.get(name);
@@ -221,7 +228,8 @@ fn ceil(replicas: f64) -> i32 {
     replicas.ceil() as i32
 }
 
-/// What each pod requests of a resource; all of a pod's containers, or one, must say so.
+/// What each pod requests of a resource; the pod itself, all its containers, or the one that is
+/// meant must say so.
 pub fn requests(
     pods: &[Pod],
     resource: &str,
@@ -231,6 +239,11 @@ pub fn requests(
     for pod in pods {
         let name = pod.metadata.name.clone().unwrap_or_default();
         let spec = pod.spec.as_ref();
+        let whole = spec.and_then(|s| s.resources.as_ref()?.requests.as_ref()?.get(resource));
+        if let Some(amount) = whole.filter(|_| container.is_none()) {
+            all.insert(name, milli(&amount.0).unwrap_or(0));
+            continue;
+        }
         let init = spec.and_then(|s| s.init_containers.as_deref());
         let stays = |c: &&_| is_sidecar(c);
         let sidecars = init.unwrap_or_default().iter().filter(stays);
@@ -307,6 +320,7 @@ pub fn of_shared(replicas: i32, value: i64, wanted: i64, tolerance: Tolerance) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::json;
 
     const FIRM: Tolerance = Tolerance { up: 0.1, down: 0.1 };
@@ -407,6 +421,41 @@ mod tests {
             requests(&[bare], "cpu", None).unwrap_err(),
             "missing request for cpu in container c of Pod p"
         );
+    }
+
+    #[test]
+    fn what_is_missing_moves_nothing_by_itself() {
+        let up = |name: &str| pod(name, "Running", true);
+        let pods = [up("a"), up("b"), up("c")];
+        let found = judge(&pods, &[("a", 500), ("b", 500)], 50).unwrap();
+        assert_eq!(found.replicas, 3, "right on the mark");
+    }
+
+    #[test]
+    fn pods_that_go_are_no_measure() {
+        let mut going = pod("c", "Running", true);
+        going.metadata.deletion_timestamp = Some(Time(at(900)));
+        let failed = pod("d", "Failed", false);
+        let pods = [
+            pod("a", "Running", true),
+            pod("b", "Running", true),
+            going,
+            failed,
+        ];
+        let values = [("a", 500), ("b", 500), ("c", 9000), ("d", 9000)];
+        let found = judge(&pods, &values, 50).unwrap();
+        assert_eq!((found.replicas, found.utilization), (4, Some(50)));
+    }
+
+    #[test]
+    fn what_a_pod_requests_as_a_whole_counts() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"},
+            "spec": {"resources": {"requests": {"cpu": "3"}}, "containers": [
+                {"name": "c", "resources": {"requests": {"cpu": "1"}}}, {"name": "d"}]}}))
+        .unwrap();
+        let pods = [pod];
+        assert_eq!(requests(&pods, "cpu", None).unwrap()["p"], 3000);
+        assert_eq!(requests(&pods, "cpu", Some("c")).unwrap()["p"], 1000);
     }
 
     #[test]

@@ -9,6 +9,8 @@ use super::judge::words;
 /// How many replicas there are and shall be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scale {
+    /// The uid of whatever is scaled.
+    pub uid: String,
     /// Asked for.
     pub wanted: i32,
     /// There.
@@ -81,13 +83,12 @@ fn read(scale: &Value) -> Scale {
         let n = value.as_i64().unwrap_or(0);
         i32::try_from(n).unwrap_or(i32::MAX)
     };
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     Scale {
+        uid: text(&scale["metadata"]["uid"]),
         wanted: number(&scale["spec"]["replicas"]),
         present: number(&scale["status"]["replicas"]),
-        selector: scale["status"]["selector"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned(),
+        selector: text(&scale["status"]["selector"]),
     }
 }
 
@@ -114,8 +115,9 @@ mod tests {
 
     #[test]
     fn scales_are_read() {
-        let scale = json!({"spec": {"replicas": 3}, "status": {"replicas": 2, "selector": "a=b"}});
+        let scale = json!({"metadata": {"uid": "u"}, "spec": {"replicas": 3}, "status": {"replicas": 2, "selector": "a=b"}});
         let expected = Scale {
+            uid: "u".into(),
             wanted: 3,
             present: 2,
             selector: "a=b".into(),

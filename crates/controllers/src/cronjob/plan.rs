@@ -68,6 +68,9 @@ pub fn plan(cron: &CronJob, jobs: &[Job], now: Timestamp) -> Plan {
             return plan;
         }
     };
+    if spec.suspend == Some(true) {
+        return plan;
+    }
     let schedule = match Schedule::parse(&spec.schedule, zone.clone()) {
         Ok(schedule) => schedule,
         Err(why) => {
@@ -77,7 +80,13 @@ pub fn plan(cron: &CronJob, jobs: &[Job], now: Timestamp) -> Plan {
             return plan;
         }
     };
-    if spec.suspend == Some(true) {
+    if schedule.next(now).is_none() {
+        let message = format!(
+            "invalid schedule: {} : time difference between two schedules is less than 1 second",
+            spec.schedule
+        );
+        plan.events
+            .push((EventType::Warning, "InvalidSchedule", message));
         return plan;
     }
     let due = due(cron, &schedule, now);
@@ -221,9 +230,7 @@ fn start(
     let deadline = cron.spec.starting_deadline_seconds;
     let late = |seconds: i64| now.duration_since(at) > SignedDuration::from_secs(seconds);
     if deadline.is_some_and(late) {
-        let when = at
-            .to_zoned(zone.clone())
-            .strftime("%a, %d %b %Y %H:%M:%S %z");
+        let when = at.strftime("%a, %d %b %Y %H:%M:%S +0000");
         let message = format!("Missed scheduled time to start a job: {when}");
         plan.events
             .push((EventType::Warning, "MissSchedule", message));
@@ -426,9 +433,12 @@ mod tests {
             at("00:10:00"),
         );
         assert_eq!((suspended.start, suspended.wait), (None, None));
+        let asleep = cron(json!({"suspend": true, "schedule": "x"}), json!({}));
+        assert_eq!(plan(&asleep, &[], at("00:10:00")).events, []);
         for (spec, reason) in [
             (json!({"schedule": "x"}), "UnparseableSchedule"),
             (json!({"timeZone": "No/Where"}), "UnknownTimeZone"),
+            (json!({"schedule": "59 23 31 2 *"}), "InvalidSchedule"),
         ] {
             assert_eq!(
                 reasons(&plan(&cron(spec, json!({})), &[], at("00:10:00"))),

@@ -29,7 +29,7 @@ use crate::{
     pods,
 };
 use nodes::NodeFacts;
-use plan::{HASH_LABEL, Snapshot, Tries};
+use plan::{GENERATION_LABEL, HASH_LABEL, Snapshot, Tries};
 
 /// The entry of [`crate::ALL`].
 pub const CONTROLLER: Controller = Controller {
@@ -265,6 +265,9 @@ fn daemon(set: &DaemonSet, hash: &str, node: &str) -> Pod {
     let mut pod = pods::from_template(&set.spec.template, namespace, name, owner);
     let labels = pod.metadata.labels.get_or_insert_default();
     labels.insert(HASH_LABEL.into(), hash.into());
+    if let Some(generation) = plan::generation(set) {
+        labels.insert(GENERATION_LABEL.into(), generation.into());
+    }
     let spec = pod.spec.get_or_insert_default();
     spec.tolerations = Some(nodes::tolerations(spec));
     nodes::pin(spec, node);

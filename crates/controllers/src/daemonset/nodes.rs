@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use client::tolerates;
 use k8s_openapi::api::core::v1::{
     Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration,
 };
@@ -100,16 +101,6 @@ fn holds(requirement: &NodeSelectorRequirement, value: Option<&String>) -> bool 
         "Lt" => compared.is_some_and(|(v, bound)| v < bound),
         _ => false,
     }
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |t: &Option<String>| t.clone().unwrap_or_default();
-    let effect = text(&toleration.effect);
-    let key = text(&toleration.key);
-    let exists = toleration.operator.as_deref() == Some("Exists");
-    (effect.is_empty() || effect == taint.effect)
-        && (key == taint.key || key.is_empty() && exists)
-        && (exists || text(&toleration.value) == text(&taint.value))
 }
 
 /// Taints that do not keep daemons away.

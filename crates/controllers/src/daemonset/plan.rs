@@ -18,6 +18,9 @@ use crate::{amount::scaled, pods};
 
 /// The label of pods that names their template.
 pub const HASH_LABEL: &str = "controller-revision-hash";
+/// The label of pods that says how often the template had changed when they were made.
+pub const GENERATION_LABEL: &str = "pod-template-generation";
+const GENERATION: &str = "deprecated.daemonset.template.generation";
 /// Pods made or deleted in one pass.
 const BURST: usize = 500;
 /// Wait after the second failure on a node; it doubles with each further one.
@@ -135,7 +138,9 @@ impl<'a> View<'a> {
             .map(|n| (n.name.as_str(), nodes::place(template, n)));
         let mut by_node: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (i, pod) in s.pods.iter().enumerate() {
-            if let Some(node) = target(pod) {
+            // One that has ended and goes makes room, however long somebody holds on to it.
+            let over = pods::is_terminal(pod) && pod.metadata.deletion_timestamp.is_some();
+            if let Some(node) = target(pod).filter(|_| !over) {
                 by_node.entry(node).or_default().push(i);
             }
         }
@@ -159,7 +164,11 @@ impl<'a> View<'a> {
     }
 
     fn is_updated(&self, i: usize) -> bool {
-        is_updated(&self.s.pods[i], self.s.hash)
+        let labels = self.s.pods[i].metadata.labels.as_ref();
+        let has = |key: &str, value: Option<&str>| {
+            value.is_some() && labels.and_then(|l| l.get(key)).map(String::as_str) == value
+        };
+        has(HASH_LABEL, Some(self.s.hash)) || has(GENERATION_LABEL, generation(self.s.set))
     }
 
     fn available_in(&self, i: usize) -> Option<SignedDuration> {
@@ -339,11 +348,10 @@ impl<'a> View<'a> {
     }
 }
 
-fn is_updated(pod: &Pod, hash: &str) -> bool {
-    let labels = pod.metadata.labels.as_ref();
-    labels
-        .and_then(|l| l.get(HASH_LABEL))
-        .is_some_and(|h| h == hash)
+/// How often the template has changed, as the server counts it.
+pub fn generation(set: &DaemonSet) -> Option<&str> {
+    let annotations = set.metadata.annotations.as_ref()?;
+    annotations.get(GENERATION).map(String::as_str)
 }
 
 /// Assigned before unassigned, then the older.

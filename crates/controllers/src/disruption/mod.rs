@@ -7,12 +7,13 @@ mod plan;
 mod stale;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
 use client::{
-    Cache, Change, Client, Error, Key, Owner, Queue, Reconcile, Recorder, Requeue, Scope, Selector,
+    Cache, Client, Entry, Error, Key, Owner, Queue, Reconcile, Recorder, Requeue, Scope, Selector,
     write,
 };
 use futures::future::BoxFuture;
@@ -23,7 +24,7 @@ use k8s_openapi::api::{
 };
 use serde_json::json;
 
-use crate::{Context, Controller, autoscaler::scale};
+use crate::{Context, Controller, autoscaler::scale, selectors};
 
 pub use stale::CONTROLLER as STALE;
 
@@ -69,14 +70,21 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
         budgets.on_change(move |change| to.add(change.key.clone()));
         pods.synced().await;
         let (to, of) = (queue.clone(), budgets.clone());
+        let recorder = context.recorder();
+        let told = recorder.clone();
         pods.on_change(move |change| {
-            for key in budgets_of(change, &of) {
-                to.add_after(key, GATHER);
+            for entry in [&change.old, &change.new].into_iter().flatten() {
+                for key in budgets_of(entry, &of) {
+                    to.add_after(key, GATHER);
+                }
+            }
+            if let Some(pod) = &change.new {
+                tell_several(&told, pod, &budgets_of(pod, &of));
             }
         });
         let reconciler = Budgets {
             context: context.clone(),
-            recorder: context.recorder(),
+            recorder,
             budgets,
             pods,
             managers,
@@ -91,17 +99,32 @@ fn selector(budget: &PodDisruptionBudget) -> Option<Result<Selector, Error>> {
     Some(Selector::of(selector).map_err(|e| Error::Other(e.to_string())))
 }
 
-fn budgets_of(change: &Change, budgets: &Cache<PodDisruptionBudget>) -> Vec<Key> {
+/// The budgets that choose a pod.
+fn budgets_of(pod: &Entry, budgets: &Cache<PodDisruptionBudget>) -> Vec<Key> {
     if budgets.is_empty() {
         return Vec::new();
     }
-    let entries: Vec<_> = [&change.old, &change.new].into_iter().flatten().collect();
     let chooses = |budget: &PodDisruptionBudget| {
         let selector = selector(budget).and_then(Result::ok);
-        selector.is_some_and(|s| entries.iter().any(|e| e.matches(&s)))
+        selector.is_some_and(|s| pod.matches(&s))
     };
-    let all = budgets.list_in(&change.key.namespace);
+    let all = budgets.list_in(&pod.key.namespace);
     all.iter().filter(|b| chooses(b)).map(Key::of).collect()
+}
+
+/// A pod of several budgets cannot be evicted: tells whoever looks at the pod.
+fn tell_several(recorder: &Recorder, pod: &Entry, budgets: &[Key]) {
+    let first = budgets.iter().map(|b| &b.name).min();
+    let (Some(first), true) = (first, budgets.len() > 1) else {
+        return;
+    };
+    let (namespace, name) = (&pod.key.namespace, &pod.key.name);
+    let message = format!(
+        "Pod {namespace:?}/{name:?} matches multiple PodDisruptionBudgets.  Chose {first:?} arbitrarily."
+    );
+    if let Ok(pod) = pod.decode::<Pod>() {
+        recorder.warning(&pod, "MultiplePodDisruptionBudgets", message);
+    }
 }
 
 impl Managers {
@@ -112,27 +135,33 @@ impl Managers {
         self.replication_controllers.synced().await;
     }
 
-    /// The pods that all managers of these want; in words if one cannot tell.
+    /// How many pods the managers of these want altogether; in words if one cannot tell.
     async fn scale(
         &self,
         client: &Client,
         namespace: &str,
-        owners: &HashMap<String, Owner>,
+        pods: &[Arc<Entry>],
     ) -> Result<i32, Error> {
-        let mut counted = BTreeSet::new();
-        let mut sum = 0_i32;
-        for owner in owners.values() {
+        let mut looked_at = BTreeSet::new();
+        let mut scales = BTreeMap::new();
+        for pod in pods {
+            let Some(owner) = pod.controller().filter(|o| looked_at.insert(&*o.uid)) else {
+                continue;
+            };
             let found = match self.scale_of(namespace, owner)? {
                 Managed::Known(found) => found,
                 Managed::Elsewhere => served_scale(client, namespace, owner).await?,
             };
-            if let Some((uid, replicas)) = found
-                && counted.insert(uid)
-            {
-                sum = sum.saturating_add(replicas);
-            }
+            let Some((uid, replicas)) = found else {
+                let name = &pod.key.name;
+                return Err(Error::Other(format!(
+                    "found no controllers for pod {name:?}"
+                )));
+            };
+            scales.insert(uid, replicas);
         }
-        Ok(sum)
+        let sum = |sum: i32, replicas: i32| sum.saturating_add(replicas);
+        Ok(scales.into_values().fold(0, sum))
     }
 
     /// The uid and scale of a manager; `None`: it is gone.
@@ -142,29 +171,36 @@ impl Managers {
         let found = match (group, owner.kind.as_str()) {
             ("apps", "ReplicaSet") => {
                 let set = self.replica_sets.get(&key)?;
+                let set = set.filter(|s| is(s, owner));
+                let above = set.as_ref().and_then(|_| self.replica_sets.entry(&key));
                 // What belongs to a Deployment is counted once, as that wants it.
-                let above = self.replica_sets.entry(&key);
                 let above = above.as_ref().and_then(|e| e.controller());
-                if let Some(deployment) = above.filter(|o| o.kind == "Deployment") {
-                    let key = Key::new(namespace, deployment.name.as_str());
-                    let found = self.deployments.get(&key)?;
+                if let Some(above) = above.filter(|o| o.kind == "Deployment") {
+                    let key = Key::new(namespace, above.name.as_str());
+                    let found = self.deployments.get(&key)?.filter(|d| is(d, above));
                     let found = found.map(|d| scale(d.metadata.uid, d.spec.replicas));
                     return Ok(Managed::Known(found));
                 }
                 set.map(|s| scale(s.metadata.uid, s.spec.replicas))
             }
             ("apps", "StatefulSet") => {
-                let set = self.stateful_sets.get(&key)?;
+                let set = self.stateful_sets.get(&key)?.filter(|s| is(s, owner));
                 set.map(|s| scale(s.metadata.uid, s.spec.replicas))
             }
             ("v1", "ReplicationController") => {
-                let owner = self.replication_controllers.get(&key)?;
-                owner.map(|r| scale(r.metadata.uid, r.spec.and_then(|s| s.replicas)))
+                let found = self.replication_controllers.get(&key)?;
+                let found = found.filter(|r| is(r, owner));
+                found.map(|r| scale(r.metadata.uid, r.spec.and_then(|s| s.replicas)))
             }
             _ => return Ok(Managed::Elsewhere),
         };
         Ok(Managed::Known(found))
     }
+}
+
+/// Whether this is the owner, and not another one of its name.
+fn is(object: &impl kube::Resource, owner: &Owner) -> bool {
+    object.meta().uid.as_deref() == Some(&*owner.uid)
 }
 
 /// Who tells how many pods a manager wants.
@@ -182,17 +218,16 @@ async fn served_scale(
     owner: &Owner,
 ) -> Result<Option<(String, i32)>, Error> {
     let (version, kind) = (&owner.api_version, &owner.kind);
-    let lacks = |_| {
-        Error::Other(format!(
-            "{version}, Kind={kind} does not implement the scale subresource"
-        ))
-    };
-    let resource = scale::resource_of(client, version, kind)
-        .await
-        .map_err(lacks)?;
+    let resource = scale::resource_of(client, version, kind).await;
+    let resource = resource.map_err(Error::Other)?;
     let found = scale::get(client, &resource, namespace, &owner.name).await;
-    let found = found.map_err(lacks)?;
-    Ok(Some((owner.uid.clone(), found.wanted)))
+    let found = found.map_err(|_| {
+        let resource = resource.qualified();
+        Error::Other(format!(
+            "{resource} does not implement the scale subresource"
+        ))
+    })?;
+    Ok((found.uid == owner.uid).then_some((found.uid, found.wanted)))
 }
 
 fn scale(uid: Option<String>, replicas: Option<i32>) -> (String, i32) {
@@ -218,15 +253,13 @@ impl Reconcile for Budgets {
             let message = "No matching pods found";
             self.recorder.normal(&budget, "NoPods", message);
         }
-        let managed = chosen.iter().filter_map(|e| e.controller());
-        let owners: HashMap<String, Owner> = managed.map(|o| (o.uid.clone(), o.clone())).collect();
         let now = self.context.now();
         let scale = if plan::needs_scale(&budget) {
             if chosen.iter().any(|e| e.controller().is_none()) {
                 self.tell_unmanaged(&budget);
             }
             let client = &self.context.client;
-            self.managers.scale(client, &key.namespace, &owners).await
+            self.managers.scale(client, &key.namespace, &chosen).await
         } else {
             Ok(0)
         };
@@ -260,9 +293,7 @@ impl Reconcile for Budgets {
 impl Budgets {
     fn tell_unmanaged(&self, budget: &PodDisruptionBudget) {
         let chosen = budget.spec.as_ref().and_then(|s| s.selector.as_ref());
-        let value = chosen.and_then(|s| serde_json::to_value(s).ok());
-        let parsed = value.and_then(|v| api::selector::LabelSelector::from_value(&v).ok());
-        let chosen = parsed.map(|s| s.to_string()).unwrap_or_default();
+        let chosen = selectors::spelled(chosen);
         let message = format!(
             "Pods selected by this PodDisruptionBudget (selector: {chosen}) were found to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value."
         );

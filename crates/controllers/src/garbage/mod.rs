@@ -12,8 +12,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use client::{Cache, Change, Entry, Error, Key, Owner, Queue, Reconcile, Requeue, write};
+use client::{
+    Cache, Change, Entry, Error, EventType, Key, Owner, Queue, Reconcile, Recorder, Requeue, write,
+};
 use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     api::{DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy},
     core::Request,
@@ -31,6 +34,8 @@ pub const CONTROLLER: Controller = Controller {
     name: "generic-garbage-collector",
     run,
 };
+
+const RECORDER: &str = "garbage-collector-controller";
 
 /// An object of any resource.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -61,18 +66,20 @@ struct World {
 
 struct Collector {
     context: Context,
+    recorder: Recorder,
     world: Arc<World>,
     queue: Queue<Object>,
 }
 
 fn run(context: Context) -> BoxFuture<'static, ()> {
-    Box::pin(catalogue::follow(context, |context, served| {
-        Box::pin(collect(context, served))
+    Box::pin(catalogue::follow(context, |context, known| {
+        Box::pin(collect(context, known.served))
     }))
 }
 
 async fn collect(context: Context, served: Vec<Served>) {
     let caches = catalogue::caches(&context.caches, &served);
+    catalogue::synced(&caches).await;
     let kinds = served.into_iter().zip(caches).map(|(served, cache)| Kind {
         plural: served.resource.plural.as_str().into(),
         served,
@@ -82,9 +89,6 @@ async fn collect(context: Context, served: Vec<Served>) {
         kinds: kinds.collect(),
         living: Mutex::default(),
     });
-    for kind in &world.kinds {
-        kind.cache.synced().await;
-    }
     let queue = Queue::default();
     let mut subscriptions = Vec::new();
     for resource in 0..world.kinds.len() {
@@ -97,6 +101,7 @@ async fn collect(context: Context, served: Vec<Served>) {
         subscriptions.push(subscription);
     }
     let collector = Collector {
+        recorder: context.recorder_as(RECORDER),
         context: context.clone(),
         world,
         queue: queue.clone(),
@@ -205,7 +210,7 @@ impl Reconcile for Collector {
         let mut fates = Vec::new();
         if !entry.deleting {
             for owner in &entry.owners {
-                fates.push(self.fate(owner, &entry).await?);
+                fates.push(self.fate(owner, object, &entry).await?);
             }
         }
         let dependents = self.world.dependents(&entry.uid);
@@ -241,13 +246,19 @@ impl Reconcile for Collector {
 }
 
 impl Collector {
-    async fn fate(&self, owner: &Owner, of: &Entry) -> Result<Fate, Error> {
-        if let Some((_, entry)) = self.world.find(&owner.uid) {
-            return Ok(if plan::waits(&entry) {
-                Fate::Waiting
-            } else {
-                Fate::Solid
-            });
+    async fn fate(&self, owner: &Owner, owned: &Object, of: &Entry) -> Result<Fate, Error> {
+        if let Some((found, entry)) = self.world.find(&owner.uid) {
+            let place = &found.key.namespace;
+            if (place.is_empty() || *place == of.key.namespace) && *found.key.name == owner.name {
+                return Ok(if plan::waits(&entry) {
+                    Fate::Waiting
+                } else {
+                    Fate::Solid
+                });
+            }
+            if !place.is_empty() && *place != of.key.namespace {
+                self.tell_foreign(owner, owned, of);
+            }
         }
         // No cache knows it: it is gone, too new, or of a kind that cannot be watched.
         let Some(kind) = self.kind_of(owner) else {
@@ -259,6 +270,7 @@ impl Collector {
             ""
         };
         if kind.served.namespaced && namespace.is_empty() {
+            self.tell_foreign(owner, owned, of);
             return Ok(Fate::Solid);
         }
         let path = kind.served.resource.path(namespace);
@@ -267,6 +279,27 @@ impl Collector {
             write::tolerate_missing(self.context.client.request(request).await)?;
         let same = found.is_some_and(|f| f["metadata"]["uid"] == owner.uid.as_str());
         Ok(if same { Fate::Solid } else { Fate::Absent })
+    }
+
+    /// Tells of an owner that is not where it could own anything of this object.
+    fn tell_foreign(&self, owner: &Owner, owned: &Object, of: &Entry) {
+        let Served { resource, kind, .. } = &self.world.kinds[owned.resource].served;
+        let (namespace, text) = (of.key.namespace.to_string(), |t: &str| Some(t.to_owned()));
+        let about = ObjectReference {
+            api_version: Some(resource.api_version()),
+            kind: Some(kind.clone()),
+            namespace: Some(namespace.clone()).filter(|n| !n.is_empty()),
+            name: text(&of.key.name),
+            uid: text(&of.uid),
+            ..ObjectReference::default()
+        };
+        let message = format!(
+            "ownerRef [{}/{}, namespace: {namespace}, name: {}, uid: {}] does not exist in namespace {namespace:?}",
+            owner.api_version, owner.kind, owner.name, owner.uid
+        );
+        let reason = "OwnerRefInvalidNamespace";
+        self.recorder
+            .event(&about, EventType::Warning, reason, message);
     }
 
     fn kind_of(&self, owner: &Owner) -> Option<&Kind> {

@@ -13,13 +13,13 @@ use std::{
 };
 
 use client::{
-    Cache, Entry, Error, EventType, Key, Queue, Reconcile, Recorder, Requeue, Scope, events, write,
+    Cache, Entry, Error, EventType, Key, Queue, Reconcile, Recorder, Requeue, Scope, write,
 };
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
     coordination::v1::Lease,
-    core::v1::{Node, Pod},
+    core::v1::{Node, ObjectReference, Pod},
 };
 use kube::{
     Api,
@@ -82,7 +82,7 @@ fn run_lifecycle(context: Context) -> BoxFuture<'static, ()> {
         nodes.on_change(move |change| {
             to.add(change.key.clone());
             let now: Option<Node> = change.new.as_ref().and_then(|e| e.decode().ok());
-            let fares = now.map(|n| (zones::zone_of(&n), is_ready(&n)));
+            let fares = now.and_then(|n| zones::fares(&n, is_ready(&n)));
             let mut zones = lock(&all);
             if zones.note(&change.key, fares) {
                 // Whoever was not heard while nobody was is given time anew.
@@ -119,10 +119,15 @@ impl Reconcile for Lifecycle {
 
     async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
         let Some(node) = self.nodes.get(key)? else {
-            lock(&self.heard).remove(key);
+            if lock(&self.heard).remove(key).is_some() {
+                self.tell(key, "RemovingNode", "Removing Node", "from Controller");
+            }
             return Ok(Requeue::OnChange);
         };
         let now = self.context.now();
+        if !lock(&self.heard).contains_key(key) {
+            self.tell(key, "RegisteredNode", "Registered Node", "in Controller");
+        }
         let heard = self.last_heard(key, &node, now);
         let mut planned = plan::plan(&node, heard, Evict::NotYet, now);
         let mut turn = Turn::Wait;
@@ -153,7 +158,7 @@ impl Reconcile for Lifecycle {
                 .map_or(0, write::revision_of);
             let message = format!("Node {key} status is now: NodeNotReady");
             self.recorder
-                .event(&about(&node), EventType::Normal, "NodeNotReady", message);
+                .event(&about(key), EventType::Normal, "NodeNotReady", message);
         }
         if let Some(taints) = taints {
             let version = if revision > 0 {
@@ -189,19 +194,30 @@ fn is_ready(node: &Node) -> bool {
 }
 
 /// Events about nodes name them by name where others have a uid, and live in no namespace of theirs.
-fn about(node: &Node) -> k8s_openapi::api::core::v1::ObjectReference {
-    let mut reference = events::reference(node);
-    reference.uid = node.metadata.name.clone();
-    reference
+fn about(node: &Key) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Node".into()),
+        name: Some(node.name.to_string()),
+        uid: Some(node.name.to_string()),
+        ..ObjectReference::default()
+    }
 }
 
 impl Lifecycle {
+    /// Tells who comes and goes.
+    fn tell(&self, node: &Key, reason: &str, what: &str, whence: &str) {
+        let message = format!("Node {node} event: {what} {node} {whence}");
+        self.recorder
+            .event(&about(node), EventType::Normal, reason, message);
+    }
+
     /// Whether the pods of a node that is unwell may be told to leave.
     fn turn(&self, key: &Key, node: &Node, planned: &Plan, now: Timestamp) -> Turn {
         let mut zones = lock(&self.zones);
         let zone = zones::zone_of(node);
         // The watch has yet to tell of what this look has found.
-        if zones.note(key, Some((zone.clone(), is_ready(node) && !planned.silent))) {
+        if zones.note(key, zones::fares(node, is_ready(node) && !planned.silent)) {
             let all = self.nodes.entries();
             all.iter().for_each(|e| self.queue.add(e.key.clone()));
         }

@@ -1,5 +1,6 @@
 //! What a node's silence and its conditions mean: conditions, taints, and who has to leave. Pure.
 
+use client::tolerates;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::core::v1::{Node, NodeCondition, Taint, Toleration},
@@ -7,7 +8,9 @@ use k8s_openapi::{
 };
 
 /// A node that has not been heard of for this long is not known to be alive.
-pub const GRACE: SignedDuration = SignedDuration::from_secs(40);
+const GRACE: SignedDuration = SignedDuration::from_secs(50);
+/// The same of one that has yet to say how it is.
+const STARTUP_GRACE: SignedDuration = SignedDuration::from_secs(60);
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
@@ -53,13 +56,18 @@ pub enum Evict {
 
 /// Decides about a node that was last heard of at `heard`.
 pub fn plan(node: &Node, heard: Timestamp, evict: Evict, now: Timestamp) -> Plan {
-    let left = GRACE - now.duration_since(heard);
-    let silent = !left.is_positive();
     let current = node
         .status
         .as_ref()
         .and_then(|s| s.conditions.clone())
         .unwrap_or_default();
+    let grace = if current.iter().any(|c| c.type_ == "Ready") {
+        GRACE
+    } else {
+        STARTUP_GRACE
+    };
+    let left = grace - now.duration_since(heard);
+    let silent = !left.is_positive();
     let conditions = if silent {
         unknown(&current, now)
     } else {
@@ -220,19 +228,6 @@ pub fn leave(
     earliest.map_or(Leave::Never, Leave::At)
 }
 
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |t: &Option<String>| t.clone().unwrap_or_default();
-    let (key, effect) = (text(&toleration.key), text(&toleration.effect));
-    if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {
-        return false;
-    }
-    match toleration.operator.as_deref().unwrap_or_default() {
-        "" | "Equal" => text(&toleration.value) == text(&taint.value),
-        "Exists" => true,
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,13 +264,13 @@ mod tests {
         assert_eq!(keys(&plan.taints.unwrap()), ["mine:NoSchedule"]);
         assert_eq!(
             (plan.conditions, plan.again),
-            (None, Some(SignedDuration::from_secs(30)))
+            (None, Some(SignedDuration::from_secs(40)))
         );
     }
 
     #[test]
     fn silence_makes_everything_unknown_and_taints() {
-        let plan = plan(&node(Some("True"), json!([])), at(0), Evict::Yes, at(40));
+        let plan = plan(&node(Some("True"), json!([])), at(0), Evict::Yes, at(50));
         let conditions = plan.conditions.unwrap();
         assert_eq!(conditions.len(), 4);
         assert!(conditions.iter().all(|c| c.status == "Unknown"));
@@ -289,6 +284,8 @@ mod tests {
             ["unreachable:NoSchedule", "unreachable:NoExecute"]
         );
         assert!(plan.silent && plan.again.is_none());
+        let new = super::plan(&node(None, json!([])), at(0), Evict::Yes, at(50));
+        assert!(!new.silent, "it may still be starting");
     }
 
     #[test]

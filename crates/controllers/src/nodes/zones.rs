@@ -26,6 +26,8 @@ const DISRUPTED_PERCENT: usize = 55;
 const REGION_LABEL: &str = "topology.kubernetes.io/region";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
+const EXCLUDED_LABEL: &str = "node.kubernetes.io/exclude-disruption";
+
 /// A region and a zone in it.
 pub type Zone = (String, String);
 
@@ -34,6 +36,13 @@ pub fn zone_of(node: &Node) -> Zone {
     let labels = node.metadata.labels.as_ref();
     let label = |key: &str| labels.and_then(|l| l.get(key)).cloned().unwrap_or_default();
     (label(REGION_LABEL), label(ZONE_LABEL))
+}
+
+/// How a node fares; `None`: it is no sign of how its zone fares.
+pub fn fares(node: &Node, well: bool) -> Option<(Zone, bool)> {
+    let labels = node.metadata.labels.as_ref();
+    let excluded = labels.is_some_and(|l| l.contains_key(EXCLUDED_LABEL));
+    (!excluded).then(|| (zone_of(node), well))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

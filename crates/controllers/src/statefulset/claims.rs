@@ -9,6 +9,7 @@ use kube::{Api, api::PostParams};
 use serde_json::json;
 
 use super::identity::{self, Keeper};
+use crate::pods;
 
 /// Acts on claims.
 pub struct Claims {
@@ -74,6 +75,24 @@ impl Claims {
                 Err(failure)
             }
         }
+    }
+
+    /// Makes claims again that are gone while their pod still waits for them.
+    pub async fn replace_lost(&self, set: &StatefulSet, pods: &[Pod]) -> Result<(), Error> {
+        if set.metadata.deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        let waits =
+            |p: &&Pod| pods::phase(p) == "Pending" && p.metadata.deletion_timestamp.is_none();
+        for pod in pods.iter().filter(waits) {
+            let ordinal = identity::ordinal(set, pod);
+            let ordinal = ordinal.filter(|o| identity::ordinals(set).contains(o));
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            if let Some(ordinal) = ordinal {
+                self.provide(set, ordinal, name).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes the claims of pods go with whom the policy says.

@@ -131,6 +131,7 @@ impl Reconcile for StatefulSets {
         let suits = |pod: &Entry| pod.key.name.starts_with(&prefix);
         let owned: Vec<Pod> = decode_all(&self.owners.claim_entries(&set, suits).await?);
         self.claims.keep_owners(&set, &owned).await?;
+        self.claims.replace_lost(&set, &owned).await?;
         let look = |pods: &[Pod], f: &dyn Fn(&Snapshot) -> Found| {
             f(&Snapshot {
                 set: &set,

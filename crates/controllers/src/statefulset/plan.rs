@@ -97,16 +97,13 @@ impl<'a> View<'a> {
         is_available(self.s.set, &self.s.pods[i], self.s.now)
     }
 
-    /// Running, ready and staying.
-    fn is_healthy(&self, i: usize) -> bool {
-        is_ready(&self.s.pods[i]) && !self.is_leaving(i)
-    }
-
-    /// The unhealthy pod with the lowest ordinal.
+    /// The pod with the lowest ordinal that is not available or does not stay.
     fn first_unhealthy(&self) -> Option<usize> {
         let wanted = self.slots.iter().filter_map(|(_, pod)| *pod);
         let others = self.condemned.iter().rev().copied();
-        wanted.chain(others).find(|&i| !self.is_healthy(i))
+        wanted
+            .chain(others)
+            .find(|&i| self.is_leaving(i) || !self.is_available(i))
     }
 
     /// Sees to the wanted ordinals. Answers whether to go on.

@@ -18,33 +18,12 @@ pub(super) fn make(_: &Handle) -> Box<dyn Plugin> {
 
 /// Whether any of the tolerations covers the taint.
 pub(super) fn tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
-    tolerations.iter().any(|t| covers(t, taint))
+    tolerations.iter().any(|t| client::tolerates(t, taint))
 }
 
 /// Whether the pod tolerates every taint of the node that keeps pods away.
 pub(super) fn welcomes(pod: &PodInfo, node: &NodeSpec) -> bool {
     node.hard_taints().all(|t| tolerates(&pod.tolerations, t))
-}
-
-fn covers(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration.effect.as_deref().unwrap_or_default();
-    let key = toleration.key.as_deref().unwrap_or_default();
-    if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {
-        return false;
-    }
-    let own = toleration.value.as_deref().unwrap_or_default();
-    let value = taint.value.as_deref().unwrap_or_default();
-    match toleration.operator.as_deref().unwrap_or_default() {
-        "" | "Equal" => own == value,
-        "Exists" => true,
-        "Gt" => integers(value, own).is_some_and(|(taint, own)| taint > own),
-        "Lt" => integers(value, own).is_some_and(|(taint, own)| taint < own),
-        _ => false,
-    }
-}
-
-fn integers(a: &str, b: &str) -> Option<(i64, i64)> {
-    Some((a.parse().ok()?, b.parse().ok()?))
 }
 
 impl Plugin for TaintToleration {

@@ -9,6 +9,8 @@ use kube::api::{DeleteParams, ListParams};
 use serde_json::{Value, json};
 use testkit::{Cluster, eventually, objects};
 
+use crate::apps::rig::{Rig, text};
+
 fn deployment(namespace: &str) -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
@@ -116,4 +118,57 @@ async fn a_namespace_goes_with_all_that_is_in_it() -> anyhow::Result<()> {
         println!("{}", cluster.dump("").await);
     }
     gone
+}
+
+/// A server that is not there takes nothing else along: its objects are not known, those of others
+/// go, and the namespace waits until it is back or nobody expects it any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_api_that_is_down_keeps_namespaces_and_nothing_else() -> anyhow::Result<()> {
+    let rig = Rig::start(&[]).await?;
+    let down = json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
+        "metadata": {"name": "v1beta1.metrics.example.com"},
+        "spec": {"group": "metrics.example.com", "version": "v1beta1", "insecureSkipTLSVerify": true,
+            "groupPriorityMinimum": 100, "versionPriority": 100,
+            "service": {"name": "nobody", "namespace": "default"}}});
+    let services = "/apis/apiregistration.k8s.io/v1/apiservices";
+    rig.raw(http::Method::POST, services, down).await?;
+    let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "widgets.example.com"},
+        "spec": {"group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "widgets", "singular": "widget", "kind": "Widget", "listKind": "WidgetList"},
+            "versions": [{"name": "v1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object"}}}]}});
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    rig.raw(http::Method::POST, path, definition).await?;
+    let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "1234"});
+    let orphan = json!({"apiVersion": "example.com/v1", "kind": "Widget",
+        "metadata": {"name": "left", "ownerReferences": [owner]}});
+    eventually("the widget to be taken", || async {
+        Ok(rig
+            .create("example.com/v1/widgets", orphan.clone())
+            .await
+            .ok())
+    })
+    .await?;
+    rig.until_gone("example.com/v1/widgets", "left").await?;
+
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+    rig.create("v1/namespaces", namespace).await?;
+    rig.delete("v1/namespaces", "shop", Value::Null).await?;
+    let condition = |n: &Value| {
+        let all = n["status"]["conditions"].as_array()?.iter();
+        let mut all = all.filter(|c| c["type"] == "NamespaceDeletionDiscoveryFailure");
+        all.next().cloned()
+    };
+    let waiting = rig
+        .until("v1/namespaces", "shop", "to say why it waits", |n| {
+            condition(n).is_some_and(|c| c["status"] == "True")
+        })
+        .await?;
+    let why = condition(&waiting).unwrap_or_default();
+    let start = "Discovery failed for some groups, 1 failing: unable to retrieve the complete list of server APIs: metrics.example.com/v1beta1: ";
+    assert!(text(&why, "/message").starts_with(start), "{why}");
+    let path = format!("{services}/v1beta1.metrics.example.com");
+    rig.raw(http::Method::DELETE, &path, Value::Null).await?;
+    rig.until_gone("v1/namespaces", "shop").await
 }

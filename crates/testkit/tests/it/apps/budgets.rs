@@ -28,6 +28,12 @@ async fn with_pods(count: i32) -> anyhow::Result<Rig> {
     Ok(rig)
 }
 
+async fn evict(rig: &Rig, pod: &str) -> kube::Result<Value> {
+    let body = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}});
+    let path = format!("/api/v1/namespaces/default/pods/{pod}/eviction");
+    rig.raw(Method::POST, &path, body).await
+}
+
 /// Conformance: PodDisruptionBudget: list and delete collection
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collection_goes_at_once() -> anyhow::Result<()> {
@@ -141,14 +147,7 @@ async fn it_blocks_an_eviction_until_it_is_relaxed() -> anyhow::Result<()> {
     .await?;
     let pods = rig.list("v1/pods", "app=web").await?;
     let pod = name(&pods[0]).to_owned();
-    let evict = || {
-        let body =
-            json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}});
-        let path = format!("/api/v1/namespaces/default/pods/{pod}/eviction");
-        let rig = &rig;
-        async move { rig.raw(Method::POST, &path, body).await }
-    };
-    let Err(kube::Error::Api(refused)) = evict().await else {
+    let Err(kube::Error::Api(refused)) = evict(&rig, &pod).await else {
         anyhow::bail!("the eviction was not refused");
     };
     assert_eq!(
@@ -165,7 +164,7 @@ async fn it_blocks_an_eviction_until_it_is_relaxed() -> anyhow::Result<()> {
         processed(b) && number(b, "/status/disruptionsAllowed") == 1
     })
     .await?;
-    evict().await?;
+    evict(&rig, &pod).await?;
     rig.until_gone("v1/pods", &pod).await?;
     rig.delete(BUDGETS, "b", Value::Null).await?;
     let pods = rig.list("v1/pods", "app=web").await?;
@@ -186,21 +185,41 @@ async fn sick_pods_go_as_the_policy_says() -> anyhow::Result<()> {
         number(b, "/status/currentHealthy") == 1
     })
     .await?;
-    let evict = || {
-        let body =
-            json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": sick}});
-        let path = format!("/api/v1/namespaces/default/pods/{sick}/eviction");
-        let rig = &rig;
-        async move { rig.raw(Method::POST, &path, body).await }
-    };
     assert!(
-        evict().await.is_err(),
+        evict(&rig, &sick).await.is_err(),
         "too few are healthy to spare even a sick one"
     );
     let patch = json!({"spec": {"unhealthyPodEvictionPolicy": "AlwaysAllow"}});
     rig.merge(BUDGETS, "b", patch).await?;
-    evict().await?;
+    evict(&rig, &sick).await?;
     rig.until_gone("v1/pods", &sick).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_of_two_budgets_cannot_be_evicted_and_is_told_so() -> anyhow::Result<()> {
+    let rig = with_pods(1).await?;
+    for name in ["b", "a"] {
+        rig.create(BUDGETS, budget(name, 0)).await?;
+    }
+    let pods = rig.list("v1/pods", "app=web").await?;
+    let pod = name(&pods[0]);
+    let Err(kube::Error::Api(refused)) = evict(&rig, pod).await else {
+        anyhow::bail!("the eviction was not refused");
+    };
+    let why = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+    assert_eq!((refused.code, refused.message.as_str()), (500, why));
+    rig.set_ready(pod, false).await?;
+    let expected = format!(
+        "Pod \"default\"/\"{pod}\" matches multiple PodDisruptionBudgets.  Chose \"a\" arbitrarily."
+    );
+    rig.until_all("v1/events", "", "to tell of it", |all| {
+        let told = |e: &Value| {
+            e["reason"] == "MultiplePodDisruptionBudgets" && text(e, "/message") == expected
+        };
+        all.iter().any(told)
+    })
+    .await?;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
