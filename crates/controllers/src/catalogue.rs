@@ -149,6 +149,15 @@ async fn discover_until(context: &Context) -> Option<Catalogue> {
     }
 }
 
+impl Catalogue {
+    /// Asks anew: why nobody tells what is in some versions; `None`: other resources are served.
+    pub async fn check(&self, client: &Client) -> kube::Result<Option<BTreeMap<String, String>>> {
+        let mut now = discover(client).await?;
+        now.keep(self);
+        Ok((now.served == self.served).then_some(now.failed))
+    }
+}
+
 /// Asks the server; each resource in the version its group prefers. A group that somebody else
 /// serves can fail alone.
 async fn discover(client: &Client) -> kube::Result<Catalogue> {

@@ -36,8 +36,8 @@ struct Namespaces {
     namespaces: Cache<Namespace>,
     /// Namespaced resources and what is known of their objects.
     contents: Vec<(Served, Cache<()>)>,
-    /// Versions of groups that may hold more, and why nobody can tell.
-    failed: Vec<(String, String)>,
+    /// What they were taken from.
+    known: Catalogue,
 }
 
 fn run(context: Context) -> BoxFuture<'static, ()> {
@@ -47,7 +47,7 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
 }
 
 async fn follow(context: Context, known: Catalogue) {
-    let Catalogue { mut served, failed } = known;
+    let mut served = known.served.clone();
     served.retain(|s| s.namespaced);
     let caches = catalogue::caches(&context.caches, &served);
     let namespaces = context.caches.get::<Namespace>(Scope::all());
@@ -69,7 +69,7 @@ async fn follow(context: Context, known: Catalogue) {
         context: context.clone(),
         namespaces,
         contents,
-        failed: failed.into_iter().collect(),
+        known,
     };
     context.work(reconciler, queue).await;
 }
@@ -98,7 +98,7 @@ impl Left {
     /// What is to be said; `silent` are versions of groups that nobody tells about.
     fn conditions(
         &self,
-        silent: &[(String, String)],
+        silent: &BTreeMap<String, String>,
         mut failures: Vec<String>,
     ) -> Vec<(&'static str, bool, &'static str, String)> {
         let objects: Vec<String> = self
@@ -223,13 +223,23 @@ impl Reconcile for Namespaces {
         let (empty, mut failures) = self.empty(&key.name).await;
         let left = self.left(&key.name);
         let words: Vec<String> = failures.iter().map(Error::words).collect();
-        self.report(key, &namespace, left.conditions(&self.failed, words))
+        let mut silent = self.known.failed.clone();
+        if empty && failures.is_empty() {
+            // What has come since, or nobody can tell about, may hold something.
+            match self.known.check(&self.context.client).await? {
+                Some(failed) => silent = failed,
+                None => return Err(Error::Other("other resources are served by now".into())),
+            }
+        }
+        self.report(key, &namespace, left.conditions(&silent, words))
             .await?;
         if let Some(failure) = failures.pop() {
             return Err(failure);
         }
-        // What nobody can tell about may hold something; when that changes, this starts anew.
-        if empty && self.failed.is_empty() {
+        if let Some((version, why)) = silent.pop_first() {
+            return Err(Error::Other(format!("{version}: {why}")));
+        }
+        if empty {
             self.finalize(key, namespace, finalizers).await?;
         }
         Ok(Requeue::OnChange)
@@ -370,7 +380,7 @@ mod tests {
 
     #[test]
     fn what_is_left_is_said_in_upstreams_words() {
-        let none = Left::default().conditions(&[], Vec::new());
+        let none = Left::default().conditions(&BTreeMap::new(), Vec::new());
         assert!(none.iter().all(|(_, holds, ..)| !holds));
         let left = Left {
             objects: BTreeMap::from([("pods.".into(), 2)]),
@@ -378,10 +388,10 @@ mod tests {
         };
         let said: Vec<_> = left
             .conditions(
-                &[(
+                &BTreeMap::from([(
                     "m/v1".into(),
                     "the server is currently unable to handle the request".into(),
-                )],
+                )]),
                 vec!["no".into()],
             )
             .into_iter()

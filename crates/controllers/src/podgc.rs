@@ -49,7 +49,7 @@ enum NodeState {
 enum Act {
     Nothing,
     Wait(SignedDuration),
-    /// Delete it at once; a condition with this message tells why.
+    /// Delete it at once; a condition with this message tells why where that is no wish of anybody.
     Delete(Option<&'static str>),
 }
 
@@ -63,7 +63,7 @@ fn plan(pod: &Pod, node: NodeState, now: Timestamp) -> Act {
         };
     }
     match node {
-        NodeState::OutOfService if deleting => Act::Delete(Some("PodGC: node is out of service")),
+        NodeState::OutOfService if deleting => Act::Delete(None),
         NodeState::There | NodeState::OutOfService => Act::Nothing,
         NodeState::GoneSince(since) => {
             let left = QUARANTINE - now.duration_since(since);
@@ -152,6 +152,12 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
     })
 }
 
+/// Whether its node has thrown it out.
+fn is_evicted(pod: &Pod) -> bool {
+    let reason = pod.status.as_ref().and_then(|s| s.reason.as_deref());
+    pods::phase(pod) == "Failed" && reason == Some("Evicted")
+}
+
 impl Reconcile for PodGc {
     type Key = Key;
 
@@ -211,7 +217,10 @@ impl PodGc {
         let entries = keys.iter().filter_map(|key| self.pods.entry(key));
         let mut ended: Vec<Pod> = client::cache::decode_all(&entries.collect::<Vec<_>>());
         ended.retain(|p| pods::is_terminal(p) && p.metadata.deletion_timestamp.is_none());
-        ended.sort_by_key(|p| p.metadata.creation_timestamp.as_ref().map(|t| t.0));
+        ended.sort_by_cached_key(|p| {
+            let created = p.metadata.creation_timestamp.as_ref().map(|t| t.0);
+            (!is_evicted(p), created, p.metadata.name.clone())
+        });
         let excess = ended.len().saturating_sub(ENDED_MAX);
         for pod in ended.iter().take(excess) {
             self.delete(pod, None).await?;
@@ -222,21 +231,19 @@ impl PodGc {
     async fn delete(&self, pod: &Pod, why: Option<&str>) -> Result<(), Error> {
         let key = Key::of(pod);
         let api: Api<Pod> = write::namespaced(&self.context.client, &key.namespace);
-        if let Some(message) = why {
-            let phase = if pods::is_terminal(pod) {
-                pods::phase(pod)
-            } else {
-                "Failed"
-            };
-            let condition = json!({
-                "type": "DisruptionTarget",
-                "status": "True",
-                "reason": "DeletionByPodGC",
-                "message": message,
-                "lastTransitionTime": api::time::format(self.context.now()),
-            });
-            let patch =
-                Patch::Strategic(json!({"status": {"phase": phase, "conditions": [condition]}}));
+        // Nobody else will say how it ended, which those who hold on to it want to know.
+        if !pods::is_terminal(pod) {
+            let mut status = json!({"phase": "Failed"});
+            if let Some(message) = why {
+                status["conditions"] = json!([{
+                    "type": "DisruptionTarget",
+                    "status": "True",
+                    "reason": "DeletionByPodGC",
+                    "message": message,
+                    "lastTransitionTime": api::time::format(self.context.now()),
+                }]);
+            }
+            let patch = Patch::Strategic(json!({"status": status}));
             let marked = api
                 .patch_status(&key.name, &PatchParams::default(), &patch)
                 .await;
@@ -310,11 +317,7 @@ mod tests {
             (pod("", true), gone, Act::Delete(None)),
             (pod("n", true), NodeState::There, Act::Nothing),
             (pod("n", false), NodeState::OutOfService, Act::Nothing),
-            (
-                pod("n", true),
-                NodeState::OutOfService,
-                Act::Delete(Some("PodGC: node is out of service")),
-            ),
+            (pod("n", true), NodeState::OutOfService, Act::Delete(None)),
         ] {
             assert_eq!(plan(&pod, node, at(110)), expected);
         }

@@ -2,7 +2,10 @@
 //! `kubescheduler.config.k8s.io/v1`, decoded strictly, so that a misspelt field is an error and not
 //! a scheduler that does something else.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use jiff::SignedDuration;
 use serde::Deserialize;
@@ -22,26 +25,46 @@ pub const DEFAULT_NAME: &str = "default-scheduler";
 /// Most profiles and extenders a file may have.
 const MAX_ITEMS: usize = 64;
 
+/// Plugins that were there once.
+const GONE: [&str; 4] = [
+    "AzureDiskLimits",
+    "CinderLimits",
+    "EBSLimits",
+    "GCEPDLimits",
+];
+
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum ConfigError {
     /// It is no YAML of this shape.
     #[error("{0}")]
     Syntax(String),
-    /// It says something that makes no sense.
-    #[error("{field}: {problem}")]
-    Invalid {
-        /// Where.
-        field: String,
-        /// What.
-        problem: String,
-    },
+    /// It says things that make no sense.
+    #[error("{0}")]
+    Invalid(Mistakes),
 }
 
-fn invalid(field: impl Into<String>, problem: impl Into<String>) -> ConfigError {
-    ConfigError::Invalid {
-        field: field.into(),
-        problem: problem.into(),
+/// Where something makes no sense, and why; each of them.
+#[derive(Debug, Default, PartialEq)]
+pub struct Mistakes(Vec<(String, String)>);
+
+impl Mistakes {
+    fn note(&mut self, field: impl Into<String>, problem: impl Into<String>) {
+        self.0.push((field.into(), problem.into()));
+    }
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let told = |(field, problem): &(String, String)| format!("{field}: {problem}");
+        match self.0.as_slice() {
+            [one] => f.write_str(&told(one)),
+            all => write!(
+                f,
+                "[{}]",
+                all.iter().map(told).collect::<Vec<_>>().join(", ")
+            ),
+        }
     }
 }
 
@@ -184,30 +207,39 @@ impl Configuration {
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let file: File =
             serde_saphyr::from_str(text).map_err(|e| ConfigError::Syntax(e.to_string()))?;
+        let mut mistakes = Mistakes::default();
+        let read = Self::read(file, &mut mistakes);
+        if mistakes.0.is_empty() {
+            Ok(read)
+        } else {
+            Err(ConfigError::Invalid(mistakes))
+        }
+    }
+
+    fn read(file: File, mistakes: &mut Mistakes) -> Self {
         if (file.api_version.as_str(), file.kind.as_str()) != (API_VERSION, KIND) {
             let problem = format!(
                 "no kind \"{}\" is registered for version \"{}\"; this is to be {API_VERSION}, {KIND}",
                 file.kind, file.api_version
             );
-            return Err(invalid("apiVersion", problem));
+            mistakes.note("apiVersion", problem);
         }
         if let Some(parallelism) = file.parallelism.filter(|p| *p <= 0) {
             let problem = format!(
-                "invalid value: {parallelism}: should be an integer value greater than zero"
+                "Invalid value: {parallelism}: should be an integer value greater than zero"
             );
-            return Err(invalid("parallelism", problem));
+            mistakes.note("parallelism", problem);
         }
-        let percentage = percentage(
-            "percentageOfNodesToScore",
-            file.percentage_of_nodes_to_score,
-        )?;
-        let backoff = backoff(
+        if file.profiles.len() > MAX_ITEMS || file.extenders.len() > MAX_ITEMS {
+            mistakes.note("profiles", format!("more than {MAX_ITEMS} items"));
+        }
+        let share = file.percentage_of_nodes_to_score;
+        let share = percentage("percentageOfNodesToScore", share, mistakes);
+        let (first, max) = (
             file.pod_initial_backoff_seconds,
             file.pod_max_backoff_seconds,
-        )?;
-        if file.profiles.len() > MAX_ITEMS || file.extenders.len() > MAX_ITEMS {
-            return Err(invalid("profiles", format!("more than {MAX_ITEMS} items")));
-        }
+        );
+        let backoff = backoff(first, max, mistakes);
         let mut files = file.profiles;
         if files.is_empty() {
             files.push(ProfileFile::default());
@@ -215,49 +247,67 @@ impl Configuration {
         let mut profiles: Vec<ProfileConfig> = Vec::new();
         for (at, file) in files.into_iter().enumerate() {
             let field = format!("profiles[{at}]");
-            let mut profile = profile(&field, file)?;
-            if profiles.iter().any(|p| p.name == profile.name) {
-                let problem = format!("duplicate value: {:?}", profile.name);
-                return Err(invalid(format!("{field}.schedulerName"), problem));
+            let mut profile = profile(&field, file, mistakes);
+            if let Some(first) = profiles.iter().position(|p| p.name == profile.name) {
+                let problem = format!("Duplicate value: \"profiles[{first}].schedulerName\"");
+                mistakes.note(format!("{field}.schedulerName"), problem);
             }
-            profile.percentage = profile.percentage.or(percentage);
+            profile.percentage = profile.percentage.or(share);
             profiles.push(profile);
         }
-        for (at, extender) in file.extenders.iter().enumerate() {
-            extender
-                .check()
-                .map_err(|(name, problem)| invalid(format!("extenders[{at}].{name}"), problem))?;
-        }
-        let binders = file.extenders.iter().filter(|e| !e.bind_verb.is_empty());
-        if binders.count() > 1 {
-            let problem = "only one extender can implement bind";
-            return Err(invalid("extenders", problem));
-        }
-        Ok(Self {
+        check_extenders(&file.extenders, mistakes);
+        Self {
             profiles,
             extenders: file.extenders,
             backoff,
-        })
+        }
     }
 }
 
-fn percentage(field: &str, value: Option<i64>) -> Result<Option<usize>, ConfigError> {
+fn check_extenders(extenders: &[ExtenderConfig], mistakes: &mut Mistakes) {
+    let mut managed = BTreeSet::new();
+    for (at, extender) in extenders.iter().enumerate() {
+        if let Err((name, problem)) = extender.check() {
+            mistakes.note(format!("extenders[{at}].{name}"), problem);
+        }
+        for (j, resource) in extender.managed_resources.iter().enumerate() {
+            if !managed.insert(resource.name.as_str()) {
+                let field = format!("extenders[{at}].managedResources[{j}].name");
+                let name = &resource.name;
+                let problem =
+                    format!("Invalid value: {name:?}: duplicate extender managed resource name");
+                mistakes.note(field, problem);
+            }
+        }
+    }
+    let binders = extenders.iter().filter(|e| !e.bind_verb.is_empty());
+    let binders = binders.count();
+    if binders > 1 {
+        let problem = format!(
+            "Invalid value: \"found {binders} extenders implementing bind\": only one extender can implement bind"
+        );
+        mistakes.note("extenders", problem);
+    }
+}
+
+fn percentage(field: &str, value: Option<i64>, mistakes: &mut Mistakes) -> Option<usize> {
     match value {
-        None | Some(0) => Ok(None),
-        Some(percent @ 1..=100) => Ok(usize::try_from(percent).ok()),
-        Some(other) => Err(invalid(
-            field,
-            format!("invalid value: {other}: not in valid range [0-100]"),
-        )),
+        None | Some(0) => None,
+        Some(percent @ 1..=100) => usize::try_from(percent).ok(),
+        Some(other) => {
+            let problem = format!("Invalid value: {other}: not in valid range [0-100]");
+            mistakes.note(field, problem);
+            None
+        }
     }
 }
 
-fn backoff(first: Option<i64>, max: Option<i64>) -> Result<Backoff, ConfigError> {
+fn backoff(first: Option<i64>, max: Option<i64>, mistakes: &mut Mistakes) -> Backoff {
     let mut backoff = Backoff::default();
     if let Some(first) = first {
         if first < 1 {
-            let problem = format!("invalid value: {first}: must be greater than 0");
-            return Err(invalid("podInitialBackoffSeconds", problem));
+            let problem = format!("Invalid value: {first}: must be greater than 0");
+            mistakes.note("podInitialBackoffSeconds", problem);
         }
         backoff.first = SignedDuration::from_secs(first);
     }
@@ -265,31 +315,35 @@ fn backoff(first: Option<i64>, max: Option<i64>) -> Result<Backoff, ConfigError>
         backoff.max = SignedDuration::from_secs(max);
     }
     if backoff.max < backoff.first {
-        let problem = "must be greater than or equal to podInitialBackoffSeconds";
-        return Err(invalid("podMaxBackoffSeconds", problem));
+        let max = backoff.max.as_secs();
+        let problem = format!(
+            "Invalid value: {max}: must be greater than or equal to PodInitialBackoffSeconds"
+        );
+        mistakes.note("podMaxBackoffSeconds", problem);
     }
-    Ok(backoff)
+    backoff
 }
 
-fn profile(field: &str, file: ProfileFile) -> Result<ProfileConfig, ConfigError> {
+fn profile(field: &str, file: ProfileFile, mistakes: &mut Mistakes) -> ProfileConfig {
     let name = file.scheduler_name.unwrap_or(DEFAULT_NAME.to_owned());
     if name.is_empty() {
-        return Err(invalid(format!("{field}.schedulerName"), "required value"));
+        mistakes.note(format!("{field}.schedulerName"), "Required value");
     }
+    let share = file.percentage_of_nodes_to_score;
+    let percentage = percentage(
+        &format!("{field}.percentageOfNodesToScore"),
+        share,
+        mistakes,
+    );
     let mut chosen = all();
     let within = format!("{field}.plugins");
     for (key, set) in &file.plugins {
-        let known = key == "multiPoint" || Point::ALL.iter().any(|(name, _)| name == key);
-        if !known {
-            return Err(invalid(format!("{within}.{key}"), "unknown field"));
+        let field = format!("{within}.{key}");
+        if key != "multiPoint" && !Point::ALL.iter().any(|(name, _)| name == key) {
+            mistakes.note(field, "unknown field");
+            continue;
         }
-        for plugin in set.enabled.iter().chain(&set.disabled) {
-            let all = plugin.name == "*" && set.disabled.iter().any(|d| d.name == "*");
-            if !all && !chosen.iter().any(|c| c.name == plugin.name) {
-                let problem = format!("plugin {:?} does not exist", plugin.name);
-                return Err(invalid(format!("{within}.{key}"), problem));
-            }
-        }
+        check_set(&field, set, &chosen, mistakes);
     }
     if let Some(set) = file.plugins.get("multiPoint") {
         switch(&mut chosen, set, None);
@@ -299,26 +353,51 @@ fn profile(field: &str, file: ProfileFile) -> Result<ProfileConfig, ConfigError>
             switch(&mut chosen, set, Some(*point));
         }
     }
-    arguments(field, &mut chosen, file.plugin_config)?;
+    arguments(field, &mut chosen, file.plugin_config, mistakes);
     let sorts = |c: &&Chosen| c.points.has(Point::QueueSort) && c.name == plugins::SORTS;
     if chosen.iter().filter(sorts).count() != 1 {
         let problem = "one queue sort plugin required";
-        return Err(invalid(format!("{within}.queueSort"), problem));
+        mistakes.note(format!("{within}.queueSort"), problem);
     }
     let binds = |c: &&Chosen| c.points.has(Point::Bind) && c.name == plugins::BINDS;
     if chosen.iter().filter(binds).count() == 0 {
         let problem = "at least one bind plugin is needed";
-        return Err(invalid(format!("{within}.bind"), problem));
+        mistakes.note(format!("{within}.bind"), problem);
     }
     chosen.retain(|c| c.points != Points::NONE);
-    Ok(ProfileConfig {
+    ProfileConfig {
         name,
         plugins: chosen,
-        percentage: percentage(
-            &format!("{field}.percentageOfNodesToScore"),
-            file.percentage_of_nodes_to_score,
-        )?,
-    })
+        percentage,
+    }
+}
+
+fn check_set(field: &str, set: &PluginSet, known: &[Chosen], mistakes: &mut Mistakes) {
+    let is_known = |name: &str| known.iter().any(|c| c.name == name);
+    for (at, plugin) in set.enabled.iter().enumerate() {
+        let name = plugin.name.as_str();
+        let field = format!("{field}.enabled[{at}]");
+        if GONE.contains(&name) {
+            let problem = format!(
+                "Invalid value: {name:?}: was invalid in version \"v1\" (KubeSchedulerConfiguration is version \"{API_VERSION}\")"
+            );
+            mistakes.note(field, problem);
+        } else if !is_known(name) {
+            mistakes.note(field, format!("plugin {name:?} does not exist"));
+        } else if set.enabled[..at].iter().any(|p| p.name == name) {
+            mistakes.note(field, format!("plugin {name:?} already registered"));
+        } else if plugin.weight < 0 {
+            let problem = format!("Invalid value: {}: must not be negative", plugin.weight);
+            mistakes.note(format!("{field}.weight"), problem);
+        }
+    }
+    for (at, plugin) in set.disabled.iter().enumerate() {
+        let name = plugin.name.as_str();
+        if name != "*" && !is_known(name) && !GONE.contains(&name) {
+            let field = format!("{field}.disabled[{at}]");
+            mistakes.note(field, format!("plugin {name:?} does not exist"));
+        }
+    }
 }
 
 /// Disables and enables plugins at a point, or (`None`) at all.
@@ -350,16 +429,18 @@ fn arguments(
     field: &str,
     chosen: &mut [Chosen],
     configs: Vec<PluginConfig>,
-) -> Result<(), ConfigError> {
+    mistakes: &mut Mistakes,
+) {
     for (at, config) in configs.into_iter().enumerate() {
         let field = format!("{field}.pluginConfig[{at}]");
         let Some(one) = chosen.iter_mut().find(|c| c.name == config.name) else {
             let problem = format!("plugin {:?} does not exist", config.name);
-            return Err(invalid(field, problem));
+            mistakes.note(field, problem);
+            continue;
         };
         if one.args != Value::Null {
-            let problem = format!("repeated config for plugin {}", one.name);
-            return Err(invalid(field, problem));
+            mistakes.note(field, format!("Duplicate value: {:?}", one.name));
+            continue;
         }
         one.args = config.args;
         if let Value::Object(args) = &mut one.args {
@@ -368,13 +449,14 @@ fn arguments(
             let expected = format!("{}Args", one.name);
             if kind.is_some_and(|k| k != expected.as_str()) {
                 let problem = format!("args for plugin {} were not of type {expected}", one.name);
-                return Err(invalid(field, problem));
+                mistakes.note(field, problem);
+                continue;
             }
         }
-        plugins::check(one.name, &one.args)
-            .map_err(|problem| invalid(format!("{field}.args"), problem))?;
+        if let Err(problem) = plugins::check(one.name, &one.args) {
+            mistakes.note(format!("{field}.args"), problem);
+        }
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -431,19 +513,19 @@ profiles:
             ("profile: []", "profile"),
             (
                 "percentageOfNodesToScore: 101",
-                "percentageOfNodesToScore: invalid value: 101: not in valid range [0-100]",
+                "percentageOfNodesToScore: Invalid value: 101: not in valid range [0-100]",
             ),
             (
                 "podInitialBackoffSeconds: 20",
-                "podMaxBackoffSeconds: must be greater than or equal to podInitialBackoffSeconds",
+                "podMaxBackoffSeconds: Invalid value: 10: must be greater than or equal to PodInitialBackoffSeconds",
             ),
             (
                 "profiles: [{schedulerName: a}, {schedulerName: a}]",
-                "profiles[1].schedulerName: duplicate value: \"a\"",
+                "profiles[1].schedulerName: Duplicate value: \"profiles[0].schedulerName\"",
             ),
             (
                 "profiles: [{plugins: {filter: {enabled: [{name: Nope}]}}}]",
-                "profiles[0].plugins.filter: plugin \"Nope\" does not exist",
+                "profiles[0].plugins.filter.enabled[0]: plugin \"Nope\" does not exist",
             ),
             (
                 "profiles: [{plugins: {filters: {}}}]",
@@ -463,7 +545,7 @@ profiles:
             ),
             (
                 "profiles: [{pluginConfig: [{name: InterPodAffinity, args: {hardPodAffinityWeight: 101}}]}]",
-                "profiles[0].pluginConfig[0].args: hardPodAffinityWeight: invalid value 101: not in valid range [0, 100]",
+                "profiles[0].pluginConfig[0].args: hardPodAffinityWeight: Invalid value: 101: not in valid range [0, 100]",
             ),
             (
                 "profiles: [{pluginConfig: [{name: InterPodAffinity, args: {hard: 1}}]}]",
@@ -474,10 +556,59 @@ profiles:
                 "profiles[0].pluginConfig[0]: args for plugin InterPodAffinity were not of type InterPodAffinityArgs",
             ),
             ("extenders: [{filterVerb: f}]", "urlPrefix"),
+            (
+                "percentageOfNodesToScore: -1",
+                "percentageOfNodesToScore: Invalid value: -1: not in valid range [0-100]",
+            ),
+            (
+                "podInitialBackoffSeconds: 0",
+                "podInitialBackoffSeconds: Invalid value: 0: must be greater than 0",
+            ),
+            (
+                "parallelism: 0",
+                "parallelism: Invalid value: 0: should be an integer value greater than zero",
+            ),
+            (
+                "profiles: [{schedulerName: ''}]",
+                "profiles[0].schedulerName: Required value",
+            ),
+            (
+                "profiles: [{plugins: {filter: {enabled: [{name: EBSLimits}]}}}]",
+                "profiles[0].plugins.filter.enabled[0]: Invalid value: \"EBSLimits\": was invalid in version \"v1\" (KubeSchedulerConfiguration is version \"kubescheduler.config.k8s.io/v1\")",
+            ),
+            (
+                "profiles: [{plugins: {score: {enabled: [{name: NodeAffinity}, {name: NodeAffinity}]}}}]",
+                "profiles[0].plugins.score.enabled[1]: plugin \"NodeAffinity\" already registered",
+            ),
+            (
+                "profiles: [{plugins: {score: {enabled: [{name: NodeAffinity, weight: -2}]}}}]",
+                "profiles[0].plugins.score.enabled[0].weight: Invalid value: -2: must not be negative",
+            ),
+            (
+                "profiles: [{pluginConfig: [{name: NodeAffinity}, {name: NodeAffinity, args: {}}, {name: NodeAffinity, args: {}}]}]",
+                "profiles[0].pluginConfig[2]: Duplicate value: \"NodeAffinity\"",
+            ),
+            (
+                "extenders: [{urlPrefix: 'http://a', prioritizeVerb: p}]",
+                "extenders[0].weight: Invalid value: 0: must have a positive weight applied to it",
+            ),
+            (
+                "extenders: [{urlPrefix: 'http://a', managedResources: [{name: a/b}]}, {urlPrefix: 'http://b', managedResources: [{name: a/b}]}]",
+                "extenders[1].managedResources[0].name: Invalid value: \"a/b\": duplicate extender managed resource name",
+            ),
+            (
+                "extenders: [{urlPrefix: 'http://a', bindVerb: b}, {urlPrefix: 'http://b', bindVerb: b}]",
+                "extenders: Invalid value: \"found 2 extenders implementing bind\": only one extender can implement bind",
+            ),
         ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
         }
+        let all = parse("percentageOfNodesToScore: 101\nprofiles: [{schedulerName: ''}]");
+        assert_eq!(
+            all.unwrap_err().to_string(),
+            "[percentageOfNodesToScore: Invalid value: 101: not in valid range [0-100], profiles[0].schedulerName: Required value]"
+        );
         let other = Configuration::parse("apiVersion: v1\nkind: Pod\n").unwrap_err();
         assert!(
             other.to_string().starts_with("apiVersion: no kind \"Pod\""),

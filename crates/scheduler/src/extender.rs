@@ -142,12 +142,14 @@ impl ExtenderConfig {
     pub fn check(&self) -> Result<(), (&'static str, String)> {
         let prefix = self.url_prefix.as_str();
         if !prefix.starts_with("http://") && !prefix.starts_with("https://") {
-            let problem = format!("invalid value {prefix:?}: must be an http or https address");
+            let problem = format!("Invalid value: {prefix:?}: must be an http or https address");
             return Err(("urlPrefix", problem));
         }
         if !self.prioritize_verb.is_empty() && self.weight <= 0 {
-            let problem = "must have a positive weight applied to it";
-            return Err(("weight", problem.to_owned()));
+            let weight = self.weight;
+            let problem =
+                format!("Invalid value: {weight}: must have a positive weight applied to it");
+            return Err(("weight", problem));
         }
         if let Some(text) = &self.http_timeout
             && duration(text).is_none()

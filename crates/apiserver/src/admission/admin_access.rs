@@ -18,6 +18,10 @@ impl Plugin for DeviceAdminAccess {
         "DeviceAdminAccess"
     }
 
+    fn handles(&self, review: &Review<'_>) -> bool {
+        review.resource.kind.group == GROUP
+    }
+
     fn validate<'a>(&'a self, review: &'a Review<'a>, object: &'a Value) -> Admitted<'a> {
         Box::pin(async move {
             let Some(field) = newly_wanted(review, object) else {
@@ -44,12 +48,8 @@ impl Plugin for DeviceAdminAccess {
 
 /// Where access is asked for or granted that was not there before.
 fn newly_wanted(review: &Review<'_>, object: &Value) -> Option<String> {
-    let kind = &review.resource.kind;
-    if kind.group != GROUP {
-        return None;
-    }
     let created = review.operation == Operation::Create;
-    match (kind.resource.as_str(), review.subresource) {
+    match (review.resource.kind.resource.as_str(), review.subresource) {
         ("resourceclaims", "") if created => requested(object, &["spec", "devices", "requests"]),
         ("resourceclaimtemplates", "") if created => {
             requested(object, &["spec", "spec", "devices", "requests"])

@@ -18,11 +18,13 @@ impl Plugin for PersistentVolumeClaimResize {
         "PersistentVolumeClaimResize"
     }
 
+    fn handles(&self, review: &Review<'_>) -> bool {
+        review.operation == Operation::Update && review.is("", "persistentvolumeclaims")
+    }
+
     fn validate<'a>(&'a self, review: &'a Review<'a>, object: &'a Value) -> Admitted<'a> {
         Box::pin(async move {
-            let due =
-                review.operation == Operation::Update && review.is("", "persistentvolumeclaims");
-            let Some(old) = review.old.filter(|old| due && grows(old, object)) else {
+            let Some(old) = review.old.filter(|old| grows(old, object)) else {
                 return Ok(());
             };
             if meta::str_at(old, &["status", "phase"]) != "Bound" {

@@ -48,13 +48,8 @@ const MANAGED: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// Most pods mount no claims: decoding each would cost more than looking for the words.
-fn mentions(entry: &Entry, word: &str) -> bool {
-    let word = word.as_bytes();
-    entry.bytes().windows(word.len()).any(|w| w == word)
-}
-
 fn mounts_claims(entry: &Entry) -> bool {
-    mentions(entry, "\"persistentVolumeClaim\"") || mentions(entry, "\"ephemeral\"")
+    entry.mentions("\"persistentVolumeClaim\"") || entry.mentions("\"ephemeral\"")
 }
 
 /// The pods of a node that mount a volume, by volume.
@@ -195,7 +190,7 @@ impl Attacher {
         let mut pods = self.pods.entries_in(&claim.namespace);
         let mounts = |pod: &Pod| source::claims_of(pod).iter().any(|c| c.name == *claim.name);
         pods.retain(|p| {
-            p.node.is_some() && mentions(p, &claim.name) && p.decode().is_ok_and(|pod| mounts(&pod))
+            p.node.is_some() && p.mentions(&claim.name) && p.decode().is_ok_and(|pod| mounts(&pod))
         });
         pods
     }
@@ -312,7 +307,7 @@ impl Attacher {
         let all = self.attachments.entries();
         let mut others = all
             .iter()
-            .filter(|e| e.node.as_deref() != Some(node) && mentions(e, volume))
+            .filter(|e| e.node.as_deref() != Some(node) && e.mentions(volume))
             .filter_map(|e| e.decode::<VolumeAttachment>().ok());
         others.any(|a| a.spec.source.persistent_volume_name.as_deref() == Some(volume))
     }

@@ -237,6 +237,38 @@ mod tests {
     }
 
     #[test]
+    fn pods_of_two_families_answer_in_each() {
+        let mut service = service(json!([{"port": 80}]));
+        assert_eq!(families(&service), ["IPv4"]);
+        let both = vec!["IPv6".to_owned(), "IPv4".to_owned()];
+        service.spec.as_mut().unwrap().ip_families = Some(both);
+        let mut dual = pod("a", "10.0.0.2", 80, "True");
+        let ips = json!([{"ip": "10.0.0.2"}, {"ip": "fd00::2"}]);
+        dual.status.as_mut().unwrap().pod_ips = serde_json::from_value(ips).unwrap();
+        let pods = [
+            dual,
+            pod("b", "fd00::3", 80, "True"),
+            pod("c", "10.0.0.4", 80, "True"),
+        ];
+        let found = families(&service).into_iter().map(|family| {
+            let groups = group(&service, &pods, &family, |_| Some(None));
+            let all = groups.into_values().flatten();
+            (family, all.map(|b| b.address).collect::<Vec<_>>())
+        });
+        let expected = [
+            (
+                "IPv6".to_owned(),
+                vec!["fd00::2".to_owned(), "fd00::3".to_owned()],
+            ),
+            (
+                "IPv4".to_owned(),
+                vec!["10.0.0.2".to_owned(), "10.0.0.4".to_owned()],
+            ),
+        ];
+        assert_eq!(found.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
     fn a_port_that_a_pod_does_not_have_is_left_out() {
         let service = service(json!([{"port": 80, "targetPort": "nope"}]));
         let pods = [pod("a", "10.0.0.2", 1, "True")];

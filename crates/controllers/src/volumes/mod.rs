@@ -20,7 +20,7 @@ use std::{
 };
 
 use client::{
-    Cache, Change, Error, EventType, Key, Queue, Reconcile, Recorder, Requeue, Scope, events, write,
+    Cache, Change, Error, Key, Queue, Reconcile, Recorder, Requeue, Scope, events, write,
 };
 use futures::future::BoxFuture;
 use k8s_openapi::api::{
@@ -179,12 +179,8 @@ impl Binder {
             }
             ClaimAct::Wait(why) => {
                 self.claim_phase(key, &claim, "Pending").await?;
-                let Some((reason, message)) = why else {
+                let Some((kind, reason, message)) = why else {
                     return Ok(Requeue::OnChange);
-                };
-                let kind = match reason {
-                    "ProvisioningFailed" => EventType::Warning,
-                    _ => EventType::Normal,
                 };
                 self.recorder
                     .event(&events::reference(&claim), kind, reason, message);
@@ -309,20 +305,14 @@ impl Binder {
             .and_then(|c| c.get("storage"))
             .cloned();
         let status = claim.status.clone().unwrap_or_default();
-        let known = status
-            .capacity
-            .as_ref()
-            .and_then(|c| c.get("storage"))
-            .cloned();
-        if status.phase.as_deref() != Some("Bound")
-            || status.access_modes != spec.access_modes
-            || known != capacity
-        {
-            let patch = json!({"status": {
-                "phase": "Bound",
-                "accessModes": spec.access_modes,
-                "capacity": {"storage": capacity},
-            }});
+        let new = status.phase.as_deref() != Some("Bound");
+        if new || status.access_modes != spec.access_modes {
+            let mut known = json!({"phase": "Bound", "accessModes": spec.access_modes});
+            if new {
+                // Later it is told by whoever grows the file system, which may be smaller.
+                known["capacity"] = json!({"storage": capacity});
+            }
+            let patch = json!({"status": known});
             let written = write::patch_status(&api, &key.name, &patch).await?;
             revision = written.as_ref().map_or(revision, write::revision_of);
         }

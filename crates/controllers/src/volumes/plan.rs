@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, str::FromStr};
 
 use api::quantity::Quantity;
-use client::Selector;
+use client::{EventType, Selector};
 use k8s_openapi::{
     api::{
         core::v1::{
@@ -36,7 +36,7 @@ pub enum ClaimAct {
     /// Bind it to this volume, as far as that is not done yet.
     Bind(Box<PersistentVolume>),
     /// It has to wait, for this reason if it is worth an event.
-    Wait(Option<(&'static str, String)>),
+    Wait(Option<(EventType, &'static str, String)>),
     /// A volume has to be made for it.
     Provision,
     /// Its volume is gone or somebody else's.
@@ -63,15 +63,61 @@ pub fn claim(
         return choose(claim, class, volumes, node);
     }
     match named {
-        Some(volume) if volume_ref(volume).is_none_or(|r| refers_to(r, claim)) => {
-            ClaimAct::Bind(Box::new(volume.clone()))
-        }
-        Some(_) => {
-            let message = format!("volume \"{name}\" already bound to a different claim.");
-            ClaimAct::Wait(Some(("FailedBinding", message)))
-        }
+        Some(volume) => match volume_ref(volume) {
+            Some(other) if !refers_to(other, claim) => {
+                let message = format!("volume \"{name}\" already bound to a different claim.");
+                ClaimAct::Wait(Some((EventType::Warning, "FailedBinding", message)))
+            }
+            // Whoever has reserved it for the claim knows what it is.
+            Some(_) => ClaimAct::Bind(Box::new(volume.clone())),
+            None => match mismatch(volume, claim) {
+                Some(why) => {
+                    let message = format!("Cannot bind to requested volume \"{name}\": {why}");
+                    ClaimAct::Wait(Some((EventType::Warning, "VolumeMismatch", message)))
+                }
+                None => ClaimAct::Bind(Box::new(volume.clone())),
+            },
+        },
         None => ClaimAct::Wait(None),
     }
+}
+
+/// Why a volume is not what a claim asks for.
+fn mismatch(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Option<String> {
+    let (offer, wanted) = (volume.spec.as_ref()?, claim_spec(claim)?);
+    if volume.metadata.deletion_timestamp.is_some() {
+        let name = volume.metadata.name.as_deref().unwrap_or_default();
+        return Some(format!("the volume is marked for deletion \"{name}\""));
+    }
+    let text = |t: &Option<String>| t.clone().unwrap_or_default();
+    let mode = |t: &Option<String>| t.clone().unwrap_or_else(|| "Filesystem".into());
+    let attributes = |t: &Option<String>| t.clone().filter(|name| !name.is_empty());
+    let why = if capacity(volume) < request(wanted) {
+        "requested PV is too small"
+    } else if text(&offer.storage_class_name) != text(&wanted.storage_class_name) {
+        "storageClassName does not match"
+    } else if attributes(&offer.volume_attributes_class_name)
+        != attributes(&wanted.volume_attributes_class_name)
+    {
+        "volumeAttributesClassName does not match"
+    } else if mode(&offer.volume_mode) != mode(&wanted.volume_mode) {
+        "incompatible volumeMode"
+    } else if !offers_modes(offer, wanted) {
+        "incompatible accessMode"
+    } else {
+        return None;
+    };
+    Some(why.to_owned())
+}
+
+fn offers_modes(volume: &PersistentVolumeSpec, claim: &PersistentVolumeClaimSpec) -> bool {
+    let offered = volume.access_modes.as_deref().unwrap_or_default();
+    let mut wanted = claim.access_modes.iter().flatten();
+    wanted.all(|m| offered.contains(m))
+}
+
+fn request(claim: &PersistentVolumeClaimSpec) -> Quantity {
+    storage(claim.resources.as_ref().and_then(|r| r.requests.as_ref()))
 }
 
 fn settled(
@@ -114,7 +160,7 @@ fn choose(
     }
     if waits {
         let message = "waiting for first consumer to be created before binding".into();
-        return ClaimAct::Wait(Some(("WaitForFirstConsumer", message)));
+        return ClaimAct::Wait(Some((EventType::Normal, "WaitForFirstConsumer", message)));
     }
     let wanted = claim_spec(claim)
         .and_then(|s| s.storage_class_name.as_deref())
@@ -122,10 +168,11 @@ fn choose(
     if wanted.is_empty() {
         let message =
             "no persistent volumes available for this claim and no storage class is set".into();
-        return ClaimAct::Wait(Some(("FailedBinding", message)));
+        return ClaimAct::Wait(Some((EventType::Normal, "FailedBinding", message)));
     }
     match class {
         None => ClaimAct::Wait(Some((
+            EventType::Warning,
             "ProvisioningFailed",
             format!("storageclass.storage.k8s.io \"{wanted}\" not found"),
         ))),
@@ -143,7 +190,7 @@ fn best<'a>(
 ) -> Option<&'a PersistentVolume> {
     let spec = claim_spec(claim)?;
     let selector = spec.selector.as_ref().and_then(|s| Selector::of(s).ok());
-    let request = storage(spec.resources.as_ref().and_then(|r| r.requests.as_ref()));
+    let request = request(spec);
     let mut fitting: Vec<&PersistentVolume> = volumes
         .iter()
         .filter(|v| v.metadata.deletion_timestamp.is_none())
@@ -177,14 +224,9 @@ fn best<'a>(
 fn suits(volume: &PersistentVolumeSpec, claim: &PersistentVolumeClaimSpec) -> bool {
     let text = |t: &Option<String>| t.clone().unwrap_or_default();
     let mode = |t: &Option<String>| t.clone().unwrap_or_else(|| "Filesystem".into());
-    let offered = volume.access_modes.as_deref().unwrap_or_default();
     text(&volume.storage_class_name) == text(&claim.storage_class_name)
         && mode(&volume.volume_mode) == mode(&claim.volume_mode)
-        && claim
-            .access_modes
-            .iter()
-            .flatten()
-            .all(|m| offered.contains(m))
+        && offers_modes(volume, claim)
 }
 
 fn storage(list: Option<&BTreeMap<String, Text>>) -> Quantity {
@@ -326,7 +368,7 @@ mod tests {
     fn chosen(claim_: &PersistentVolumeClaim, volumes: &[PersistentVolume]) -> String {
         match claim(claim_, None, volumes, None) {
             ClaimAct::Bind(v) => v.metadata.name.unwrap(),
-            ClaimAct::Wait(Some((reason, _))) => reason.into(),
+            ClaimAct::Wait(Some((_, _, message))) => message,
             other => format!("{other:?}"),
         }
     }
@@ -345,20 +387,50 @@ mod tests {
         ];
         assert_eq!(chosen(&pvc(json!({})), &volumes), "right");
         let many = pvc(json!({"accessModes": ["ReadWriteMany"], "storageClassName": ""}));
-        assert_eq!(chosen(&many, &volumes), "FailedBinding");
+        let none = "no persistent volumes available for this claim and no storage class is set";
+        assert_eq!(chosen(&many, &volumes), none);
         let picky = pvc(json!({"selector": {"matchLabels": {"disk": "large"}}}));
         assert_eq!(chosen(&picky, &volumes), "large");
         let mut with = volumes.to_vec();
         with.push(pv("reserved", "50Gi", mine));
         assert_eq!(chosen(&pvc(json!({})), &with), "reserved");
-        assert_eq!(
-            chosen(&pvc(json!({"volumeName": "small"})), &volumes),
-            "small"
-        );
-        assert_eq!(
-            chosen(&pvc(json!({"volumeName": "taken"})), &volumes),
-            "FailedBinding"
-        );
+    }
+
+    #[test]
+    fn a_volume_that_is_named_has_to_satisfy_all_the_same() {
+        let taken = json!({"claimRef": {"namespace": "n", "name": "d"}});
+        let mine = json!({"claimRef": {"namespace": "n", "name": "c"}});
+        let volumes = [
+            pv("large", "20Gi", json!({})),
+            pv("small", "1Gi", json!({})),
+            pv("classless", "5Gi", json!({"storageClassName": ""})),
+            pv("block", "5Gi", json!({"volumeMode": "Block"})),
+            pv("shared", "5Gi", json!({"accessModes": ["ReadOnlyMany"]})),
+            pv("taken", "5Gi", taken),
+            pv("reserved", "1Gi", mine),
+        ];
+        let mismatch =
+            |name: &str, why: &str| format!("Cannot bind to requested volume \"{name}\": {why}");
+        for (name, expected) in [
+            ("large", "large".to_owned()),
+            ("reserved", "reserved".to_owned()),
+            ("small", mismatch("small", "requested PV is too small")),
+            (
+                "classless",
+                mismatch("classless", "storageClassName does not match"),
+            ),
+            ("block", mismatch("block", "incompatible volumeMode")),
+            ("shared", mismatch("shared", "incompatible accessMode")),
+            (
+                "taken",
+                "volume \"taken\" already bound to a different claim.".to_owned(),
+            ),
+        ] {
+            assert_eq!(
+                chosen(&pvc(json!({"volumeName": name})), &volumes),
+                expected
+            );
+        }
     }
 
     #[test]
@@ -385,7 +457,7 @@ mod tests {
         };
         assert!(matches!(
             of(&late, None, all),
-            ClaimAct::Wait(Some(("WaitForFirstConsumer", _)))
+            ClaimAct::Wait(Some((EventType::Normal, "WaitForFirstConsumer", _)))
         ));
         assert!(matches!(
             of(&late, Some(&node("m")), all),
@@ -395,7 +467,7 @@ mod tests {
         assert_eq!(of(&soon, None, &[]), ClaimAct::Provision);
         assert!(matches!(
             claim(&pvc(json!({})), None, &[], None),
-            ClaimAct::Wait(Some(("ProvisioningFailed", _)))
+            ClaimAct::Wait(Some((EventType::Warning, "ProvisioningFailed", _)))
         ));
     }
 

@@ -125,11 +125,11 @@ impl Reconcile for Claims {
             self.pods
                 .list_in(&key.namespace)
                 .iter()
-                .any(|p| uses(p, &key.name))
+                .any(|p| uses(p, &entry))
         };
         let act = decide(&entry, CLAIM_FINALIZER, in_use);
         // The cache may not know yet of a pod that was given its node just now.
-        if act == Act::Remove && self.is_used_by_now(key).await? {
+        if act == Act::Remove && self.is_used_by_now(key, &entry).await? {
             return Ok(Requeue::OnChange);
         }
         if act != Act::Nothing {
@@ -143,12 +143,12 @@ impl Reconcile for Claims {
 
 impl Claims {
     /// Asks the server, page by page, whether a pod uses the claim.
-    async fn is_used_by_now(&self, key: &Key) -> Result<bool, Error> {
+    async fn is_used_by_now(&self, key: &Key, claim: &Entry) -> Result<bool, Error> {
         let api = write::namespaced::<Pod>(&self.context.client, &key.namespace);
         let mut page = ListParams::default().limit(PAGE_PODS);
         loop {
             let pods = api.list(&page).await?;
-            if pods.items.iter().any(|pod| uses(pod, &key.name)) {
+            if pods.items.iter().any(|pod| uses(pod, claim)) {
                 return Ok(true);
             }
             match pods.metadata.continue_.filter(|token| !token.is_empty()) {
@@ -160,16 +160,23 @@ impl Claims {
 }
 
 /// Pods without a node cannot start any more once the claim is being deleted.
-fn uses(pod: &Pod, claim: &str) -> bool {
+fn uses(pod: &Pod, claim: &Entry) -> bool {
     let Some(spec) = &pod.spec else { return false };
-    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let meta = &pod.metadata;
+    let (name, uid) = (
+        meta.name.as_deref().unwrap_or_default(),
+        meta.uid.as_deref(),
+    );
+    // One that is only there until its dependents are gone does not wait for its own claims.
+    let over = meta.deletion_timestamp.is_some() && meta.deletion_grace_period_seconds == Some(0);
+    let made_for_it = claim.controller().is_some_and(|o| Some(&*o.uid) == uid);
+    let claim = &*claim.key.name;
     !pods::node(pod).is_empty()
         && spec.volumes.iter().flatten().any(|v| {
-            let direct = v
-                .persistent_volume_claim
-                .as_ref()
-                .is_some_and(|c| c.claim_name == claim);
-            direct || v.ephemeral.is_some() && format!("{name}-{}", v.name) == claim
+            let direct = v.persistent_volume_claim.as_ref();
+            let made =
+                || v.ephemeral.is_some() && made_for_it && format!("{name}-{}", v.name) == claim;
+            direct.is_some_and(|c| c.claim_name == claim) || !over && made()
         })
 }
 
@@ -227,6 +234,7 @@ mod tests {
     };
 
     use http::{Method, Request, Response};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::Value;
 
     use super::*;
@@ -284,14 +292,30 @@ mod tests {
     fn scheduled_pods_use_their_claims() {
         let pod = |node: &str| -> Pod {
             serde_json::from_value(json!({
-                "metadata": {"name": "p"},
+                "metadata": {"name": "p", "uid": "u"},
                 "spec": {"containers": [], "nodeName": node, "volumes": [
                     {"name": "d", "persistentVolumeClaim": {"claimName": "c"}},
                     {"name": "e", "ephemeral": {}}]},
             }))
             .unwrap()
         };
-        assert!(uses(&pod("n"), "c") && uses(&pod("n"), "p-e"));
-        assert!(!uses(&pod("n"), "d") && !uses(&pod(""), "c"));
+        let claim = |name: &str, owner: &str| {
+            let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": owner, "controller": true});
+            let claim = json!({"metadata": {"name": name, "namespace": "n", "uid": "c", "ownerReferences": [owner]}});
+            client::cache::parse_entry(claim.to_string().as_bytes()).unwrap()
+        };
+        for (name, owner, expected) in [
+            ("c", "", true),
+            ("p-e", "u", true),
+            ("p-e", "other", false),
+            ("d", "", false),
+        ] {
+            assert_eq!(uses(&pod("n"), &claim(name, owner)), expected, "{name}");
+        }
+        assert!(!uses(&pod(""), &claim("c", "")));
+        let mut over = pod("n");
+        over.metadata.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH));
+        over.metadata.deletion_grace_period_seconds = Some(0);
+        assert!(uses(&over, &claim("c", "")) && !uses(&over, &claim("p-e", "u")));
     }
 }

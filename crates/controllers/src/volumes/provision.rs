@@ -145,8 +145,7 @@ pub async fn remove_data(context: &Context, volume: &PersistentVolume) -> Result
         .as_ref()
         .and_then(|s| s.host_path.as_ref())
         .map(|h| PathBuf::from(&h.path));
-    let (Some(folders), true, Some(path)) =
-        (&context.config.volumes, is_made_here(volume), path)
+    let (Some(folders), true, Some(path)) = (&context.config.volumes, is_made_here(volume), path)
     else {
         return Ok(false);
     };

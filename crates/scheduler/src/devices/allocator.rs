@@ -428,7 +428,7 @@ impl<'a> Search<'a> {
     fn is_tolerated(&self, at: At, device: &Device) -> bool {
         let rules = self.ground.rules.iter().filter(|r| {
             let selector = r.spec.device_selector.as_ref();
-            selector.is_none_or(|s| {
+            selector.is_some_and(|s| {
                 let is =
                     |text: &Option<String>, name: &str| text.as_ref().is_none_or(|t| t == name);
                 is(&s.driver, &device.id.pool.driver)

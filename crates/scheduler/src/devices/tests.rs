@@ -336,6 +336,9 @@ fn taints_keep_claims_away_that_do_not_tolerate_them() {
         (json!({"driver": "d", "device": "a"}), "r=p/b"),
         (json!({"driver": "e"}), "r=p/a"),
         (json!({"pool": "p"}), "None"),
+        (json!({}), "None"),
+        // Without a selector a rule is about no device.
+        (Value::Null, "r=p/a"),
     ] {
         let mut world = of("None");
         world.rules = vec![rule(selector.clone())];

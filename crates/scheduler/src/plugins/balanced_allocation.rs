@@ -39,7 +39,7 @@ fn parse(args: Value) -> Result<NodeResourcesBalancedAllocation, String> {
     let args: Args = super::args(args)?;
     if let Some(odd) = args.resources.iter().position(|r| r.weight != 1) {
         return Err(format!(
-            "resources[{odd}].weight: invalid value {}: must be 1",
+            "resources[{odd}].weight: Invalid value: {}: must be 1",
             args.resources[odd].weight
         ));
     }

@@ -60,7 +60,7 @@ fn parse(args: Value) -> Result<Args, String> {
     let percentage = args.min_candidate_nodes_percentage;
     if percentage > 100 {
         return Err(format!(
-            "minCandidateNodesPercentage: invalid value {percentage}: not in valid range [0, 100]"
+            "minCandidateNodesPercentage: Invalid value: {percentage}: not in valid range [0, 100]"
         ));
     }
     if percentage == 0 && args.min_candidate_nodes_absolute == 0 {

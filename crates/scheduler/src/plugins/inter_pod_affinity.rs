@@ -63,7 +63,7 @@ fn parse(args: Value) -> Result<InterPodAffinity, String> {
     let weight = args.hard_pod_affinity_weight;
     if !(0..=100).contains(&weight) {
         return Err(format!(
-            "hardPodAffinityWeight: invalid value {weight}: not in valid range [0, 100]"
+            "hardPodAffinityWeight: Invalid value: {weight}: not in valid range [0, 100]"
         ));
     }
     Ok(InterPodAffinity {

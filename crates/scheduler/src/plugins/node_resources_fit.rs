@@ -54,7 +54,7 @@ fn parse(args: Value) -> Result<NodeResourcesFit, String> {
         .find(|g| g.contains('/'))
     {
         return Err(format!(
-            "ignoredResourceGroups: invalid value {group:?}: resource group name can't contain '/'"
+            "ignoredResourceGroups: Invalid value: {group:?}: resource group name can't contain '/'"
         ));
     }
     Ok(NodeResourcesFit {
@@ -63,6 +63,46 @@ fn parse(args: Value) -> Result<NodeResourcesFit, String> {
         strategy,
         devices: None,
     })
+}
+
+/// What a pod wants of one resource, and what of it a node has.
+struct Amount<'a> {
+    name: &'a str,
+    /// Whether it is one of those that not every node has.
+    scalar: bool,
+    wants: i64,
+    has: i64,
+    used: i64,
+}
+
+fn amounts<'a>(
+    wants: &'a Resources,
+    has: &'a Resources,
+    used: &'a Resources,
+) -> impl Iterator<Item = Amount<'a>> {
+    let everywhere = |name: &'a str, of: fn(&Resources) -> i64| Amount {
+        name,
+        scalar: false,
+        wants: of(wants),
+        has: of(has),
+        used: of(used),
+    };
+    let everywhere = [
+        everywhere("cpu", |r| r.milli_cpu),
+        everywhere("memory", |r| r.memory),
+        everywhere("ephemeral-storage", |r| r.ephemeral_storage),
+    ];
+    let scalar = wants.scalar.iter().map(move |(name, amount)| {
+        let of = |all: &Resources| all.scalar.get(name).copied().unwrap_or(0);
+        Amount {
+            name,
+            scalar: true,
+            wants: *amount,
+            has: of(has),
+            used: of(used),
+        }
+    });
+    everywhere.into_iter().chain(scalar)
 }
 
 impl NodeResourcesFit {
@@ -77,6 +117,15 @@ impl NodeResourcesFit {
         is_extended(name) && devices.is_some_and(|d| d.class_of_resource(name).is_some())
     }
 
+    /// Whether the node has to have what is wanted.
+    fn concerns(&self, amount: &Amount<'_>) -> bool {
+        let Amount {
+            name, wants, has, ..
+        } = *amount;
+        let elsewhere = || wants > 0 && has == 0 && self.is_delegated(name);
+        !amount.scalar || !self.ignores(name) && !elsewhere()
+    }
+
     /// What the node lacks for the pod.
     fn shortages(&self, pod: &PodInfo, node: &NodeInfo) -> Status {
         let Some(spec) = &node.spec else {
@@ -89,25 +138,10 @@ impl NodeResourcesFit {
         if node.pods().len() as i64 + 1 > has.pods {
             reasons.push("Too many pods".to_owned());
         }
-        let mut check = |name: &str, wants: i64, has: i64, used: i64| {
-            if wants > 0 && wants > has - used {
-                reasons.push(format!("Insufficient {name}"));
-                hopeless |= wants > has;
-            }
-        };
-        check("cpu", wants.milli_cpu, has.milli_cpu, used.milli_cpu);
-        check("memory", wants.memory, has.memory, used.memory);
-        check(
-            "ephemeral-storage",
-            wants.ephemeral_storage,
-            has.ephemeral_storage,
-            used.ephemeral_storage,
-        );
-        for (name, amount) in &wants.scalar {
-            let of = |all: &Resources| all.scalar.get(name).copied().unwrap_or(0);
-            let elsewhere = *amount > 0 && of(has) == 0 && self.is_delegated(name);
-            if !elsewhere && !self.ignores(name) {
-                check(name, *amount, of(has), of(used));
+        for one in amounts(wants, has, used).filter(|a| self.concerns(a)) {
+            if one.wants > 0 && one.wants > one.has - one.used {
+                reasons.push(format!("Insufficient {}", one.name));
+                hopeless |= one.wants > one.has;
             }
         }
         match (reasons.is_empty(), hopeless) {
@@ -135,6 +169,7 @@ impl Plugin for NodeResourcesFit {
         &[
             Happening::NodeAdd,
             Happening::NodeAllocatable,
+            Happening::PodUpdate,
             Happening::PodDelete,
         ]
     }
@@ -145,6 +180,12 @@ impl Plugin for NodeResourcesFit {
                 let empty = NodeInfo::new(NodeSpec::clone(new));
                 self.shortages(pod, &empty).is_success()
             }
+            // A pod that is resized in place may give back what this one lacks.
+            Event::Pod {
+                old: Some(old),
+                new: Some(new),
+            } => amounts(&pod.footprint.requested, &old.requested, &new.requested)
+                .any(|one| one.wants > 0 && one.used < one.has),
             _ => true,
         }
     }
@@ -158,31 +199,21 @@ impl Plugin for NodeResourcesFit {
         let (wants, has, used) = (&pod.footprint.requested, &spec.allocatable, &node.requested);
         let mut parts = Vec::new();
         let mut effort = 0;
-        let mut check = |name: &str, wants: i64, has: i64, used: i64| {
-            let free = (has - used).max(0);
-            if wants > 0 && wants > free {
-                let text = |amount: i64| written(name, amount);
-                let mut part = format!("needs {} {name}, {} free", text(wants), text(free));
-                if free > 0 {
-                    part += &format!(": lower the request by {}", text(wants - free));
-                } else {
-                    part += &format!(" of {}: end pods there, or add a node", text(has));
-                }
-                parts.push(part);
-                effort += 1000 * (wants - free) / wants;
+        for one in amounts(wants, has, used).filter(|a| self.concerns(a)) {
+            let Amount { name, wants, .. } = one;
+            let free = (one.has - one.used).max(0);
+            if wants <= free {
+                continue;
             }
-        };
-        check("cpu", wants.milli_cpu, has.milli_cpu, used.milli_cpu);
-        check("memory", wants.memory, has.memory, used.memory);
-        check(
-            "ephemeral-storage",
-            wants.ephemeral_storage,
-            has.ephemeral_storage,
-            used.ephemeral_storage,
-        );
-        for (name, amount) in wants.scalar.iter().filter(|(name, _)| !self.ignores(name)) {
-            let of = |all: &Resources| all.scalar.get(name).copied().unwrap_or(0);
-            check(name, *amount, of(has), of(used));
+            let text = |amount: i64| written(name, amount);
+            let mut part = format!("needs {} {name}, {} free", text(wants), text(free));
+            if free > 0 {
+                part += &format!(": lower the request by {}", text(wants - free));
+            } else {
+                part += &format!(" of {}: end pods there, or add a node", text(one.has));
+            }
+            parts.push(part);
+            effort += 1000 * (wants - free) / wants;
         }
         let count = node.pods().len() as i64;
         if count + 1 > has.pods {

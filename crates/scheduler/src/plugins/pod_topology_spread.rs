@@ -63,7 +63,7 @@ fn parse(args: Value) -> Result<Args, String> {
     let args: Args = super::args(args)?;
     if args.defaulting_type == Defaulting::System && !args.default_constraints.is_empty() {
         return Err(
-            "defaultingType: invalid value System: when .defaultConstraints are not empty".into(),
+            "defaultingType: Invalid value: System: when .defaultConstraints are not empty".into(),
         );
     }
     for (at, constraint) in args.default_constraints.iter().enumerate() {

@@ -64,19 +64,19 @@ impl Shape {
             let field = format!("{name}[{at}]");
             if !(0..=100).contains(&point.utilization) {
                 return Err(format!(
-                    "{field}.utilization: invalid value {}: not in valid range [0, 100]",
+                    "{field}.utilization: Invalid value: {}: not in valid range [0, 100]",
                     point.utilization
                 ));
             }
             if !(0..=MAX_SHAPE_SCORE).contains(&point.score) {
                 return Err(format!(
-                    "{field}.score: invalid value {}: not in valid range [0, {MAX_SHAPE_SCORE}]",
+                    "{field}.score: Invalid value: {}: not in valid range [0, {MAX_SHAPE_SCORE}]",
                     point.score
                 ));
             }
             if at > 0 && self.0[at - 1].utilization >= point.utilization {
                 return Err(format!(
-                    "{field}.utilization: invalid value {}: utilization values must be sorted in increasing order",
+                    "{field}.utilization: Invalid value: {}: values must be sorted in increasing order",
                     point.utilization
                 ));
             }
@@ -157,7 +157,7 @@ impl Strategy {
         for (at, resource) in self.resources.iter().enumerate() {
             if !(1..=100).contains(&resource.weight) {
                 return Err(format!(
-                    "scoringStrategy.resources[{at}].weight: invalid value {}: resource weight of {} not in valid range [1, 100]",
+                    "scoringStrategy.resources[{at}].weight: Invalid value: {}: resource weight of {} not in valid range (0, 100]",
                     resource.weight, resource.name
                 ));
             }

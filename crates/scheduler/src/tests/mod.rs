@@ -3,6 +3,7 @@
 mod affinity;
 mod classes;
 mod devices;
+mod hints;
 mod why;
 
 use std::{convert::Infallible, sync::Arc};

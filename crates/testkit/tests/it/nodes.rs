@@ -54,7 +54,7 @@ async fn pods_leave_a_silent_node_while_others_are_well() -> anyhow::Result<()> 
         rig.until("v1/nodes", node, "to be free", |n| taints(n).is_empty())
             .await?;
     }
-    hands.advance(45);
+    hands.advance(55);
     well.renew().await?;
     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     for node in ["n1", "n2"] {
@@ -111,7 +111,7 @@ async fn nobody_leaves_when_no_node_is_well() -> anyhow::Result<()> {
     .await?;
     rig.until("v1/nodes", "n1", "to be free", |n| taints(n).is_empty())
         .await?;
-    hands.advance(45);
+    hands.advance(55);
     poke(&rig, "n1", "first").await?;
     rig.until("v1/nodes", "n1", "to be unreachable", |n| {
         taints(n) == ["unreachable:NoSchedule"]

@@ -26,11 +26,25 @@ fn of_class(name: &str, class: &str, cpu: &str) -> Value {
     )
 }
 
+/// Two nodes, which the scheduler knows to be ready: as long as it takes one of them for unready,
+/// the more important of two pods would have the other one leave.
 async fn cluster() -> anyhow::Result<(Cluster, Vec<testkit::FakeNode>)> {
     let cluster = Cluster::start().await?;
-    let nodes = vec![cluster.add_node("n1").await?, cluster.add_node("n2").await?];
+    let client = cluster.client();
+    let mut nodes = Vec::new();
+    for name in ["n1", "n2"] {
+        nodes.push(cluster.add_node(name).await?);
+        let there = json!({"/spec/nodeSelector": {"kubernetes.io/hostname": name}});
+        let probe = format!("probe-{name}");
+        objects(&client, &[pod(&probe, json!({}), there)]).await?;
+        node_of(&client, &probe).await?;
+        let pods = write::namespaced::<Pod>(&client, "default");
+        pods.delete(&probe, &DeleteParams::default().grace_period(0))
+            .await?;
+        gone(&cluster, &probe).await?;
+    }
     let classes = [class("low", 1), class("medium", 100), class("high", 1000)];
-    objects(&cluster.client(), &classes).await?;
+    objects(&client, &classes).await?;
     Ok((cluster, nodes))
 }
 
@@ -42,18 +56,25 @@ async fn gone(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
     .await
 }
 
+/// Fills both nodes with less important pods.
+async fn occupy(client: &client::Client) -> anyhow::Result<()> {
+    let first = [
+        of_class("first", "low", "3"),
+        of_class("second", "medium", "3"),
+    ];
+    objects(client, &first).await?;
+    node_of(client, "first").await?;
+    node_of(client, "second").await?;
+    Ok(())
+}
+
 /// Conformance: Scheduler, Basic Preemption
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_least_important_pod_makes_room() -> anyhow::Result<()> {
     let (cluster, _nodes) = cluster().await?;
     let client = cluster.client();
-    let first = [
-        of_class("first", "low", "3"),
-        of_class("second", "medium", "3"),
-    ];
-    objects(&client, &first).await?;
+    occupy(&client).await?;
     let room = node_of(&client, "first").await?;
-    node_of(&client, "second").await?;
     objects(&client, &[of_class("preemptor", "high", "3")]).await?;
     assert_eq!(node_of(&client, "preemptor").await?, room);
     gone(&cluster, "first").await?;
@@ -82,13 +103,7 @@ async fn the_least_important_pod_makes_room() -> anyhow::Result<()> {
 async fn a_critical_pod_of_the_system_gets_room() -> anyhow::Result<()> {
     let (cluster, _nodes) = cluster().await?;
     let client = cluster.client();
-    let first = [
-        of_class("first", "low", "3"),
-        of_class("second", "medium", "3"),
-    ];
-    objects(&client, &first).await?;
-    node_of(&client, "first").await?;
-    node_of(&client, "second").await?;
+    occupy(&client).await?;
     let mut critical = of_class("critical", "system-cluster-critical", "3");
     critical["metadata"]["namespace"] = json!("kube-system");
     eventually("the account of kube-system", || async {

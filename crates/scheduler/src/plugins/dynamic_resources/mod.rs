@@ -65,7 +65,7 @@ fn limits(args: Value) -> Result<Limits, String> {
     let read = |field: &str, text: Option<String>, default| match text {
         None => Ok(default),
         Some(text) => duration(&text)
-            .ok_or_else(|| format!("{field}: invalid value {text:?}: not a duration")),
+            .ok_or_else(|| format!("{field}: Invalid value: {text:?}: not a duration")),
     };
     let binding = read("bindingTimeout", args.binding_timeout, BINDING_LIMIT)?;
     if binding < Duration::from_secs(1) {

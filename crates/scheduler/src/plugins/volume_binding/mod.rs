@@ -69,7 +69,7 @@ fn parse(args: Value) -> Result<(Duration, Shape), String> {
     let limit = u64::try_from(args.bind_timeout_seconds).map_err(|_| {
         let given = args.bind_timeout_seconds;
         format!(
-            "bindTimeoutSeconds: invalid value {given}: invalid BindTimeoutSeconds, should not be a negative value"
+            "bindTimeoutSeconds: Invalid value: {given}: invalid BindTimeoutSeconds, should not be a negative value"
         )
     })?;
     // The emptier, the better.

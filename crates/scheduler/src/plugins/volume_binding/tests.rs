@@ -190,12 +190,12 @@ fn arguments_that_make_no_sense_are_named() {
     for (args, expected) in [
         (
             json!({"bindTimeoutSeconds": -1}),
-            "bindTimeoutSeconds: invalid value -1",
+            "bindTimeoutSeconds: Invalid value: -1",
         ),
         (json!({"shape": []}), "shape: required value"),
         (
             json!({"shape": [{"utilization": 200, "score": 1}]}),
-            "shape[0].utilization: invalid value 200",
+            "shape[0].utilization: Invalid value: 200",
         ),
         (json!({"other": 1}), "unknown field `other`"),
     ] {
