@@ -190,10 +190,15 @@ impl Registry {
         let before = old.map(held).unwrap_or_default();
         let mut after = Held::default();
         if let Some(new) = new {
+            let asked = held(new);
             self.choose_address(write, new).await?;
             self.choose_ports(write, new, &before).await?;
             after = held(new);
-            self.check_fixed(write, new, &before).await?;
+            let fixed = Held {
+                addresses: &asked.addresses - &before.addresses,
+                ports: &asked.ports - &before.ports,
+            };
+            self.check_fixed(write, new, fixed).await?;
             for address in after.addresses.difference(&before.addresses) {
                 let object = address_object(*address, write, meta::name(new));
                 claims.take(address_key(*address), codec::canonical(&object));
@@ -380,20 +385,16 @@ impl Registry {
             })
     }
 
-    /// Refuses fixed values that are out of range or taken by another service.
+    /// Refuses values that were asked for and are out of range or taken by another service. One that was
+    /// chosen here and is taken by now is chosen anew after the commit has failed.
     async fn check_fixed(
         &self,
         write: &Write<'_>,
         service: &Value,
-        before: &Held,
+        fixed: Held,
     ) -> Result<(), Fail> {
         let mut errors = Vec::new();
-        let added: Vec<IpAddr> = held(service)
-            .addresses
-            .difference(&before.addresses)
-            .copied()
-            .collect();
-        let ranges = if added.is_empty() {
+        let ranges = if fixed.addresses.is_empty() {
             Vec::new()
         } else {
             self.service_ranges().await?
@@ -401,7 +402,7 @@ impl Registry {
         let addresses = meta::get(service, &["spec", "clusterIPs"])
             .cloned()
             .unwrap_or_default();
-        for address in added {
+        for address in fixed.addresses {
             let why = if !ranges.iter().any(|r| r.contains(&address)) {
                 let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
                 format!(
@@ -425,8 +426,7 @@ impl Registry {
             .iter()
             .enumerate()
         {
-            let Some(port) =
-                port_number(port.get("nodePort")).filter(|p| !before.ports.contains(p))
+            let Some(port) = port_number(port.get("nodePort")).filter(|p| fixed.ports.contains(p))
             else {
                 continue;
             };
