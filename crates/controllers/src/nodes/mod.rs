@@ -149,7 +149,13 @@ impl Reconcile for Lifecycle {
         let api: Api<Node> = write::cluster(&self.context.client);
         let mut revision = 0;
         if let Some(conditions) = conditions {
-            let patch = Patch::Strategic(json!({"status": {"conditions": conditions}}));
+            // Of the node as it was looked at: the taints that follow were decided on that one too,
+            // and must not undo what somebody else has done to them since.
+            let version = &node.metadata.resource_version;
+            let patch = Patch::Strategic(json!({
+                "metadata": {"resourceVersion": version},
+                "status": {"conditions": conditions},
+            }));
             let written = api
                 .patch_status(&key.name, &PatchParams::default(), &patch)
                 .await;

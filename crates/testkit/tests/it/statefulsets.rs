@@ -143,3 +143,27 @@ async fn claims_come_with_pods_and_go_as_the_policy_says() -> anyhow::Result<()>
     .await?;
     wait(&["data-db-0"]).await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_is_deleted_before_its_pod_starts_is_made_again() -> anyhow::Result<()> {
+    // Without a node the pod waits, and what waits protects no claim.
+    let cluster = Cluster::start().await?;
+    let client = cluster.client();
+    let template = json!({"metadata": {"name": "data"}, "spec": {
+        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+    let spec = json!({"replicas": 1, "volumeClaimTemplates": [template]});
+    objects(&client, &[set("db", spec)]).await?;
+    let pods = write::namespaced::<Pod>(&client, "default");
+    let claims = write::namespaced::<PersistentVolumeClaim>(&client, "default");
+    let pod = eventually("the pod", || async { Ok(pods.get_opt("db-0").await?) }).await?;
+    let claim = claims.get("data-db-0").await?;
+    claims.delete("data-db-0", &Default::default()).await?;
+    eventually("another claim", || async {
+        let found = claims.get_opt("data-db-0").await?;
+        Ok(found.filter(|c| c.metadata.uid != claim.metadata.uid))
+    })
+    .await?;
+    let same = pods.get("db-0").await?;
+    assert_eq!(same.metadata.uid, pod.metadata.uid);
+    Ok(())
+}

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::Value;
+
 use super::Invariant;
-use crate::world::{Change, World, controller, has_condition, number, text};
+use crate::world::{Change, World, controller, has_condition, list, number, text};
 
 /// The check.
 #[derive(Default)]
@@ -12,10 +14,20 @@ pub struct Jobs {
     succeeded: BTreeMap<String, BTreeSet<(String, String)>>,
 }
 
+/// Whether the job has not let go of it: who succeeds after that is not counted.
+fn is_tracked(pod: &Value) -> bool {
+    let finalizers = list(pod, "/metadata/finalizers");
+    finalizers
+        .iter()
+        .any(|f| f == "batch.kubernetes.io/job-tracking")
+}
+
 impl Invariant for Jobs {
     fn see(&mut self, _: &World, change: &Change<'_>) -> Result<(), String> {
         match (change.kind, change.old, change.new) {
-            ("Pod", _, Some(pod)) if text(pod, "/status/phase") == "Succeeded" => {
+            ("Pod", _, Some(pod))
+                if text(pod, "/status/phase") == "Succeeded" && is_tracked(pod) =>
+            {
                 if let Some(owner) = controller(pod).filter(|o| o["kind"] == "Job") {
                     let job = owner["uid"].as_str().unwrap_or_default().to_owned();
                     let annotations = &pod["metadata"]["annotations"];
