@@ -23,6 +23,8 @@ pub struct Folder {
     dir: Option<PathBuf>,
     node: String,
     changes: Option<Subscription>,
+    /// When the folder is read, after it has changed.
+    settles_at: Option<tokio::time::Instant>,
 }
 
 impl Folder {
@@ -43,6 +45,7 @@ impl Folder {
             dir,
             node: node.to_owned(),
             changes,
+            settles_at: None,
         }
     }
 
@@ -79,13 +82,19 @@ impl Folder {
         out
     }
 
-    /// Waits for a change, then gives the pods.
+    /// Waits for a change, then gives the pods. A change is not lost when this is dropped before it
+    /// is done, as it is whenever something else happens first.
     pub async fn changed(&mut self) -> Vec<Pod> {
-        match &self.changes {
-            Some(changes) => changes.changed().await,
-            None => std::future::pending().await,
-        }
-        tokio::time::sleep(SETTLE).await;
+        let settled = match (self.settles_at, &self.changes) {
+            (Some(at), _) => at,
+            (None, Some(changes)) => {
+                changes.changed().await;
+                *self.settles_at.insert(tokio::time::Instant::now() + SETTLE)
+            }
+            (None, None) => std::future::pending().await,
+        };
+        tokio::time::sleep_until(settled).await;
+        self.settles_at = None;
         self.read()
     }
 }
@@ -193,5 +202,19 @@ mod tests {
         std::fs::write(dir.path().join("web.yaml"), MANIFEST).unwrap();
         std::fs::write(dir.path().join(".hidden.yaml"), MANIFEST).unwrap();
         assert_eq!(folder.changed().await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_change_outlives_whoever_stops_waiting_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let notify = FsNotify::new().unwrap();
+        let mut folder = Folder::new(Some(dir.path().to_owned()), "n", notify);
+        let manifest = "{kind: Pod, apiVersion: v1, metadata: {name: a}, spec: {containers: []}}";
+        std::fs::write(dir.path().join("a.yaml"), manifest).unwrap();
+        let stopped = tokio::time::timeout(SETTLE / 2, folder.changed()).await;
+        assert!(stopped.is_err());
+        let patience = std::time::Duration::from_secs(60);
+        let pods = tokio::time::timeout(patience, folder.changed()).await;
+        assert_eq!(pods.unwrap().len(), 1);
     }
 }

@@ -309,10 +309,9 @@ fn a_drained_node_gives_its_pods_away_as_budgets_allow() {
     );
     rolled_out(&cluster);
     let nodes = "jsonpath={.items[*].spec.nodeName}";
-    assert_eq!(
-        cluster.kubectl(&["get", "pods", "-l", "app=web", "-o", nodes]),
-        "sim-1 sim-1"
-    );
+    // The Deployment may not know yet that the last one went.
+    let placed = ["get", "pods", "-l", "app=web", "-o", nodes];
+    cluster.eventually(PATIENCE, &placed, |out| out == "sim-1 sim-1");
     let said = cluster.kubectl(&["uncordon", "sim-0"]);
     assert_eq!(said, "node/sim-0 uncordoned\n");
 }
