@@ -9,6 +9,7 @@
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use http::{Request, Response, StatusCode};
@@ -28,6 +29,10 @@ use tokio_util::task::AbortOnDropHandle;
 const LOG: &str = "one\ntwo\nthree\n";
 /// What `fail` exits with.
 const FAILURE: i32 = 3;
+/// How long a command takes to begin, as in a container. kubectl 1.30 to 1.33 reads what a WebSocket
+/// brings before it has made all its streams, and loses what comes first on one that is still missing
+/// (kubernetes/kubernetes#131189): on a busy machine a command that speaks at once is not heard.
+const BEGINNING: Duration = Duration::from_millis(300);
 
 /// Both ends of TLS between an API server and its node agents.
 pub(crate) struct Trust {
@@ -159,6 +164,7 @@ fn command(
 
 async fn run(mut session: Session, command: &[String]) -> Result<(), streams::Error> {
     let name = command.first().map(String::as_str).unwrap_or_default();
+    tokio::time::sleep(BEGINNING).await;
     let exit = match name {
         "cat" => {
             let (stdin, stdout) = (session.stdin.take(), session.stdout.take());
