@@ -24,7 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("oci", &["streams"]),
     ("apiserver", &["api", "codec", "kinds", "store", "streams"]),
     ("client", &["api", "codec"]),
-    ("controllers", &["api", "client"]),
+    ("controllers", &["api", "client", "placement"]),
     ("placement", &["api"]),
     ("scheduler", &["api", "cel", "client", "placement"]),
     (

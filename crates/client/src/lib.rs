@@ -17,7 +17,6 @@ pub mod events;
 mod key;
 pub mod queue;
 mod selector;
-mod taints;
 pub mod write;
 
 pub use cache::{Cache, Caches, Change, Entry, Owner, Resource, Scope};
@@ -29,7 +28,6 @@ pub use key::Key;
 pub use kube::Client;
 pub use queue::{Backoff, Queue};
 pub use selector::Selector;
-pub use taints::tolerates;
 
 use http::{Request, Response};
 

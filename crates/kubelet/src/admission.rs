@@ -135,7 +135,7 @@ pub fn is_known(pod: &Pod) -> bool {
 /// # Errors
 /// The refusal.
 pub async fn admit(agent: &Agent, pod: &Pod) -> Result<(), Refusal> {
-    // The sender is the agent's own and outlives this.
+    // It cannot fail: the sender is the agent's own.
     let _ = agent
         .admission
         .known
@@ -150,8 +150,9 @@ pub async fn admit(agent: &Agent, pod: &Pod) -> Result<(), Refusal> {
             message: "Failed to admit pod as the OS field doesn't match node OS".to_owned(),
         });
     }
+    let attracted = is_attracted(agent, pod).await;
     agent.admission.take(pod)?;
-    if is_attracted(agent, pod).await {
+    if attracted {
         return Ok(());
     }
     agent.admission.release(&uid(pod));
@@ -163,14 +164,9 @@ pub async fn admit(agent: &Agent, pod: &Pod) -> Result<(), Refusal> {
 /// do: the scheduler may have seen one that was added a moment ago. Without an answer the scheduler's
 /// word stands.
 async fn is_attracted(agent: &Agent, pod: &Pod) -> bool {
-    let spec = pod::spec(pod);
-    let nothing = BTreeMap::new();
-    let wanted = spec.node_selector.as_ref().unwrap_or(&nothing);
-    let affinity = spec.affinity.as_ref();
-    let affinity = affinity.and_then(|a| a.node_affinity.as_ref());
     let name = &agent.config.node_name;
     let suits =
-        |labels: &BTreeMap<String, String>| node_selector::attracts(wanted, affinity, name, labels);
+        |labels: &BTreeMap<String, String>| node_selector::suits(pod::spec(pod), name, labels);
     if suits(&crate::node::labels(agent)) {
         return true;
     }

@@ -5,3 +5,4 @@
 pub mod host_ports;
 pub mod node_selector;
 pub mod resources;
+pub mod taints;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm,
+    NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec,
 };
 
 /// Whether a pod may be on the node by its node selector and by what its affinity requires.
@@ -19,6 +19,13 @@ pub fn attracts<'a>(
     });
     wanted.into_iter().all(|(k, v)| labels.get(k) == Some(v))
         && required.is_none_or(|r| matches(r, name, labels))
+}
+
+/// As [`attracts`], by the specification of a pod.
+pub fn suits(spec: &PodSpec, name: &str, labels: &BTreeMap<String, String>) -> bool {
+    let affinity = spec.affinity.as_ref();
+    let affinity = affinity.and_then(|a| a.node_affinity.as_ref());
+    attracts(spec.node_selector.iter().flatten(), affinity, name, labels)
 }
 
 /// Whether any term matches.

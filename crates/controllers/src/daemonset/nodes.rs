@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use client::tolerates;
 use k8s_openapi::api::core::v1::{
     Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration,
 };
+use placement::{node_selector::suits, taints::tolerates};
 
 /// What a DaemonSet needs to know of a node; unequal when it has to look again.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,7 +41,7 @@ pub enum Place {
 /// Judges a node by the pod spec of the template.
 pub fn place(template: &PodSpec, node: &NodeFacts) -> Place {
     let named = template.node_name.as_deref().unwrap_or_default();
-    if !(named.is_empty() || named == node.name) || !attracts(template, node) {
+    if !(named.is_empty() || named == node.name) || !suits(template, &node.name, &node.labels) {
         return Place::Away;
     }
     let tolerations = tolerations(template);
@@ -55,51 +55,6 @@ pub fn place(template: &PodSpec, node: &NodeFacts) -> Place {
         Place::Stay
     } else {
         Place::Run
-    }
-}
-
-fn attracts(spec: &PodSpec, node: &NodeFacts) -> bool {
-    let mut wanted = spec.node_selector.iter().flatten();
-    let selected = wanted.all(|(k, v)| node.labels.get(k) == Some(v));
-    let affinity = spec
-        .affinity
-        .as_ref()
-        .and_then(|a| a.node_affinity.as_ref());
-    let required = affinity.and_then(|a| {
-        a.required_during_scheduling_ignored_during_execution
-            .as_ref()
-    });
-    selected && required.is_none_or(|r| matches(r, node))
-}
-
-fn matches(selector: &NodeSelector, node: &NodeFacts) -> bool {
-    let term = |term: &NodeSelectorTerm| {
-        let expressions = term.match_expressions.as_deref().unwrap_or_default();
-        let fields = term.match_fields.as_deref().unwrap_or_default();
-        let label = |r: &NodeSelectorRequirement| holds(r, node.labels.get(&r.key));
-        let field = |r: &NodeSelectorRequirement| {
-            holds(r, (r.key == "metadata.name").then_some(&node.name))
-        };
-        !(expressions.is_empty() && fields.is_empty())
-            && expressions.iter().all(label)
-            && fields.iter().all(field)
-    };
-    selector.node_selector_terms.iter().any(term)
-}
-
-fn holds(requirement: &NodeSelectorRequirement, value: Option<&String>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let listed = value.is_some_and(|v| values.contains(v));
-    let number = |text: Option<&String>| text.and_then(|t| t.parse::<i64>().ok());
-    let compared = number(value).zip(number(values.first()));
-    match requirement.operator.as_str() {
-        "In" => listed,
-        "NotIn" => !listed,
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compared.is_some_and(|(v, bound)| v > bound),
-        "Lt" => compared.is_some_and(|(v, bound)| v < bound),
-        _ => false,
     }
 }
 

@@ -1,11 +1,11 @@
 //! What a node's silence and its conditions mean: conditions, taints, and who has to leave. Pure.
 
-use client::tolerates;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::core::v1::{Node, NodeCondition, Taint, Toleration},
     apimachinery::pkg::apis::meta::v1::Time,
 };
+use placement::taints::tolerates;
 
 /// A node that has not been heard of for this long is not known to be alive.
 const GRACE: SignedDuration = SignedDuration::from_secs(50);

@@ -18,7 +18,9 @@ pub(super) fn make(_: &Handle) -> Box<dyn Plugin> {
 
 /// Whether any of the tolerations covers the taint.
 pub(super) fn tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
-    tolerations.iter().any(|t| client::tolerates(t, taint))
+    tolerations
+        .iter()
+        .any(|t| placement::taints::tolerates(t, taint))
 }
 
 /// Whether the pod tolerates every taint of the node that keeps pods away.

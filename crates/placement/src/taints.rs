@@ -1,4 +1,4 @@
-//! What tolerations say of taints. Pure.
+//! What tolerations say of taints.
 
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 
