@@ -165,6 +165,8 @@ pub struct VolumeSpec {
     pub driver: Option<(String, String)>,
     /// Whether a claim may take it.
     pub available: bool,
+    /// The version of the object that this is.
+    pub version: Option<String>,
 }
 
 impl VolumeSpec {
@@ -183,6 +185,7 @@ impl VolumeSpec {
                 .claim_ref
                 .map(|c| Key::new(c.namespace.unwrap_or_default(), c.name.unwrap_or_default())),
             driver: spec.csi.map(|c| (c.driver, c.volume_handle)),
+            version: volume.metadata.resource_version,
             available: volume.metadata.deletion_timestamp.is_none()
                 && phase.as_deref().is_none_or(|p| p == "Available"),
         }

@@ -13,6 +13,7 @@ mod folders;
 mod plan;
 mod protection;
 mod provision;
+mod users;
 
 use std::{
     collections::BTreeSet,
@@ -24,7 +25,7 @@ use client::{
 };
 use futures::future::BoxFuture;
 use k8s_openapi::api::{
-    core::v1::{Node, ObjectReference, PersistentVolume, PersistentVolumeClaim},
+    core::v1::{Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod},
     storage::v1::StorageClass,
 };
 use kube::Api;
@@ -33,8 +34,9 @@ use serde_json::json;
 use crate::{Context, Controller};
 pub use expand::CONTROLLER as EXPANDER;
 pub use folders::{Folders, MachineFolders};
-use plan::{BIND_COMPLETED, BOUND_BY_CONTROLLER, ClaimAct, SELECTED_NODE, VolumeAct};
+use plan::{BIND_COMPLETED, BOUND_BY_CONTROLLER, ClaimAct, Consumers, SELECTED_NODE, VolumeAct};
 pub use protection::{CLAIMS as CLAIM_PROTECTION, VOLUMES as VOLUME_PROTECTION};
+use users::Users;
 
 /// Binds and provisions.
 pub const BINDER: Controller = Controller {
@@ -50,6 +52,7 @@ struct Binder {
     volumes: Cache<PersistentVolume>,
     classes: Cache<StorageClass>,
     nodes: Cache<Node>,
+    users: Users,
 }
 
 /// A claim (with a namespace) or a volume (without).
@@ -61,13 +64,21 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
         let volumes = context.caches.get::<PersistentVolume>(Scope::all());
         let classes = context.caches.get::<StorageClass>(Scope::all());
         let nodes = context.caches.get::<Node>(Scope::all());
+        let pods = context.caches.get::<Pod>(Scope::all());
         let queue: Queue<Either> = Queue::default();
         nodes.synced().await;
         classes.synced().await;
         volumes.synced().await;
         claims.synced().await;
+        pods.synced().await;
         provision::ensure_class(&context).await;
         let open = Open::default();
+        let (to, waiting) = (queue.clone(), open.clone());
+        let users = Users::follow(pods, move |claim| {
+            if waiting.has(&claim) {
+                to.add(claim);
+            }
+        });
         let (to, all, noted) = (queue.clone(), volumes.clone(), open.clone());
         claims.on_change(move |change| {
             noted.note(change);
@@ -94,6 +105,7 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
             volumes,
             classes,
             nodes,
+            users,
         };
         // One worker: two claims must not choose the same volume.
         client::run_workers(
@@ -122,6 +134,11 @@ impl Open {
         } else {
             all.remove(&change.key);
         }
+    }
+
+    fn has(&self, claim: &Key) -> bool {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.contains(claim)
     }
 
     fn add_to(&self, queue: &Queue<Key>) {
@@ -172,7 +189,9 @@ impl Binder {
         }
         let class = self.class_of(&claim)?;
         let node = self.node_of(&claim)?;
-        match plan::claim(&claim, class.as_ref(), &self.volumes.list(), node.as_ref()) {
+        let consumers = self.consumers_of(key, &claim);
+        let volumes = self.volumes.list();
+        match plan::claim(&claim, class.as_ref(), &volumes, node.as_ref(), consumers) {
             ClaimAct::Bind(volume) => {
                 self.bind(key, &claim, &volume).await?;
                 Ok(Requeue::OnChange)
@@ -193,6 +212,10 @@ impl Binder {
                 }
                 Ok(Requeue::OnChange)
             }
+            ClaimAct::Select(node) => {
+                self.select_node(key, &claim, &node).await?;
+                Ok(Requeue::OnChange)
+            }
             ClaimAct::Lost(reason, message) => {
                 let phase = claim.status.as_ref().and_then(|s| s.phase.as_deref());
                 if phase != Some("Lost") {
@@ -202,6 +225,32 @@ impl Binder {
                 Ok(Requeue::OnChange)
             }
         }
+    }
+
+    fn consumers_of(&self, key: &Key, claim: &PersistentVolumeClaim) -> Consumers {
+        let is_open = |known: &str| !plan::has(&claim.metadata, known);
+        if !is_open(BIND_COMPLETED) || !is_open(SELECTED_NODE) {
+            return Consumers::default();
+        }
+        self.users.consumers(key)
+    }
+
+    /// Notes where a claim is needed, unless somebody else has done anything to it meanwhile.
+    async fn select_node(
+        &self,
+        key: &Key,
+        claim: &PersistentVolumeClaim,
+        node: &str,
+    ) -> Result<(), Error> {
+        let api = write::namespaced::<PersistentVolumeClaim>(&self.context.client, &key.namespace);
+        let patch = json!({"metadata": {
+            "uid": claim.metadata.uid,
+            "resourceVersion": claim.metadata.resource_version,
+            "annotations": {SELECTED_NODE: node},
+        }});
+        let written = write::patch(&api, &key.name, &patch).await?;
+        let revision = written.as_ref().map_or(0, write::revision_of);
+        self.claims.caught_up(revision).await
     }
 
     fn class_of(&self, claim: &PersistentVolumeClaim) -> Result<Option<StorageClass>, Error> {

@@ -30,6 +30,15 @@ pub struct Node {
     pub labels: BTreeMap<String, String>,
 }
 
+/// What the pods that name a claim say about where it is needed.
+#[derive(Debug, Default)]
+pub struct Consumers {
+    /// Those that have no node yet.
+    pub waiting: Vec<String>,
+    /// The node of one that has.
+    pub node: Option<String>,
+}
+
 /// What is to be done about a claim.
 #[derive(Debug, PartialEq)]
 pub enum ClaimAct {
@@ -39,16 +48,19 @@ pub enum ClaimAct {
     Wait(Option<(EventType, &'static str, String)>),
     /// A volume has to be made for it.
     Provision,
+    /// It is needed on this node, which nobody has noted on it.
+    Select(String),
     /// Its volume is gone or somebody else's.
     Lost(&'static str, &'static str),
 }
 
-/// Decides about a claim. `named` is the volume it names; `node` the one its first pod will run on.
+/// Decides about a claim. `node` is the one that its first pod will run on.
 pub fn claim(
     claim: &PersistentVolumeClaim,
     class: Option<&StorageClass>,
     volumes: &[PersistentVolume],
     node: Option<&Node>,
+    consumers: Consumers,
 ) -> ClaimAct {
     let name = claim_spec(claim)
         .and_then(|s| s.volume_name.as_deref())
@@ -60,7 +72,7 @@ pub fn claim(
         return settled(claim, name, named);
     }
     if name.is_empty() {
-        return choose(claim, class, volumes, node);
+        return choose(claim, class, volumes, node, consumers);
     }
     match named {
         Some(volume) => match volume_ref(volume) {
@@ -152,6 +164,7 @@ fn choose(
     class: Option<&StorageClass>,
     volumes: &[PersistentVolume],
     node: Option<&Node>,
+    consumers: Consumers,
 ) -> ClaimAct {
     let late = class.and_then(|c| c.volume_binding_mode.as_deref()) == Some("WaitForFirstConsumer");
     let waits = late && node.is_none();
@@ -159,8 +172,7 @@ fn choose(
         return ClaimAct::Bind(Box::new(volume.clone()));
     }
     if waits {
-        let message = "waiting for first consumer to be created before binding".into();
-        return ClaimAct::Wait(Some((EventType::Normal, "WaitForFirstConsumer", message)));
+        return wait(consumers);
     }
     let wanted = claim_spec(claim)
         .and_then(|s| s.storage_class_name.as_deref())
@@ -179,6 +191,30 @@ fn choose(
         Some(class) if class.provisioner == "kubernetes.io/no-provisioner" => ClaimAct::Wait(None),
         Some(_) => ClaimAct::Provision,
     }
+}
+
+/// What becomes of a claim that is bound only when a pod needs it.
+///
+/// The scheduler notes the node on the claim before it gives that node to the pod, but what it knows of
+/// claims may be old: one that was deleted and made again meanwhile has a pod that is never scheduled
+/// again, and would wait for it for ever.
+fn wait(consumers: Consumers) -> ClaimAct {
+    let (reason, message) = match (consumers.node, consumers.waiting.as_slice()) {
+        (Some(node), _) => return ClaimAct::Select(node),
+        (None, []) => (
+            "WaitForFirstConsumer",
+            "waiting for first consumer to be created before binding".to_owned(),
+        ),
+        (None, [pod]) => (
+            "WaitForPodScheduled",
+            format!("waiting for pod {pod} to be scheduled"),
+        ),
+        (None, all) => (
+            "WaitForPodScheduled",
+            format!("waiting for pods {} to be scheduled", all.join(",")),
+        ),
+    };
+    ClaimAct::Wait(Some((EventType::Normal, reason, message)))
 }
 
 /// The volume reserved for the claim, or the smallest free one that satisfies it.
@@ -366,7 +402,7 @@ mod tests {
     }
 
     fn chosen(claim_: &PersistentVolumeClaim, volumes: &[PersistentVolume]) -> String {
-        match claim(claim_, None, volumes, None) {
+        match claim(claim_, None, volumes, None, Consumers::default()) {
             ClaimAct::Bind(v) => v.metadata.name.unwrap(),
             ClaimAct::Wait(Some((_, _, message))) => message,
             other => format!("{other:?}"),
@@ -453,7 +489,13 @@ mod tests {
         let (late, soon) = (class("WaitForFirstConsumer"), class("Immediate"));
         let all = std::slice::from_ref(&local);
         let of = |class: &StorageClass, node: Option<&Node>, all: &[PersistentVolume]| {
-            claim(&pvc(json!({})), Some(class), all, node)
+            claim(
+                &pvc(json!({})),
+                Some(class),
+                all,
+                node,
+                Consumers::default(),
+            )
         };
         assert!(matches!(
             of(&late, None, all),
@@ -466,9 +508,33 @@ mod tests {
         assert_eq!(of(&late, Some(&node("x")), all), ClaimAct::Provision);
         assert_eq!(of(&soon, None, &[]), ClaimAct::Provision);
         assert!(matches!(
-            claim(&pvc(json!({})), None, &[], None),
+            claim(&pvc(json!({})), None, &[], None, Consumers::default()),
             ClaimAct::Wait(Some((EventType::Warning, "ProvisioningFailed", _)))
         ));
+        for (waiting, on, expected) in [
+            (vec!["a"], None, Ok("waiting for pod a to be scheduled")),
+            (
+                vec!["a", "b"],
+                None,
+                Ok("waiting for pods a,b to be scheduled"),
+            ),
+            (vec![], Some("m"), Err("m")),
+            (vec!["a"], Some("m"), Err("m")),
+        ] {
+            let consumers = Consumers {
+                waiting: waiting.into_iter().map(str::to_owned).collect(),
+                node: on.map(str::to_owned),
+            };
+            let expected = match expected {
+                Ok(message) => {
+                    let why = (EventType::Normal, "WaitForPodScheduled", message.to_owned());
+                    ClaimAct::Wait(Some(why))
+                }
+                Err(node) => ClaimAct::Select(node.to_owned()),
+            };
+            let act = claim(&pvc(json!({})), Some(&late), all, None, consumers);
+            assert_eq!(act, expected);
+        }
     }
 
     #[test]
@@ -481,7 +547,13 @@ mod tests {
             json!({"claimRef": {"namespace": "n", "name": "c", "uid": "u"}}),
         );
         assert!(matches!(
-            claim(&settled, None, std::slice::from_ref(&volume), None),
+            claim(
+                &settled,
+                None,
+                std::slice::from_ref(&volume),
+                None,
+                Consumers::default()
+            ),
             ClaimAct::Bind(_)
         ));
         volume
@@ -492,10 +564,16 @@ mod tests {
             .as_mut()
             .unwrap()
             .uid = Some("other".into());
-        let act = claim(&settled, None, std::slice::from_ref(&volume), None);
+        let act = claim(
+            &settled,
+            None,
+            std::slice::from_ref(&volume),
+            None,
+            Consumers::default(),
+        );
         assert!(matches!(act, ClaimAct::Lost("ClaimMisbound", _)));
         assert!(matches!(
-            claim(&settled, None, &[], None),
+            claim(&settled, None, &[], None, Consumers::default()),
             ClaimAct::Lost("ClaimLost", _)
         ));
     }

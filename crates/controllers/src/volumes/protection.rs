@@ -9,6 +9,7 @@ use kube::{
 };
 use serde_json::json;
 
+use super::users::Users;
 use crate::{Context, Controller, pods};
 
 /// Protects claims.
@@ -78,7 +79,7 @@ where
 struct Claims {
     context: Context,
     claims: Cache<PersistentVolumeClaim>,
-    pods: Cache<Pod>,
+    users: Users,
 }
 
 fn run_claims(context: Context) -> BoxFuture<'static, ()> {
@@ -90,19 +91,17 @@ fn run_claims(context: Context) -> BoxFuture<'static, ()> {
         let to = queue.clone();
         claims.on_change(move |change| to.add(change.key.clone()));
         let (to, all) = (queue.clone(), claims.clone());
-        pods.on_change(move |change| {
-            let doomed = all
-                .entries_in(&change.key.namespace)
-                .into_iter()
-                .filter(|e| e.deleting);
-            doomed.for_each(|e| to.add(e.key.clone()));
+        let users = Users::follow(pods, move |claim| {
+            if all.entry(&claim).is_some_and(|e| e.deleting) {
+                to.add(claim);
+            }
         });
         context
             .work(
                 Claims {
                     context: context.clone(),
                     claims,
-                    pods,
+                    users,
                 },
                 queue,
             )
@@ -121,12 +120,7 @@ impl Reconcile for Claims {
         let Some(entry) = self.claims.entry(key) else {
             return Ok(Requeue::OnChange);
         };
-        let in_use = || {
-            self.pods
-                .list_in(&key.namespace)
-                .iter()
-                .any(|p| uses(p, &entry))
-        };
+        let in_use = || self.users.of(key).iter().any(|p| uses(p, &entry));
         let act = decide(&entry, CLAIM_FINALIZER, in_use);
         // The cache may not know yet of a pod that was given its node just now.
         if act == Act::Remove && self.is_used_by_now(key, &entry).await? {
@@ -282,7 +276,7 @@ mod tests {
         let protection = Claims {
             context,
             claims,
-            pods,
+            users: Users::follow(pods, |_| ()),
         };
         protection.reconcile(&Key::new("n", "c")).await.unwrap();
         assert_eq!(writes.load(Ordering::Relaxed), 0);

@@ -156,3 +156,34 @@ async fn claims_grow_where_their_class_lets_them() -> anyhow::Result<()> {
     .await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_is_bound_where_its_pod_is_already() -> anyhow::Result<()> {
+    // As when the claim is deleted and made again behind the scheduler's back.
+    let rig = Rig::start(&["n1", "n2"]).await?;
+    let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+        "metadata": {"name": "late"}, "provisioner": "kubernetes.io/no-provisioner",
+        "volumeBindingMode": "WaitForFirstConsumer"});
+    rig.create("storage.k8s.io/v1/storageclasses", class)
+        .await?;
+    for node in ["n1", "n2"] {
+        let here = json!({"key": "kubernetes.io/hostname", "operator": "In", "values": [node]});
+        let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume",
+            "metadata": {"name": format!("on-{node}")},
+            "spec": {"storageClassName": "late", "capacity": {"storage": "20Gi"},
+                "accessModes": ["ReadWriteOnce"], "local": {"path": "/v"},
+                "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [here]}]}}}});
+        rig.create("v1/persistentvolumes", volume).await?;
+    }
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+        "spec": {"nodeName": "n2", "containers": [{"name": "c", "image": "i"}],
+            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}});
+    rig.create("v1/pods", pod).await?;
+    rig.create(CLAIMS, claim("data", "late")).await?;
+    let bound = |c: &Value| c["status"]["phase"] == "Bound";
+    let bound = rig.until(CLAIMS, "data", "to be bound", bound).await?;
+    assert_eq!(bound["spec"]["volumeName"], "on-n2");
+    let selected = "volume.kubernetes.io/selected-node";
+    assert_eq!(bound["metadata"]["annotations"][selected], "n2");
+    Ok(())
+}

@@ -188,18 +188,18 @@ impl VolumeBinding {
             match self.volume_held_for(&key) {
                 Some(volume) => self.reserve_volume(&volume, &key, &claim).await?,
                 None => {
-                    self.select_node(&key, node).await?;
+                    self.select_node(&key, &claim, node).await?;
                     made.push(key);
                 }
             }
         }
         let settled = self
             .claims
-            .wait_for(|_| self.progress(pod, &made) != Ok(false));
+            .wait_for(|_| self.progress(pod, node, &made) != Ok(false));
         let waited = tokio::time::timeout(self.limit, settled).await;
         let failed = |why: String| Error::Other(format!("binding volumes: {why}"));
         waited.map_err(|_| failed("context deadline exceeded".to_owned()))?;
-        self.progress(pod, &made).map_err(failed)?;
+        self.progress(pod, node, &made).map_err(failed)?;
         self.release(pod);
         Ok(())
     }
@@ -208,16 +208,20 @@ impl VolumeBinding {
     ///
     /// # Errors
     /// A volume cannot be made for the node, so another one has to be found.
-    fn progress(&self, pod: &PodInfo, made: &[Key]) -> Result<bool, String> {
+    fn progress(&self, pod: &PodInfo, node: &str, made: &[Key]) -> Result<bool, String> {
         let mut all = true;
         for wanted in &pod.footprint.claims {
             let key = Key::new(Arc::clone(&pod.key.namespace), wanted.name.as_str());
             let Some(claim) = self.storage.claims.get(&key) else {
                 return Err(format!("persistentvolumeclaim \"{}\" not found", key.name));
             };
-            if claim.volume.is_none() && claim.node.is_none() && made.contains(&key) {
-                let name = &key.name;
-                return Err(format!("selectedNode annotation reset for PVC \"{name}\""));
+            let name = &key.name;
+            match claim.node.as_deref() {
+                _ if !made.contains(&key) => {}
+                Some(selected) if selected == node => {}
+                Some(_) => return Err(format!("provisioning failed for PVC \"{name}\"")),
+                None if claim.volume.is_some() => {}
+                None => return Err(format!("selectedNode annotation reset for PVC \"{name}\"")),
             }
             all &= claim.volume.is_some();
         }
@@ -232,7 +236,7 @@ impl VolumeBinding {
         claim: &ClaimSpec,
     ) -> Result<(), Error> {
         let known = self.storage.volumes.get(&Key::cluster(volume));
-        if known.is_some_and(|v| v.claim.is_some()) {
+        if known.as_ref().is_some_and(|v| v.claim.is_some()) {
             return Ok(());
         }
         let reference = json!({
@@ -240,7 +244,11 @@ impl VolumeBinding {
             "namespace": &*key.namespace, "name": &*key.name, "uid": claim.uid,
         });
         let patch = json!({
-            "metadata": {"annotations": {BOUND_BY_CONTROLLER: "yes"}},
+            // Somebody else may have taken it since.
+            "metadata": {
+                "resourceVersion": known.and_then(|v| v.version.clone()),
+                "annotations": {BOUND_BY_CONTROLLER: "yes"},
+            },
             "spec": {"claimRef": reference},
         });
         let api = write::cluster::<PersistentVolume>(&self.client);
@@ -248,9 +256,9 @@ impl VolumeBinding {
         Ok(())
     }
 
-    async fn select_node(&self, key: &Key, node: &str) -> Result<(), Error> {
+    async fn select_node(&self, key: &Key, claim: &ClaimSpec, node: &str) -> Result<(), Error> {
         let api = write::namespaced::<PersistentVolumeClaim>(&self.client, &key.namespace);
-        let patch = json!({"metadata": {"annotations": {SELECTED_NODE: node}}});
+        let patch = json!({"metadata": {"uid": claim.uid, "annotations": {SELECTED_NODE: node}}});
         let written = write::patch(&api, &key.name, &patch).await?;
         let revision = written.as_ref().map_or(0, write::revision_of);
         self.claims.caught_up(revision).await

@@ -53,7 +53,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(owners::Owners),
         Box::new(quota::Quota),
         Box::new(replicas::Replicas),
-        Box::new(volumes::Volumes),
+        Box::new(volumes::Volumes::default()),
         Box::new(wishes::Wishes),
     ]
 }

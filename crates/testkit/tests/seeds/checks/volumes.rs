@@ -1,16 +1,26 @@
 //! A volume is one claim's for good, a pod runs where its volume is, and neither goes while somebody
 //! needs it. In the end every claim that a pod uses has its volume, and no volume is left over.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::Invariant;
 use crate::world::{Change, Name, World, is_going, is_over, list, text};
 
+/// How old what the scheduler knows of a claim may be when a pod gets its node: a watch lags, and then a
+/// request is on its way for long.
+const LATEST_NEWS: Duration = Duration::from_secs(60);
+
 /// The check.
-pub struct Volumes;
+#[derive(Default)]
+pub struct Volumes {
+    /// Claims that went, and when and where their volumes were. The scheduler may not know yet.
+    gone: BTreeMap<Name, (Instant, String)>,
+}
 
 /// The folders that volumes name.
 pub fn folders(world: &World) -> BTreeSet<PathBuf> {
@@ -59,17 +69,21 @@ fn misbound(world: &World, (namespace, name): &Name, claim: &Value) -> Option<St
     (!fits).then(|| format!("claim {namespace}/{name} is not bound to {volume} for good"))
 }
 
-/// Whether the volume of a claim can be reached from a node.
-fn reaches(world: &World, claim: &Value, node: &str) -> bool {
-    let volume = world.get("PersistentVolume", "", text(claim, "/spec/volumeName"));
-    volume.is_some_and(|volume| {
-        let terms = "/spec/nodeAffinity/required/nodeSelectorTerms/0/matchExpressions/0/values/0";
-        text(volume, terms) == node
-    })
+/// The node from which the volume of a claim can be reached.
+fn place<'a>(world: &'a World, claim: &Value) -> Option<&'a str> {
+    let volume = world.get("PersistentVolume", "", text(claim, "/spec/volumeName"))?;
+    let terms = "/spec/nodeAffinity/required/nodeSelectorTerms/0/matchExpressions/0/values/0";
+    Some(text(volume, terms))
 }
 
 impl Volumes {
-    fn pod(world: &World, change: &Change<'_>) -> Result<(), String> {
+    /// Whether a claim of this name had its volume there a moment ago, and none since.
+    fn was_there(&self, claim: &Name, node: &str) -> bool {
+        let gone = self.gone.get(claim);
+        gone.is_some_and(|(at, place)| place == node && at.elapsed() < LATEST_NEWS)
+    }
+
+    fn pod(&self, world: &World, change: &Change<'_>) -> Result<(), String> {
         let node_of = |pod| text(pod, "/spec/nodeName");
         let (namespace, name) = change.name;
         let Some(pod) = change.new else {
@@ -82,7 +96,9 @@ impl Volumes {
         }
         for used in claims_of(pod) {
             let claim = world.get("PersistentVolumeClaim", namespace, used);
-            if !claim.is_some_and(|claim| reaches(world, claim, node)) {
+            let place = claim.and_then(|claim| place(world, claim));
+            let claim = (namespace.clone(), used.to_owned());
+            if place != Some(node) && (place.is_some() || !self.was_there(&claim, node)) {
                 return Err(format!(
                     "pod {namespace}/{name} came to {node}, where its claim {used} has no volume"
                 ));
@@ -110,15 +126,21 @@ impl Volumes {
 impl Invariant for Volumes {
     fn see(&mut self, world: &World, change: &Change<'_>) -> Result<(), String> {
         match (change.kind, change.new) {
-            ("Pod", _) => Self::pod(world, change),
+            ("Pod", _) => self.pod(world, change),
             ("PersistentVolumeClaim", Some(_)) => Self::is_for_good(change, "/spec/volumeName"),
-            ("PersistentVolumeClaim", None) => match runner(world, change.name) {
-                Some(pod) => Err(format!(
-                    "claim {:?} went while pod {pod:?} uses it",
-                    change.name
-                )),
-                None => Ok(()),
-            },
+            ("PersistentVolumeClaim", None) => {
+                if let Some(place) = change.old.and_then(|claim| place(world, claim)) {
+                    let now = (Instant::now(), place.to_owned());
+                    self.gone.insert(change.name.clone(), now);
+                }
+                match runner(world, change.name) {
+                    Some(pod) => Err(format!(
+                        "claim {:?} went while pod {pod:?} uses it",
+                        change.name
+                    )),
+                    None => Ok(()),
+                }
+            }
             ("PersistentVolume", Some(_)) => Self::is_for_good(change, "/spec/claimRef/uid"),
             ("PersistentVolume", None) => {
                 let uid = change.old.map(|v| text(v, "/spec/claimRef/uid"));
