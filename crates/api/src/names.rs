@@ -205,6 +205,16 @@ pub fn env_var_name(value: &str) -> Vec<String> {
     errors
 }
 
+/// A share in percent, such as `25%`.
+pub fn percent(value: &str) -> Vec<String> {
+    let digits = value.strip_suffix('%').unwrap_or_default();
+    if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Vec::new();
+    }
+    let text = "a valid percent string must be a numeric string followed by an ending '%'";
+    vec![regex_message(text, "[0-9]+%", &["1%", "93%"])]
+}
+
 /// The name of a port, as services and probes refer to it.
 pub fn port_name(value: &str) -> Vec<String> {
     let mut errors = Vec::new();

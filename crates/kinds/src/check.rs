@@ -1,6 +1,6 @@
 //! Checks that many kinds share, with upstream's messages.
 
-use api::{FieldError, Quantity, meta, names, selector::LabelSelector};
+use api::{FieldError, Quantity, meta, names};
 use serde_json::Value;
 
 /// Upstream's words for a change that is not allowed.
@@ -8,17 +8,31 @@ pub(crate) const IMMUTABLE: &str = "field is immutable";
 /// Upstream's words for a number below zero.
 pub(crate) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 
+/// A field of what is at a path; the path of the whole object is empty.
+pub(crate) fn child(at: &str, field: &str) -> String {
+    if at.is_empty() {
+        field.to_owned()
+    } else {
+        format!("{at}.{field}")
+    }
+}
+
 /// Integers at the paths (relative to `obj`, printed below `at`) must not be negative.
 pub(crate) fn not_negative(obj: &Value, at: &str, fields: &[&str]) -> Vec<FieldError> {
     let negative = |field: &&str| {
         let n = meta::int_at(obj, &[field]).filter(|n| *n < 0)?;
-        Some(FieldError::invalid(
-            format!("{at}.{field}"),
-            n,
-            NOT_NEGATIVE,
-        ))
+        Some(FieldError::invalid(child(at, field), n, NOT_NEGATIVE))
     };
     fields.iter().filter_map(negative).collect()
+}
+
+/// A count of the status that may only grow, once it is there.
+pub(crate) fn not_decremented(new: &Value, old: &Value, field: &str) -> Option<FieldError> {
+    let was = meta::int_at(old, &["status", field])?;
+    let is = meta::int_at(new, &["status", field]);
+    let why = "cannot be decremented";
+    is.is_none_or(|is| is < was)
+        .then(|| FieldError::invalid(format!("status.{field}"), is.unwrap_or(0), why))
 }
 
 /// The value at a path must not change.
@@ -78,25 +92,50 @@ pub(crate) fn named(messages: Vec<String>, path: &str, value: &str) -> Vec<Field
 
 /// A percentage such as `25%`, as its number.
 pub(crate) fn percent(value: &Value) -> Option<i64> {
-    value.as_str()?.strip_suffix('%')?.parse().ok()
+    let digits = value.as_str()?.strip_suffix('%')?;
+    let plain = digits.bytes().all(|b| b.is_ascii_digit());
+    plain.then(|| digits.parse().ok())?
+}
+
+/// A count or percentage as its number; what is neither counts as nothing.
+pub(crate) fn count_or_share(value: Option<&Value>) -> i64 {
+    let plain = |v: &Value| v.as_str()?.parse().ok();
+    let number = |v: &Value| percent(v).or(v.as_i64()).or_else(|| plain(v));
+    value.and_then(number).unwrap_or(0)
 }
 
 /// A count or percentage that must not be negative.
 pub(crate) fn count_or_percent(value: Option<&Value>, path: &str) -> Vec<FieldError> {
     match value {
-        None => Vec::new(),
         Some(Value::Number(n)) if n.as_i64().is_some_and(|n| n < 0) => {
-            vec![FieldError::invalid(
-                path,
-                n.as_i64().unwrap_or(0),
-                NOT_NEGATIVE,
-            )]
+            let n = n.as_i64().unwrap_or(0);
+            vec![FieldError::invalid(path, n, NOT_NEGATIVE)]
         }
-        Some(Value::String(s)) if percent(&Value::String(s.clone())).is_none_or(|p| p < 0) => {
-            let detail = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%', '93%', regex used for validation is '[0-9]+%')";
-            vec![FieldError::invalid(path, s.as_str(), detail)]
+        Some(Value::String(text)) => named(names::percent(text), path, text),
+        _ => Vec::new(),
+    }
+}
+
+/// A percentage of at most the whole.
+pub(crate) fn at_most_whole(value: Option<&Value>, path: &str) -> Option<FieldError> {
+    let share = value.filter(|v| percent(v).is_some_and(|p| p > 100))?;
+    let why = "must not be greater than 100%";
+    Some(FieldError::invalid(path, share.clone(), why))
+}
+
+/// An object as upstream's types inside the server print it: the names of fields begin with capitals.
+pub(crate) fn internal(value: &Value) -> Value {
+    let upper = |key: &str| {
+        let mut letters = key.chars();
+        let first = letters.next().map(|c| c.to_ascii_uppercase());
+        first.into_iter().chain(letters).collect::<String>()
+    };
+    match value {
+        Value::Object(map) => {
+            let fields = map.iter().map(|(k, v)| (upper(k), internal(v)));
+            Value::Object(fields.collect())
         }
-        Some(_) => Vec::new(),
+        other => other.clone(),
     }
 }
 
@@ -111,15 +150,15 @@ pub(crate) fn label_selector(selector: &Value, path: &str) -> Vec<FieldError> {
         .enumerate()
     {
         let at = format!("{path}.matchExpressions[{i}]");
-        let values = meta::list_at(expression, &["values"]).len();
+        let values = meta::list_at(expression, &["values"]);
         match meta::str_at(expression, &["operator"]) {
-            "In" | "NotIn" if values == 0 => {
+            "In" | "NotIn" if values.is_empty() => {
                 errors.push(FieldError::required(
                     format!("{at}.values"),
                     "must be specified when `operator` is 'In' or 'NotIn'",
                 ));
             }
-            "Exists" | "DoesNotExist" if values > 0 => {
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
                 errors.push(FieldError::forbidden(
                     format!("{at}.values"),
                     "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
@@ -134,40 +173,25 @@ pub(crate) fn label_selector(selector: &Value, path: &str) -> Vec<FieldError> {
         }
         let key = meta::str_at(expression, &["key"]);
         errors.extend(named(names::qualified_name(key), &format!("{at}.key"), key));
+        for (j, value) in values.iter().filter_map(Value::as_str).enumerate() {
+            let at = format!("{at}.values[{j}]");
+            errors.extend(named(names::label_value(value), &at, value));
+        }
     }
     errors
 }
 
-/// The selector of a workload: present, not empty, and matching the labels of its pod template. None at all
-/// matches no labels; all but a DaemonSet are told that it is missing.
-pub(crate) fn workload_selector(spec: &Value, kind: &str) -> Vec<FieldError> {
-    let labels = meta::get(spec, &["template", "metadata", "labels"]);
-    let mismatch = || {
-        FieldError::invalid(
-            "spec.template.metadata.labels",
-            labels.cloned().unwrap_or_default(),
-            "`selector` does not match template `labels`",
-        )
-    };
-    let Some(selector) = spec.get("selector") else {
-        let missing = (kind != "daemonset").then(|| FieldError::required("spec.selector", ""));
-        return missing.into_iter().chain([mismatch()]).collect();
-    };
-    let mut errors = label_selector(selector, "spec.selector");
-    let Ok(parsed) = LabelSelector::from_value(selector) else {
-        return errors;
-    };
-    let none = Value::Object(serde_json::Map::new());
-    if parsed.is_everything() {
-        errors.push(FieldError::invalid(
-            "spec.selector",
-            selector.clone(),
-            format!("empty selector is invalid for {kind}"),
-        ));
-    } else if !parsed.matches(labels.unwrap_or(&none)) {
-        errors.push(mismatch());
+/// `domain/path`, as for controllers.
+pub(crate) fn prefixed_path(text: &str, at: &str) -> Vec<FieldError> {
+    if text.is_empty() {
+        return vec![FieldError::required(at, "")];
     }
-    errors
+    let (domain, path) = text.split_once('/').unwrap_or_default();
+    if domain.is_empty() || path.is_empty() {
+        let why = "must be a domain-prefixed path (such as \"acme.io/foo\")";
+        return vec![FieldError::invalid(at, text, why)];
+    }
+    named(names::dns1123_subdomain(domain), at, domain)
 }
 
 /// The quantity at a path, if it is one.

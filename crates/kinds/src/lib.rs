@@ -28,6 +28,8 @@ mod simple;
 mod small;
 mod storage;
 mod strategy;
+#[cfg(test)]
+mod testing;
 
 pub use crate::core::pod::qos_class;
 

@@ -27,6 +27,8 @@ pub(crate) struct Simple {
     pub validate_create: fn(&Value) -> Vec<FieldError>,
     /// Rules of a change.
     pub validate_update: fn(&Value, &Value) -> Vec<FieldError>,
+    /// Rules of a change of status.
+    pub validate_status: fn(&Value, &Value) -> Vec<FieldError>,
     /// Warnings about the object.
     pub warnings: fn(&Value) -> Vec<String>,
     /// What is filled in.
@@ -47,6 +49,7 @@ impl Simple {
         validate: |_| Vec::new(),
         validate_create: |_| Vec::new(),
         validate_update: |_, _| Vec::new(),
+        validate_status: |_, _| Vec::new(),
         warnings: |_| Vec::new(),
         default: |_| {},
         prepare: |_, _| {},
@@ -77,6 +80,10 @@ impl Strategy for Simple {
 
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         (self.validate_update)(new, old)
+    }
+
+    fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        (self.validate_status)(new, old)
     }
 
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {

@@ -86,11 +86,7 @@ pub(crate) static BUDGETS: Simple = Simple {
         for field in ["minAvailable", "maxUnavailable"] {
             let (value, at) = (spec.get(field), format!("spec.{field}"));
             errors.extend(crate::check::count_or_percent(value, &at));
-            if let Some(share) = value.filter(|v| crate::check::percent(v).is_some_and(|p| p > 100))
-            {
-                let why = "must not be greater than 100%";
-                errors.push(FieldError::invalid(at, share.clone(), why));
-            }
+            errors.extend(crate::check::at_most_whole(value, &at));
         }
         if let Some(selector) = spec.get("selector") {
             let at = "spec.selector";

@@ -3,9 +3,12 @@
 use api::{FieldError, meta};
 use serde_json::{Value, json};
 
-use super::{default_template, validate_lasting_template};
+use super::{Counts, default_template, empty_selector, mismatch, validate_lasting_template};
 use crate::cells::Cell;
-use crate::check::{count_or_percent, immutable, not_negative, one_of, workload_selector};
+use crate::check::{
+    at_most_whole, count_or_percent, count_or_share, immutable, internal, label_selector,
+    not_negative,
+};
 use crate::simple::Simple;
 
 const GENERATION: &str = "deprecated.daemonset.template.generation";
@@ -36,6 +39,7 @@ pub(crate) static DAEMON_SETS: Simple = Simple {
             .into_iter()
             .collect()
     },
+    validate_status: |new, old| COUNTS.validate(new, old),
     ..Simple::BASE
 };
 
@@ -66,22 +70,71 @@ fn count_templates(new: &mut Value, old: Option<&Value>) {
     meta::set(new, &path, count.to_string().into());
 }
 
+const COUNTS: Counts = Counts {
+    all: &[
+        "currentNumberScheduled",
+        "numberMisscheduled",
+        "desiredNumberScheduled",
+        "numberReady",
+        "observedGeneration",
+        "updatedNumberScheduled",
+        "numberAvailable",
+        "numberUnavailable",
+        "collisionCount",
+    ],
+    bounded: &[],
+    available: "",
+};
+
 fn validate(obj: &Value) -> Vec<FieldError> {
     let spec = obj.get("spec").unwrap_or(&Value::Null);
-    let mut errors = not_negative(spec, "spec", &["minReadySeconds", "revisionHistoryLimit"]);
-    errors.extend(workload_selector(spec, "daemonset"));
+    let mut errors = spec
+        .get("selector")
+        .map(|selector| label_selector(selector, "spec.selector"))
+        .unwrap_or_default();
+    errors.extend(mismatch(spec).unwrap_or_default());
+    errors.extend(empty_selector(spec, "daemonset"));
     errors.extend(validate_lasting_template(spec, "DaemonSet"));
-    errors.extend(one_of(
-        meta::str_at(spec, &["updateStrategy", "type"]),
-        "spec.updateStrategy.type",
-        &["RollingUpdate", "OnDelete"],
-    ));
-    let at = "spec.updateStrategy.rollingUpdate";
-    for field in ["maxUnavailable", "maxSurge"] {
-        errors.extend(count_or_percent(
-            meta::get(spec, &["updateStrategy", "rollingUpdate", field]),
-            &format!("{at}.{field}"),
-        ));
+    errors.extend(not_negative(spec, "spec", &["minReadySeconds"]));
+    let strategy = spec.get("updateStrategy").unwrap_or(&Value::Null);
+    errors.extend(validate_strategy(strategy, "spec.updateStrategy"));
+    errors.extend(not_negative(spec, "spec", &["revisionHistoryLimit"]));
+    errors
+}
+
+fn validate_strategy(strategy: &Value, at: &str) -> Vec<FieldError> {
+    let rolling = strategy.get("rollingUpdate");
+    match (meta::str_at(strategy, &["type"]), rolling) {
+        ("OnDelete", _) => Vec::new(),
+        ("RollingUpdate", None) => vec![FieldError::required(format!("{at}.rollingUpdate"), "")],
+        ("RollingUpdate", Some(rolling)) => {
+            validate_rolling(rolling, &format!("{at}.rollingUpdate"))
+        }
+        (kind, rolling) => {
+            let shown = json!({"Type": kind, "RollingUpdate": rolling.map(internal)});
+            let allowed = &["RollingUpdate", "OnDelete"];
+            vec![FieldError::not_supported(at, shown, allowed)]
+        }
+    }
+}
+
+fn validate_rolling(rolling: &Value, at: &str) -> Vec<FieldError> {
+    let fields = ["maxUnavailable", "maxSurge"].map(|f| (rolling.get(f), format!("{at}.{f}")));
+    let counts = fields.iter().flat_map(|(v, at)| count_or_percent(*v, at));
+    let mut errors: Vec<FieldError> = counts.collect();
+    errors.extend(fields.iter().filter_map(|(v, at)| at_most_whole(*v, at)));
+    let [(unavailable, first), (surge, second)] = fields;
+    match (count_or_share(unavailable), count_or_share(surge)) {
+        (0, 0) => {
+            let why = "cannot be 0 when maxSurge is 0";
+            errors.push(FieldError::required(first, why));
+        }
+        (0, _) | (_, 0) => {}
+        _ => {
+            let why = "may not be set when maxUnavailable is non-zero";
+            let value = surge.cloned().unwrap_or_default();
+            errors.push(FieldError::invalid(second, value, why));
+        }
     }
     errors
 }
@@ -89,6 +142,78 @@ fn validate(obj: &Value) -> Vec<FieldError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{assert_rules, assert_updates};
+
+    #[test]
+    fn rules() {
+        let pod = json!({"restartPolicy": "Always", "dnsPolicy": "ClusterFirst",
+            "containers": [{"name": "c", "image": "i:1", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}]});
+        let mut set = json!({"spec": {"selector": {"matchLabels": {"a": "b"}}, "updateStrategy": {"type": "RollingUpdate"},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": pod}}});
+        default(&mut set);
+        let at = "spec.updateStrategy.rollingUpdate";
+        assert_rules(
+            &set,
+            validate,
+            &[
+                (
+                    json!({"/spec/selector": null}),
+                    &[
+                        "spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`",
+                    ],
+                ),
+                (
+                    json!({"/spec/selector": {}}),
+                    &["spec.selector: Invalid value: {}: empty selector is invalid for daemonset"],
+                ),
+                (
+                    json!({"/spec/updateStrategy": {"type": "Odd"}}),
+                    &[
+                        "spec.updateStrategy: Unsupported value: {\"Type\":\"Odd\",\"RollingUpdate\":null}: supported values: \"RollingUpdate\", \"OnDelete\"",
+                    ],
+                ),
+                (
+                    json!({"/spec/updateStrategy/rollingUpdate": null}),
+                    &[&format!("{at}: Required value")],
+                ),
+                (
+                    json!({"/spec/updateStrategy/rollingUpdate/maxUnavailable": 0}),
+                    &[&format!(
+                        "{at}.maxUnavailable: Required value: cannot be 0 when maxSurge is 0"
+                    )],
+                ),
+                (
+                    json!({"/spec/updateStrategy/rollingUpdate/maxSurge": "200%"}),
+                    &[
+                        &format!(
+                            "{at}.maxSurge: Invalid value: \"200%\": must not be greater than 100%"
+                        ),
+                        &format!(
+                            "{at}.maxSurge: Invalid value: \"200%\": may not be set when maxUnavailable is non-zero"
+                        ),
+                    ],
+                ),
+                (
+                    json!({"/spec/minReadySeconds": -1, "/spec/revisionHistoryLimit": -1}),
+                    &[
+                        "spec.minReadySeconds: Invalid value: -1: must be greater than or equal to 0",
+                        "spec.revisionHistoryLimit: Invalid value: -1: must be greater than or equal to 0",
+                    ],
+                ),
+            ],
+        );
+        assert_updates(
+            &json!({"status": {"collisionCount": 1}}),
+            DAEMON_SETS.validate_status,
+            &[(
+                json!({"/status/collisionCount": 0, "/status/numberReady": -1}),
+                &[
+                    "status.numberReady: Invalid value: -1: must be greater than or equal to 0",
+                    "status.collisionCount: Invalid value: 0: cannot be decremented",
+                ],
+            )],
+        );
+    }
 
     #[test]
     fn changes_of_the_template_are_counted() {

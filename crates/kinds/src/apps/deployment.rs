@@ -4,9 +4,11 @@ use api::time::Timestamp;
 use api::{FieldError, meta};
 use serde_json::{Value, json};
 
-use super::{default_template, validate_lasting_template};
+use super::{Counts, default_template, selector_and_template, validate_lasting_template};
 use crate::cells::{Cell, render};
-use crate::check::{count_or_percent, immutable, not_negative, one_of, percent, workload_selector};
+use crate::check::{
+    at_most_whole, count_or_percent, count_or_share, immutable, internal, not_negative,
+};
 use crate::strategy::Strategy;
 
 /// Rules of Deployments.
@@ -25,26 +27,27 @@ impl Strategy for Deployment {
 
     fn validate(&self, obj: &Value) -> Vec<FieldError> {
         let spec = obj.get("spec").unwrap_or(&Value::Null);
-        let mut errors = not_negative(
+        let mut errors = not_negative(spec, "spec", &["replicas"]);
+        errors.extend(selector_and_template(
             spec,
-            "spec",
-            &[
-                "replicas",
-                "minReadySeconds",
-                "revisionHistoryLimit",
-                "progressDeadlineSeconds",
-            ],
-        );
-        errors.extend(workload_selector(spec, "deployment"));
-        errors.extend(validate_lasting_template(spec, "ReplicaSet"));
+            "deployment",
+            "invalid label selector",
+            || validate_lasting_template(spec, "ReplicaSet"),
+        ));
         errors.extend(validate_strategy(
             spec.get("strategy").unwrap_or(&Value::Null),
         ));
+        let counts = [
+            "minReadySeconds",
+            "revisionHistoryLimit",
+            "progressDeadlineSeconds",
+        ];
+        errors.extend(not_negative(spec, "spec", &counts));
         let (deadline, ready) = (
             meta::int_at(spec, &["progressDeadlineSeconds"]),
             meta::int_at(spec, &["minReadySeconds"]).unwrap_or(0),
         );
-        if let Some(n) = deadline.filter(|n| *n >= 0 && *n <= ready) {
+        if let Some(n) = deadline.filter(|n| *n <= ready) {
             errors.push(FieldError::invalid(
                 "spec.progressDeadlineSeconds",
                 n,
@@ -60,6 +63,10 @@ impl Strategy for Deployment {
             .collect()
     }
 
+    fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        COUNTS.validate(new, old)
+    }
+
     fn warnings(&self, obj: &Value) -> Vec<String> {
         super::template_warnings(obj)
     }
@@ -72,6 +79,20 @@ impl Strategy for Deployment {
         true
     }
 }
+
+const COUNTS: Counts = Counts {
+    all: &[
+        "observedGeneration",
+        "replicas",
+        "updatedReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "unavailableReplicas",
+        "collisionCount",
+    ],
+    bounded: &["updatedReplicas", "readyReplicas", "availableReplicas"],
+    available: "cannot be greater than readyReplicas",
+};
 
 const CELLS: &[Cell] = &[
     Cell::Name,
@@ -96,57 +117,45 @@ pub(super) fn ready(obj: &Value, _now: Timestamp) -> Value {
 }
 
 fn validate_strategy(strategy: &Value) -> Vec<FieldError> {
-    let kind = meta::str_at(strategy, &["type"]);
     let at = "spec.strategy.rollingUpdate";
     let rolling = strategy.get("rollingUpdate");
-    match kind {
-        "Recreate" if rolling.is_some() => {
-            return vec![FieldError::forbidden(
-                at,
-                "may not be specified when strategy `type` is 'Recreate'",
-            )];
+    match (meta::str_at(strategy, &["type"]), rolling) {
+        ("Recreate", None) => Vec::new(),
+        ("Recreate", Some(_)) => {
+            let why = "may not be specified when strategy `type` is 'Recreate'";
+            vec![FieldError::forbidden(at, why)]
         }
-        "RollingUpdate" if rolling.is_none() => {
-            return vec![FieldError::required(
-                at,
-                "this should be defaulted and never be nil",
-            )];
+        ("RollingUpdate", None) => {
+            let why = "this should be defaulted and never be nil";
+            vec![FieldError::required(at, why)]
         }
-        "RollingUpdate" => {}
-        _ => {
-            return one_of(kind, "spec.strategy.type", &["Recreate", "RollingUpdate"])
-                .into_iter()
-                .collect();
+        ("RollingUpdate", Some(rolling)) => validate_rolling(rolling, at),
+        (kind, rolling) => {
+            let shown = json!({"Type": kind, "RollingUpdate": rolling.map(internal)});
+            let allowed = &["Recreate", "RollingUpdate"];
+            vec![FieldError::not_supported("spec.strategy", shown, allowed)]
         }
     }
-    let (surge, unavailable) = (
-        rolling.and_then(|r| r.get("maxSurge")),
-        rolling.and_then(|r| r.get("maxUnavailable")),
-    );
-    let mut errors = count_or_percent(unavailable, &format!("{at}.maxUnavailable"));
+}
+
+fn validate_rolling(rolling: &Value, at: &str) -> Vec<FieldError> {
+    let (unavailable, surge) = (rolling.get("maxUnavailable"), rolling.get("maxSurge"));
+    let path = format!("{at}.maxUnavailable");
+    let mut errors = count_or_percent(unavailable, &path);
     errors.extend(count_or_percent(surge, &format!("{at}.maxSurge")));
-    let is_zero =
-        |v: Option<&Value>| v.is_none_or(|v| v.as_i64() == Some(0) || percent(v) == Some(0));
-    if is_zero(surge) && is_zero(unavailable) {
-        errors.push(FieldError::invalid(
-            format!("{at}.maxUnavailable"),
-            unavailable.cloned().unwrap_or_default(),
-            "may not be 0 when `maxSurge` is 0",
-        ));
+    if count_or_share(unavailable) == 0 && count_or_share(surge) == 0 {
+        let value = unavailable.cloned().unwrap_or_default();
+        let why = "may not be 0 when `maxSurge` is 0";
+        errors.push(FieldError::invalid(&path, value, why));
     }
-    if let Some(v) = unavailable.filter(|v| percent(v).is_some_and(|p| p > 100)) {
-        errors.push(FieldError::invalid(
-            format!("{at}.maxUnavailable"),
-            v.clone(),
-            "must not be greater than 100%",
-        ));
-    }
+    errors.extend(at_most_whole(unavailable, &path));
     errors
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{assert_rules, assert_updates};
 
     fn deployment() -> Value {
         let mut obj = json!({"metadata": {"name": "d"}, "spec": {"replicas": 1, "selector": {"matchLabels": {"a": "b"}}, "strategy": {"type": "RollingUpdate"},
@@ -167,53 +176,155 @@ mod tests {
             obj["spec"]["template"]["spec"]["containers"][0]["imagePullPolicy"],
             "IfNotPresent"
         );
-        assert_eq!(Deployment.validate(&obj), vec![]);
-        for (path, value, text) in [
-            (
-                "/spec/replicas",
-                json!(-1),
-                "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
-            ),
-            (
-                "/spec/template/metadata/labels",
-                json!({"x": "y"}),
-                "spec.template.metadata.labels: Invalid value: {\"x\":\"y\"}: `selector` does not match template `labels`",
-            ),
-            (
-                "/spec/selector",
-                json!({}),
-                "spec.selector: Invalid value: {}: empty selector is invalid for deployment",
-            ),
-            (
-                "/spec/template/spec/restartPolicy",
-                json!("Never"),
-                "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"",
-            ),
-            (
-                "/spec/strategy/type",
-                json!("Recreate"),
-                "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'",
-            ),
-            (
-                "/spec/template/spec/containers/0/image",
-                json!(""),
-                "spec.template.spec.containers[0].image: Required value",
-            ),
-        ] {
-            let mut bad = obj.clone();
-            *bad.pointer_mut(path).unwrap() = value;
-            let errors: Vec<String> = Deployment
-                .validate(&bad)
-                .iter()
-                .map(ToString::to_string)
-                .collect();
-            assert_eq!(errors, [text], "{path}");
-        }
-        let mut other = obj.clone();
-        other["spec"]["selector"] = json!({"matchLabels": {"c": "d"}});
-        assert_eq!(
-            Deployment.validate_update(&other, &obj)[0].detail,
-            "field is immutable"
+        let at = "spec.strategy.rollingUpdate";
+        assert_rules(
+            &obj,
+            |o| Deployment.validate(o),
+            &[
+                (
+                    json!({"/spec/replicas": -1}),
+                    &["spec.replicas: Invalid value: -1: must be greater than or equal to 0"],
+                ),
+                (
+                    json!({"/spec/template/metadata/labels": {"x": "y"}}),
+                    &[
+                        "spec.template.metadata.labels: Invalid value: {\"x\":\"y\"}: `selector` does not match template `labels`",
+                    ],
+                ),
+                (
+                    json!({"/spec/selector": {}}),
+                    &["spec.selector: Invalid value: {}: empty selector is invalid for deployment"],
+                ),
+                (
+                    json!({"/spec/selector": null}),
+                    &[
+                        "spec.selector: Required value",
+                        "spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`",
+                    ],
+                ),
+                (
+                    json!({"/spec/selector": {"matchExpressions": [{"key": "a", "operator": "Is", "values": ["a b"]}]}}),
+                    &[
+                        "spec.selector.matchExpressions[0].operator: Invalid value: \"Is\": not a valid selector operator",
+                        "spec.selector.matchExpressions[0].values[0]: Invalid value: \"a b\": a valid label must be…",
+                        "spec.selector: Invalid value: {\"matchExpressions\":[{\"key\":\"a\",\"operator\":\"Is\",\"values\":[\"a b\"]}]}: invalid label selector",
+                    ],
+                ),
+                (
+                    json!({"/spec/template/spec/restartPolicy": "Never"}),
+                    &[
+                        "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"",
+                    ],
+                ),
+                (
+                    json!({"/spec/template/spec/activeDeadlineSeconds": 5}),
+                    &[
+                        "spec.template.spec.activeDeadlineSeconds: Forbidden: activeDeadlineSeconds in ReplicaSet is not Supported",
+                    ],
+                ),
+                (
+                    json!({"/spec/template/spec/ephemeralContainers": [{"name": "e"}]}),
+                    &[
+                        "spec.template.spec.ephemeralContainers: Forbidden: ephemeral containers not allowed in pod template",
+                    ],
+                ),
+                (
+                    json!({"/spec/template/spec/containers/0/image": ""}),
+                    &["spec.template.spec.containers[0].image: Required value"],
+                ),
+                (
+                    json!({"/spec/strategy/type": "Recreate"}),
+                    &[
+                        "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'",
+                    ],
+                ),
+                (
+                    json!({"/spec/strategy": {"type": "Odd"}}),
+                    &[
+                        "spec.strategy: Unsupported value: {\"Type\":\"Odd\",\"RollingUpdate\":null}: supported values: \"Recreate\", \"RollingUpdate\"",
+                    ],
+                ),
+                (
+                    json!({"/spec/strategy/rollingUpdate": {"maxUnavailable": "x", "maxSurge": 0}}),
+                    &[
+                        &format!(
+                            "{at}.maxUnavailable: Invalid value: \"x\": a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')"
+                        ),
+                        &format!(
+                            "{at}.maxUnavailable: Invalid value: \"x\": may not be 0 when `maxSurge` is 0"
+                        ),
+                    ],
+                ),
+                (
+                    json!({"/spec/strategy/rollingUpdate": {"maxUnavailable": "101%", "maxSurge": -1}}),
+                    &[
+                        &format!(
+                            "{at}.maxSurge: Invalid value: -1: must be greater than or equal to 0"
+                        ),
+                        &format!(
+                            "{at}.maxUnavailable: Invalid value: \"101%\": must not be greater than 100%"
+                        ),
+                    ],
+                ),
+                (
+                    json!({"/spec/minReadySeconds": -1, "/spec/revisionHistoryLimit": -1, "/spec/progressDeadlineSeconds": -2}),
+                    &[
+                        "spec.minReadySeconds: Invalid value: -1: must be greater than or equal to 0",
+                        "spec.revisionHistoryLimit: Invalid value: -1: must be greater than or equal to 0",
+                        "spec.progressDeadlineSeconds: Invalid value: -2: must be greater than or equal to 0",
+                        "spec.progressDeadlineSeconds: Invalid value: -2: must be greater than minReadySeconds",
+                    ],
+                ),
+            ],
+        );
+        assert_updates(
+            &obj,
+            |new, old| Deployment.validate_update(new, old),
+            &[
+                (
+                    json!({"/spec/replicas": 5, "/spec/template/metadata/labels/c": "d"}),
+                    &[],
+                ),
+                (
+                    json!({"/spec/selector": {"matchLabels": {"c": "d"}}}),
+                    &[
+                        "spec.selector: Invalid value: {\"matchLabels\":{\"c\":\"d\"}}: field is immutable",
+                    ],
+                ),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_status_counts_what_can_be() {
+        let old = json!({"status": {"replicas": 2, "readyReplicas": 2, "availableReplicas": 1, "collisionCount": 2}});
+        assert_updates(
+            &old,
+            |new, old| Deployment.validate_status_update(new, old),
+            &[
+                (
+                    json!({"/status/readyReplicas": 3, "/status/unavailableReplicas": -1}),
+                    &[
+                        "status.unavailableReplicas: Invalid value: -1: must be greater than or equal to 0",
+                        "status.readyReplicas: Invalid value: 3: cannot be greater than status.replicas",
+                    ],
+                ),
+                (
+                    json!({"/status/readyReplicas": 0}),
+                    &[
+                        "status.availableReplicas: Invalid value: 1: cannot be greater than readyReplicas",
+                    ],
+                ),
+                (json!({"/status/collisionCount": 3}), &[]),
+                (
+                    json!({"/status/collisionCount": 1}),
+                    &["status.collisionCount: Invalid value: 1: cannot be decremented"],
+                ),
+                (
+                    json!({"/status/collisionCount": null}),
+                    &["status.collisionCount: Invalid value: 0: cannot be decremented"],
+                ),
+            ],
         );
     }
 

@@ -4,13 +4,24 @@ use api::time::Timestamp;
 use api::{FieldError, meta};
 use serde_json::Value;
 
-use super::{default_template, validate_lasting_template};
+use super::{Counts, default_template, selector_and_template, validate_lasting_template};
 use crate::cells::Cell;
-use crate::check::{immutable, not_negative, workload_selector};
-use crate::metadata::validate_labels;
+use crate::check::{immutable, not_negative};
 use crate::simple::Simple;
 
 const TEMPLATE: &[&str] = &["spec", "template", "spec"];
+
+const COUNTS: Counts = Counts {
+    all: &[
+        "replicas",
+        "fullyLabeledReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "observedGeneration",
+    ],
+    bounded: &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"],
+    available: "cannot be greater than readyReplicas",
+};
 
 /// Rules of ReplicaSets.
 pub(crate) static REPLICA_SETS: Simple = Simple {
@@ -31,8 +42,12 @@ pub(crate) static REPLICA_SETS: Simple = Simple {
     validate: |obj| {
         let spec = obj.get("spec").unwrap_or(&Value::Null);
         let mut errors = not_negative(spec, "spec", &["replicas", "minReadySeconds"]);
-        errors.extend(workload_selector(spec, "deployment"));
-        errors.extend(validate_lasting_template(spec, "ReplicaSet"));
+        errors.extend(selector_and_template(
+            spec,
+            "deployment",
+            "invalid label selector",
+            || validate_lasting_template(spec, "ReplicaSet"),
+        ));
         errors
     },
     validate_update: |new, old| {
@@ -40,6 +55,7 @@ pub(crate) static REPLICA_SETS: Simple = Simple {
             .into_iter()
             .collect()
     },
+    validate_status: |new, old| COUNTS.validate(new, old),
     ..Simple::BASE
 };
 
@@ -60,6 +76,7 @@ pub(crate) static REPLICATION_CONTROLLERS: Simple = Simple {
     warnings: super::template_warnings,
     default: default_controller,
     validate: validate_controller,
+    validate_status: |new, old| COUNTS.validate(new, old),
     ..Simple::BASE
 };
 
@@ -71,7 +88,12 @@ pub(crate) static REVISIONS: Simple = Simple {
         Cell::Text(&["revision"]),
         Cell::Age,
     ],
-    validate: |obj| not_negative(obj, "", &["revision"]),
+    validate: |obj| {
+        let missing = obj.get("data").is_none_or(Value::is_null);
+        let missing = missing.then(|| FieldError::required("data", "data is mandatory"));
+        let counts = not_negative(obj, "", &["revision"]);
+        missing.into_iter().chain(counts).collect()
+    },
     validate_update: |new, old| immutable(new, old, &["data"]).into_iter().collect(),
     ..Simple::BASE
 };
@@ -107,12 +129,12 @@ fn default_controller(obj: &mut Value) {
 
 fn validate_controller(obj: &Value) -> Vec<FieldError> {
     let spec = obj.get("spec").unwrap_or(&Value::Null);
-    let mut errors = not_negative(spec, "spec", &["replicas", "minReadySeconds"]);
-    errors.extend(validate_labels(spec.get("selector"), "spec.selector"));
+    let mut errors = not_negative(spec, "spec", &["minReadySeconds"]);
     let selector = spec.get("selector").and_then(Value::as_object);
     if selector.is_none_or(serde_json::Map::is_empty) {
         errors.push(FieldError::required("spec.selector", ""));
     }
+    errors.extend(not_negative(spec, "spec", &["replicas"]));
     let Some(template) = spec.get("template") else {
         errors.push(FieldError::required("spec.template", ""));
         return errors;
@@ -128,4 +150,86 @@ fn validate_controller(obj: &Value) -> Vec<FieldError> {
     }
     errors.extend(validate_lasting_template(spec, "ReplicationController"));
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_rules, assert_updates};
+    use serde_json::json;
+
+    #[test]
+    fn controllers_select_their_template() {
+        let pod = json!({"restartPolicy": "Always", "dnsPolicy": "ClusterFirst",
+            "containers": [{"name": "c", "image": "i:1", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}]});
+        let controller = json!({"spec": {"replicas": 1, "selector": {"a": "b"},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": pod}}});
+        assert_rules(
+            &controller,
+            validate_controller,
+            &[
+                (
+                    json!({"/spec/minReadySeconds": -1, "/spec/selector": {}, "/spec/replicas": -1}),
+                    &[
+                        "spec.minReadySeconds: Invalid value: -1: must be greater than or equal to 0",
+                        "spec.selector: Required value",
+                        "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
+                    ],
+                ),
+                (
+                    json!({"/spec/template": null}),
+                    &["spec.template: Required value"],
+                ),
+                (
+                    json!({"/spec/selector/a": "c"}),
+                    &[
+                        "spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`",
+                    ],
+                ),
+            ],
+        );
+    }
+
+    #[test]
+    fn revisions_keep_their_data() {
+        let revision = json!({"data": {"spec": {}}, "revision": 1});
+        assert_rules(
+            &revision,
+            REVISIONS.validate,
+            &[(
+                json!({"/data": null, "/revision": -1}),
+                &[
+                    "data: Required value: data is mandatory",
+                    "revision: Invalid value: -1: must be greater than or equal to 0",
+                ],
+            )],
+        );
+        assert_updates(
+            &revision,
+            REVISIONS.validate_update,
+            &[
+                (json!({"/revision": 2}), &[]),
+                (
+                    json!({"/data": {}}),
+                    &["data: Invalid value: {}: field is immutable"],
+                ),
+            ],
+        );
+    }
+
+    #[test]
+    fn statuses() {
+        let old = json!({"status": {"replicas": 2}});
+        assert_updates(
+            &old,
+            REPLICA_SETS.validate_status,
+            &[(
+                json!({"/status/fullyLabeledReplicas": 3, "/status/observedGeneration": -1}),
+                &[
+                    "status.observedGeneration: Invalid value: -1: must be greater than or equal to 0",
+                    "status.fullyLabeledReplicas: Invalid value: 3: cannot be greater than status.replicas",
+                ],
+            )],
+        );
+    }
 }

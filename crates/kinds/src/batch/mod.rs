@@ -1,22 +1,22 @@
 //! Jobs and CronJobs.
 
 mod rules;
+mod selector;
+mod status;
 
 use api::cron::{self, Schedule};
 use api::time::{self, Timestamp};
-use api::{FieldError, meta};
+use api::{FieldError, meta, names};
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use crate::apps::default_template;
 use crate::cells::{Cell, condition_is_true, render, since, text};
-use crate::check::{immutable, not_negative, one_of};
+use crate::check::{IMMUTABLE, immutable, not_negative, one_of};
 use crate::core::pod::validate_template;
 use crate::simple::{FieldLabels, Simple};
 use crate::strategy::{Ctx, Strategy};
 
-const UID_LABEL: &str = "batch.kubernetes.io/controller-uid";
-const NAME_LABEL: &str = "batch.kubernetes.io/job-name";
 const BACKOFF_LIMIT: i64 = 6;
 /// Longest name of a CronJob: its Jobs append eleven characters.
 const CRON_NAME_MAX: usize = 52;
@@ -40,69 +40,45 @@ impl Strategy for Job {
     }
 
     fn prepare_create(&self, job: &mut Value, _ctx: &Ctx<'_>) {
-        if meta::bool_at(job, &["spec", "manualSelector"]) {
-            return;
-        }
-        // Labels that came from the template follow it.
-        let template = ["spec", "template", "metadata", "labels"];
-        let labels = |path: &[&str]| {
-            meta::get(job, path).filter(|l| l.as_object().is_some_and(|m| !m.is_empty()))
-        };
-        let follows = labels(&["metadata", "labels"]) == labels(&template);
-        let (uid, name) = (meta::uid(job).to_owned(), meta::name(job).to_owned());
-        // The older labels without a prefix are still set beside the newer ones.
-        for (label, value) in [
-            ("controller-uid", &uid),
-            ("job-name", &name),
-            (UID_LABEL, &uid),
-            (NAME_LABEL, &name),
-        ] {
-            meta::set(
-                job,
-                &["spec", "template", "metadata", "labels", label],
-                value.as_str().into(),
-            );
-        }
-        meta::set(
-            job,
-            &["spec", "selector", "matchLabels", UID_LABEL],
-            uid.into(),
-        );
-        if let Some(labels) = meta::get(job, &template).cloned().filter(|_| follows) {
-            meta::set(job, &["metadata", "labels"], labels);
-        }
+        selector::generate(job);
     }
 
     fn validate(&self, obj: &Value) -> Vec<FieldError> {
-        validate_job_spec(obj.get("spec").unwrap_or(&Value::Null), "spec")
+        let spec = obj.get("spec").unwrap_or(&Value::Null);
+        let mut errors = selector::generated(obj);
+        errors.extend(validate_job_spec(spec, "spec"));
+        errors.extend(selector::validate(spec));
+        errors.extend(host_names(obj));
+        errors
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        let indexed = meta::str_at(new, &["spec", "completionMode"]) == "Indexed";
         let mut errors: Vec<FieldError> = Vec::new();
-        let suspended = meta::bool_at(old, &["spec", "suspend"])
-            && meta::get(old, &["status", "startTime"]).is_none();
-        let indexed = meta::str_at(old, &["spec", "completionMode"]) == "Indexed";
-        let mut fixed: Vec<&[&str]> = vec![
-            &["spec", "selector"],
-            &["spec", "completionMode"],
-            &["spec", "podFailurePolicy"],
-            &["spec", "successPolicy"],
-            &["spec", "managedBy"],
-            &["spec", "backoffLimitPerIndex"],
+        errors.extend(if indexed {
+            scaled_in_tandem(new, old)
+        } else {
+            immutable(new, old, &["spec", "completions"])
+        });
+        errors.extend(immutable(new, old, &["spec", "selector"]));
+        errors.extend(template_stays(new, old));
+        let fixed = [
+            "completionMode",
+            "podFailurePolicy",
+            "backoffLimitPerIndex",
+            "managedBy",
+            "successPolicy",
         ];
-        if !indexed {
-            fixed.push(&["spec", "completions"]);
-        }
-        if !suspended {
-            // A suspended job that never ran may still change where its pods go.
-            fixed.push(&["spec", "template"]);
-        }
         errors.extend(
             fixed
-                .into_iter()
-                .filter_map(|path| immutable(new, old, path)),
+                .iter()
+                .filter_map(|f| immutable(new, old, &["spec", f])),
         );
         errors
+    }
+
+    fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        status::validate(new, old)
     }
 
     fn warnings(&self, obj: &Value) -> Vec<String> {
@@ -158,6 +134,62 @@ fn default_job_spec(spec: &mut Value) {
     set(spec, "podReplacementPolicy", policy.into());
 }
 
+/// The pods of a Job with indexes have the name and an index as their host name.
+fn host_names(job: &Value) -> Option<FieldError> {
+    let spec = job.get("spec")?;
+    let count =
+        meta::int_at(spec, &["completions"]).filter(|n| *n > 0 && rules::is_indexed(spec))?;
+    let name = meta::name(job);
+    let longest = format!("{name}-{}", count - 1);
+    let why = format!("will not able to create pod with invalid DNS label: {longest}");
+    let odd = !names::dns1123_label(&longest).is_empty();
+    odd.then(|| FieldError::invalid("metadata.name", name, why))
+}
+
+/// Completions of a Job with indexes change together with how many run at once.
+fn scaled_in_tandem(new: &Value, old: &Value) -> Option<FieldError> {
+    let of = |job, field: &str| meta::int_at(job, &["spec", field]);
+    let is = of(new, "completions")?;
+    let why = "can only be modified in tandem with spec.parallelism";
+    let alone = of(old, "completions") != Some(is) && of(new, "parallelism") != Some(is);
+    alone.then(|| FieldError::invalid("spec.completions", is, why))
+}
+
+/// The template does not change, but for where the pods of a suspended Job that never ran may go.
+fn template_stays(new: &Value, old: &Value) -> Option<FieldError> {
+    let template = |job| {
+        meta::get(job, &["spec", "template"])
+            .cloned()
+            .unwrap_or_default()
+    };
+    let (is, mut was) = (template(new), template(old));
+    let suspended = meta::bool_at(old, &["spec", "suspend"]);
+    if suspended && meta::get(old, &["status", "startTime"]).is_none() {
+        let free: [&[&str]; 6] = [
+            &["metadata", "annotations"],
+            &["metadata", "labels"],
+            &["spec", "affinity", "nodeAffinity"],
+            &["spec", "nodeSelector"],
+            &["spec", "schedulingGates"],
+            &["spec", "tolerations"],
+        ];
+        for path in free {
+            match meta::get(&is, path) {
+                Some(value) => meta::set(&mut was, path, value.clone()),
+                None => drop(meta::remove(&mut was, path)),
+            }
+        }
+        // No affinity is the same as an empty one.
+        let empty = |affinity: &Value| affinity.as_object().is_some_and(serde_json::Map::is_empty);
+        if meta::get(&is, &["spec", "affinity"]).is_none()
+            && meta::get(&was, &["spec", "affinity"]).is_some_and(empty)
+        {
+            meta::remove(&mut was, &["spec", "affinity"]);
+        }
+    }
+    (is != was).then(|| FieldError::invalid("spec.template", is, IMMUTABLE))
+}
+
 fn validate_job_spec(spec: &Value, at: &str) -> Vec<FieldError> {
     let numbers = [
         "parallelism",
@@ -169,26 +201,14 @@ fn validate_job_spec(spec: &Value, at: &str) -> Vec<FieldError> {
         "maxFailedIndexes",
     ];
     let mut errors = not_negative(spec, at, &numbers);
-    errors.extend(validate_template(
-        spec.get("template"),
-        &format!("{at}.template"),
-    ));
-    let policy = meta::str_at(spec, &["template", "spec", "restartPolicy"]);
-    if policy != "OnFailure" && policy != "Never" {
-        let path = format!("{at}.template.spec.restartPolicy");
-        if policy == "Always" {
-            errors.push(FieldError::not_supported(
-                path,
-                policy,
-                &["OnFailure", "Never"],
-            ));
-        } else {
-            errors.push(FieldError::required(
-                path,
-                "valid values: \"OnFailure\", \"Never\"",
-            ));
-        }
+    if spec.get("maxFailedIndexes").is_some() && spec.get("backoffLimitPerIndex").is_none() {
+        let why = "when maxFailedIndexes is specified";
+        errors.push(FieldError::required(
+            format!("{at}.backoffLimitPerIndex"),
+            why,
+        ));
     }
+    errors.extend(rules::managed_by(spec, at));
     errors.extend(crate::check::one_of_if_set(
         meta::str_at(spec, &["completionMode"]),
         format!("{at}.completionMode"),
@@ -197,12 +217,42 @@ fn validate_job_spec(spec: &Value, at: &str) -> Vec<FieldError> {
     errors.extend(rules::indexed(spec, at));
     errors.extend(rules::failure_policy(spec, at));
     errors.extend(rules::success_policy(spec, at));
+    let replacements: &[&str] = if spec.get("podFailurePolicy").is_some() {
+        &["Failed"]
+    } else {
+        &["Failed", "TerminatingOrFailed"]
+    };
     errors.extend(crate::check::one_of_if_set(
         meta::str_at(spec, &["podReplacementPolicy"]),
         format!("{at}.podReplacementPolicy"),
-        &["Failed", "TerminatingOrFailed"],
+        replacements,
     ));
+    errors.extend(validate_template(
+        spec.get("template"),
+        &format!("{at}.template"),
+    ));
+    errors.extend(restart_policy(spec, at));
     errors
+}
+
+fn restart_policy(spec: &Value, at: &str) -> Option<FieldError> {
+    let path = format!("{at}.template.spec.restartPolicy");
+    match meta::str_at(spec, &["template", "spec", "restartPolicy"]) {
+        "" | "Always" => {
+            let why = "valid values: \"OnFailure\", \"Never\"";
+            Some(FieldError::required(path, why))
+        }
+        "OnFailure" if spec.get("podFailurePolicy").is_some() => {
+            let why = "only \"Never\" is supported when podFailurePolicy is specified";
+            Some(FieldError::invalid(path, "OnFailure", why))
+        }
+        "OnFailure" | "Never" => None,
+        other => Some(FieldError::not_supported(
+            path,
+            other,
+            &["OnFailure", "Never"],
+        )),
+    }
 }
 
 fn completions(job: &Value) -> String {
@@ -333,16 +383,8 @@ fn time_zone(spec: &Value) -> Option<FieldError> {
 
 fn validate_cron_job(obj: &Value) -> Vec<FieldError> {
     let spec = obj.get("spec").unwrap_or(&Value::Null);
-    let mut errors = not_negative(
-        spec,
-        "spec",
-        &[
-            "startingDeadlineSeconds",
-            "successfulJobsHistoryLimit",
-            "failedJobsHistoryLimit",
-        ],
-    );
     let schedule = meta::str_at(spec, &["schedule"]);
+    let mut errors = Vec::new();
     if schedule.is_empty() {
         errors.push(FieldError::required("spec.schedule", ""));
     } else if let Err(why) = Schedule::parse(schedule, TimeZone::UTC) {
@@ -352,22 +394,34 @@ fn validate_cron_job(obj: &Value) -> Vec<FieldError> {
             why.to_string(),
         ));
     }
+    errors.extend(not_negative(spec, "spec", &["startingDeadlineSeconds"]));
     errors.extend(time_zone(spec));
     errors.extend(one_of(
         meta::str_at(spec, &["concurrencyPolicy"]),
         "spec.concurrencyPolicy",
         &["Allow", "Forbid", "Replace"],
     ));
-    errors.extend(validate_job_spec(
-        meta::get(spec, &["jobTemplate", "spec"]).unwrap_or(&Value::Null),
-        "spec.jobTemplate.spec",
-    ));
+    let at = "spec.jobTemplate.spec";
+    let job = meta::get(spec, &["jobTemplate", "spec"]).unwrap_or(&Value::Null);
+    errors.extend(validate_job_spec(job, at));
+    if let Some(selector) = job.get("selector") {
+        let why = "`selector` will be auto-generated";
+        let at = format!("{at}.selector");
+        errors.push(FieldError::invalid(at, selector.clone(), why));
+    }
+    if meta::bool_at(job, &["manualSelector"]) {
+        let at = format!("{at}.manualSelector");
+        errors.push(FieldError::not_supported(at, true, &["nil", "false"]));
+    }
+    let limits = ["successfulJobsHistoryLimit", "failedJobsHistoryLimit"];
+    errors.extend(not_negative(spec, "spec", &limits));
     errors
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{assert_rules, assert_updates, changed};
 
     #[test]
     fn jobs() {
@@ -387,7 +441,7 @@ mod tests {
         assert_eq!(job["spec"]["backoffLimit"], 6);
         assert_eq!(
             job["spec"]["selector"],
-            json!({"matchLabels": {UID_LABEL: "u"}})
+            json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}})
         );
         assert_eq!(
             job["spec"]["template"]["metadata"]["labels"]["job-name"],
@@ -399,9 +453,102 @@ mod tests {
             row[..4],
             [json!("j"), json!("Running"), json!("0/1"), json!("")]
         );
-        let mut changed = job.clone();
-        changed["spec"]["template"]["spec"]["containers"][0]["image"] = json!("x");
-        assert_eq!(Job.validate_update(&changed, &job)[0].path, "spec.template");
+        told_of_jobs(&job);
+    }
+
+    fn told_of_jobs(job: &Value) {
+        let labels = "spec.template.metadata.labels";
+        assert_rules(
+            job,
+            |job| Job.validate(job),
+            &[
+                (
+                    json!({"/spec/template/metadata/labels/job-name": "other"}),
+                    &[&format!(
+                        "{labels}[job-name]: Invalid value: {{\"controller-uid\":\"u\",\"job-name\":\"other\",\"batch.kubernetes.io/controller-uid\":\"u\",\"batch.kubernetes.io/job-name\":\"j\"}}: must be 'j'"
+                    )],
+                ),
+                (
+                    json!({"/spec/selector": {"matchLabels": {"a": "b"}}}),
+                    &[
+                        "spec.selector: Invalid value: {\"matchLabels\":{\"a\":\"b\"}}: `selector` not auto-generated",
+                        &format!("{labels}: Invalid value: …"),
+                    ],
+                ),
+                (
+                    json!({"/spec/manualSelector": true, "/spec/selector": null}),
+                    &[
+                        "spec.selector: Required value",
+                        &format!("{labels}: Invalid value: …"),
+                    ],
+                ),
+                (
+                    json!({"/spec/template/spec/restartPolicy": "Always"}),
+                    &[
+                        "spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\"",
+                    ],
+                ),
+                (
+                    json!({"/spec/maxFailedIndexes": 1}),
+                    &[
+                        "spec.backoffLimitPerIndex: Required value: when maxFailedIndexes is specified",
+                        "spec.maxFailedIndexes: Invalid value: 1: requires indexed completion mode",
+                    ],
+                ),
+                (
+                    json!({"/metadata/name": "j".repeat(62), "/spec/manualSelector": true, "/spec/completionMode": "Indexed", "/spec/completions": 10}),
+                    &["metadata.name: Invalid value: …"],
+                ),
+            ],
+        );
+        assert_updates(
+            job,
+            |new, old| Job.validate_update(new, old),
+            &[
+                (json!({"/spec/parallelism": 5, "/spec/suspend": true}), &[]),
+                (
+                    json!({"/spec/template/spec/containers/0/image": "x"}),
+                    &["spec.template: Invalid value: {…"],
+                ),
+                (
+                    json!({"/spec/template/spec/nodeSelector": {"a": "b"}}),
+                    &["spec.template: Invalid value: {…"],
+                ),
+                (
+                    json!({"/spec/completions": 5}),
+                    &["spec.completions: Invalid value: 5: field is immutable"],
+                ),
+                (
+                    json!({"/spec/managedBy": "a/b"}),
+                    &["spec.managedBy: Invalid value: \"a/b\": field is immutable"],
+                ),
+            ],
+        );
+        let waiting = changed(
+            job,
+            &json!({"/spec/suspend": true, "/spec/completionMode": "Indexed"}),
+        );
+        assert_updates(
+            &waiting,
+            |new, old| Job.validate_update(new, old),
+            &[
+                (
+                    json!({"/spec/template/spec/nodeSelector": {"a": "b"}, "/spec/template/spec/affinity": {"nodeAffinity": {}}}),
+                    &[],
+                ),
+                (
+                    json!({"/spec/template/spec/affinity": {"podAffinity": {}}}),
+                    &["spec.template: Invalid value: {…"],
+                ),
+                (json!({"/spec/completions": 5, "/spec/parallelism": 5}), &[]),
+                (
+                    json!({"/spec/completions": 5}),
+                    &[
+                        "spec.completions: Invalid value: 5: can only be modified in tandem with spec.parallelism",
+                    ],
+                ),
+            ],
+        );
     }
 
     #[test]

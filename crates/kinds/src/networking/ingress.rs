@@ -3,7 +3,7 @@
 use api::{FieldError, meta, names};
 use serde_json::{Value, json};
 
-use crate::check::{named, one_of, port};
+use crate::check::{named, one_of, port, prefixed_path};
 
 const PATH_TYPES: &[&str] = &["Exact", "ImplementationSpecific", "Prefix"];
 /// Longest name of a host, in bytes.
@@ -236,19 +236,6 @@ pub(super) fn validate_class(obj: &Value) -> Vec<FieldError> {
         _ => {}
     }
     errors
-}
-
-/// `domain/path`.
-fn prefixed_path(text: &str, at: &str) -> Vec<FieldError> {
-    if text.is_empty() {
-        return vec![FieldError::required(at, "")];
-    }
-    let (domain, path) = text.split_once('/').unwrap_or_default();
-    if domain.is_empty() || path.is_empty() {
-        let why = "must be a domain-prefixed path (such as \"acme.io/foo\")";
-        return vec![FieldError::invalid(at, text, why)];
-    }
-    named(names::dns1123_subdomain(domain), at, domain)
 }
 
 #[cfg(test)]

@@ -26,6 +26,11 @@ pub(crate) fn validate_template(template: Option<&Value>, at: &str) -> Vec<Field
         template.get("spec").unwrap_or(&empty),
         &format!("{at}.spec"),
     ));
+    if !meta::list_at(template, &["spec", "ephemeralContainers"]).is_empty() {
+        let why = "ephemeral containers not allowed in pod template";
+        let at = format!("{at}.spec.ephemeralContainers");
+        errors.push(FieldError::forbidden(at, why));
+    }
     errors
 }
 
