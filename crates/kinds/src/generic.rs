@@ -164,8 +164,12 @@ pub fn validate_update(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError>
     let rules = strategy(kind);
     let mut errors = validate_metadata_update(new, old);
     errors.extend(validate_metadata(kind, rules, new));
-    errors.extend(rules.validate(new));
-    errors.extend(rules.validate_update(new, old));
+    let (object, change) = (rules.validate(new), rules.validate_update(new, old));
+    if rules.changes_first() {
+        errors.extend(change.into_iter().chain(object));
+    } else {
+        errors.extend(object.into_iter().chain(change));
+    }
     if let Some(custom) = &kind.custom {
         errors.extend(crate::custom::validate(kind, custom, new, Some(old)));
     }

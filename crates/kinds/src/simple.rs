@@ -27,6 +27,8 @@ pub(crate) struct Simple {
     pub validate_create: fn(&Value) -> Vec<FieldError>,
     /// Rules of a change.
     pub validate_update: fn(&Value, &Value) -> Vec<FieldError>,
+    /// Whether they are told before those of the object.
+    pub changes_first: bool,
     /// Rules of a change of status.
     pub validate_status: fn(&Value, &Value) -> Vec<FieldError>,
     /// Warnings about the object.
@@ -49,6 +51,7 @@ impl Simple {
         validate: |_| Vec::new(),
         validate_create: |_| Vec::new(),
         validate_update: |_, _| Vec::new(),
+        changes_first: false,
         validate_status: |_, _| Vec::new(),
         warnings: |_| Vec::new(),
         default: |_| {},
@@ -80,6 +83,10 @@ impl Strategy for Simple {
 
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         (self.validate_update)(new, old)
+    }
+
+    fn changes_first(&self) -> bool {
+        self.changes_first
     }
 
     fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {

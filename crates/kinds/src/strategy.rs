@@ -44,6 +44,11 @@ pub trait Strategy: Send + Sync {
         Vec::new()
     }
 
+    /// Whether the rules of a change are told before those of the object.
+    fn changes_first(&self) -> bool {
+        false
+    }
+
     /// Every broken rule of a change of status.
     fn validate_status_update(&self, _new: &Value, _old: &Value) -> Vec<FieldError> {
         Vec::new()

@@ -46,6 +46,10 @@ impl Strategy for ConfigMap {
         errors
     }
 
+    fn changes_first(&self) -> bool {
+        true
+    }
+
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         immutable_data(new, old)
     }
@@ -104,6 +108,10 @@ impl Strategy for Secret {
         }
         errors.extend(validate_type(obj));
         errors
+    }
+
+    fn changes_first(&self) -> bool {
+        true
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
@@ -170,7 +178,9 @@ fn validate_type(obj: &Value) -> Vec<FieldError> {
         "kubernetes.io/basic-auth" if !has("username") && !has("password") => {
             missing(&["username", "password"])
         }
-        "kubernetes.io/ssh-auth" => missing(&["ssh-privatekey"]),
+        "kubernetes.io/ssh-auth" if meta::str_at(obj, &["data", "ssh-privatekey"]).is_empty() => {
+            vec![FieldError::required("data[ssh-privatekey]", "")]
+        }
         "kubernetes.io/tls" => missing(&["tls.crt", "tls.key"]),
         _ => Vec::new(),
     }

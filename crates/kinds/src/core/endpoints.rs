@@ -4,7 +4,7 @@ use api::time::Timestamp;
 use api::{FieldError, meta, names};
 use serde_json::Value;
 
-use crate::addresses::{of_endpoint, of_family, qualified_host};
+use crate::addresses::{of_family, qualified_host, special, valid_ip};
 use crate::cells::{Cell, first_of, or};
 use crate::check::{named, one_of, port};
 use crate::simple::Simple;
@@ -133,7 +133,7 @@ fn slice_endpoint(endpoint: &Value, kind: &str, at: &str) -> Vec<FieldError> {
                 let fits = wrong.is_empty();
                 errors.extend(wrong);
                 if fits {
-                    errors.extend(of_endpoint(address, &at));
+                    errors.extend(special(address, &at));
                 }
             }
             "FQDN" => errors.extend(qualified_host(address, &at)),
@@ -225,8 +225,9 @@ fn validate_endpoints(obj: &Value) -> Vec<FieldError> {
             for (j, address) in all.iter().enumerate() {
                 let at = format!("{at}.{field}[{j}]");
                 let ip = meta::str_at(address, &["ip"]);
-                errors.extend(of_endpoint(ip, &format!("{at}.ip")));
+                errors.extend(valid_ip(ip, &format!("{at}.ip")));
                 errors.extend(host_rules(address, &at));
+                errors.extend(special(ip, &format!("{at}.ip")));
             }
         }
         let ports = meta::list_at(subset, &["ports"]);
@@ -314,6 +315,7 @@ mod tests {
                 "subsets[0].ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
                 "subsets[0].ports[1].protocol: Required value",
                 "subsets[1].addresses[0].ip: Invalid value: \"10.0.0\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+                "subsets[1].addresses[0].ip: Invalid value: \"10.0.0\": must be a valid IP address",
                 "subsets[1].addresses[1].ip: Invalid value: \"fe80::1\": may not be in the link-local range (169.254.0.0/16, fe80::/10)"
             ]
         );

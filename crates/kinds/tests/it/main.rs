@@ -145,6 +145,8 @@ fn check(document: &str) -> Result<bool, String> {
     if !meta::str_at(&obj, &["metadata", "generateName"]).is_empty() {
         meta::set(&mut obj, &["metadata", "name"], "generated".into());
     }
+    // The server gives every new object its identifier first.
+    meta::set(&mut obj, &["metadata", "uid"], "u".into());
     codec::default(kind, &mut obj);
     kinds::default(kind, &mut obj);
     let once = obj.clone();

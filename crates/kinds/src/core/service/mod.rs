@@ -1,5 +1,8 @@
 //! Services.
 
+mod change;
+mod rules;
+
 use std::collections::HashSet;
 
 use api::time::Timestamp;
@@ -7,8 +10,7 @@ use api::{FieldError, meta, names};
 use serde_json::{Value, json};
 
 use crate::cells::{age, labels, or, text};
-use crate::check::{self, named, one_of, port};
-use crate::metadata::{masked, validate_labels};
+use crate::metadata::masked;
 use crate::strategy::{Ctx, Strategy};
 
 /// Seconds that a client sticks to an endpoint unless told otherwise.
@@ -59,7 +61,10 @@ impl Strategy for Service {
             set(spec, "internalTrafficPolicy", "Cluster".into());
         }
         if kind == "LoadBalancer" {
-            set(spec, "allocateLoadBalancerNodePorts", true.into());
+            if spec.get("allocateLoadBalancerNodePorts").is_none() {
+                meta::set(spec, &["allocateLoadBalancerNodePorts"], true.into());
+            }
+            default_modes(service);
         }
     }
 
@@ -67,14 +72,13 @@ impl Strategy for Service {
         service["status"] = json!({"loadBalancer": {}});
         normalize_cluster_ips(service, None);
         default_families(service);
-        drop_unused(service);
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, _ctx: &Ctx<'_>) {
         keep_allocated(new, old);
         normalize_cluster_ips(new, Some(old));
+        change::drop_unused(new, old);
         default_families(new);
-        drop_unused(new);
         if new.get("status").is_none() {
             new["status"] = json!({"loadBalancer": {}});
         }
@@ -86,36 +90,19 @@ impl Strategy for Service {
     }
 
     fn validate(&self, service: &Value) -> Vec<FieldError> {
-        validate(service.get("spec").unwrap_or(&Value::Null))
+        rules::validate(service)
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let kind = |o: &Value| text(o, &["spec", "type"]);
-        let (is, was) = (
-            meta::list_at(new, &["spec", "clusterIPs"]),
-            meta::list_at(old, &["spec", "clusterIPs"]),
-        );
-        let mut errors = Vec::new();
-        if has_cluster_ip(&kind(new))
-            && has_cluster_ip(&kind(old))
-            && !was.is_empty()
-            && is.first() != was.first()
-        {
-            errors.push(FieldError::invalid(
-                "spec.clusterIPs[0]",
-                is.first().cloned().unwrap_or_default(),
-                "may not change once set",
-            ));
-        }
-        if kind(new) == "LoadBalancer" && kind(old) == "LoadBalancer" {
-            errors.extend(
-                check::immutable(new, old, &["spec", "loadBalancerClass"]).map(|mut e| {
-                    e.detail = "may not change once set".to_owned();
-                    e
-                }),
-            );
-        }
-        errors
+        change::validate(new, old)
+    }
+
+    fn changes_first(&self) -> bool {
+        true
+    }
+
+    fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
+        change::validate_status(new)
     }
 
     fn row(&self, service: &Value, now: Timestamp) -> Option<Vec<Value>> {
@@ -143,6 +130,18 @@ impl Strategy for Service {
             ("spec.clusterIP", &["spec", "clusterIP"]),
             ("spec.type", &["spec", "type"]),
         ]
+    }
+}
+
+/// Addresses of load balancers are on the nodes themselves unless told otherwise.
+fn default_modes(service: &mut Value) {
+    let ingress = service
+        .pointer_mut("/status/loadBalancer/ingress")
+        .and_then(Value::as_array_mut);
+    for one in ingress.into_iter().flatten() {
+        if !meta::str_at(one, &["ip"]).is_empty() && one.get("ipMode").is_none() {
+            meta::set(one, &["ipMode"], "VIP".into());
+        }
     }
 }
 
@@ -277,177 +276,6 @@ fn normalize_cluster_ips(new: &mut Value, old: Option<&Value>) {
     }
 }
 
-/// Drops what a service of this type cannot have.
-fn drop_unused(service: &mut Value) {
-    let kind = text(service, &["spec", "type"]);
-    if !has_cluster_ip(&kind) {
-        for field in [
-            "clusterIP",
-            "clusterIPs",
-            "ipFamilies",
-            "ipFamilyPolicy",
-            "internalTrafficPolicy",
-        ] {
-            meta::remove(service, &["spec", field]);
-        }
-    }
-    if !has_node_ports(&kind) {
-        let ports = service
-            .get_mut("spec")
-            .and_then(|s| s.get_mut("ports"))
-            .and_then(Value::as_array_mut);
-        for port in ports.into_iter().flatten() {
-            meta::remove(port, &["nodePort"]);
-        }
-        if meta::list_at(service, &["spec", "externalIPs"]).is_empty() {
-            meta::remove(service, &["spec", "externalTrafficPolicy"]);
-        }
-        meta::remove(service, &["spec", "healthCheckNodePort"]);
-    }
-    if kind != "LoadBalancer" {
-        meta::remove(service, &["spec", "allocateLoadBalancerNodePorts"]);
-        meta::remove(service, &["spec", "loadBalancerClass"]);
-        if meta::get(service, &["status", "loadBalancer"]).is_some() {
-            meta::set(service, &["status", "loadBalancer"], json!({}));
-        }
-    }
-}
-
-fn validate(spec: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let kind = text(spec, &["type"]);
-    let headless = text(spec, &["clusterIP"]) == NONE;
-    let list = meta::list_at(spec, &["ports"]);
-    if list.is_empty() && !headless && kind != "ExternalName" {
-        errors.push(FieldError::required("spec.ports", ""));
-    }
-    match kind.as_str() {
-        "LoadBalancer" | "NodePort" if headless => {
-            let detail = format!("may not be set to 'None' for {kind} services");
-            errors.push(FieldError::invalid("spec.clusterIPs[0]", NONE, detail));
-        }
-        "ExternalName" => {
-            let name = text(spec, &["externalName"]);
-            if name.is_empty() {
-                errors.push(FieldError::required("spec.externalName", ""));
-            } else {
-                let bare = name.strip_suffix('.').unwrap_or(&name);
-                errors.extend(named(
-                    names::dns1123_subdomain(bare),
-                    "spec.externalName",
-                    &name,
-                ));
-            }
-        }
-        _ => {}
-    }
-    errors.extend(validate_ports(list, &kind, headless));
-    errors.extend(validate_labels(spec.get("selector"), "spec.selector"));
-    errors.extend(one_of(
-        meta::str_at(spec, &["sessionAffinity"]),
-        "spec.sessionAffinity",
-        &["ClientIP", NONE],
-    ));
-    errors.extend(one_of(
-        &kind,
-        "spec.type",
-        &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"],
-    ));
-    errors.extend(validate_addresses(spec));
-    errors
-}
-
-fn validate_addresses(spec: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let not_ip = |path: String, ip: &str| {
-        FieldError::invalid(
-            path,
-            ip,
-            "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-        )
-    };
-    for (i, ip) in meta::list_at(spec, &["clusterIPs"])
-        .iter()
-        .filter_map(Value::as_str)
-        .enumerate()
-    {
-        if ip != NONE && !ip.is_empty() && ip.parse::<std::net::IpAddr>().is_err() {
-            errors.push(not_ip(format!("spec.clusterIPs[{i}]"), ip));
-        }
-    }
-    for (i, ip) in meta::list_at(spec, &["externalIPs"])
-        .iter()
-        .filter_map(Value::as_str)
-        .enumerate()
-    {
-        match ip.parse::<std::net::IpAddr>() {
-            Err(_) => errors.push(not_ip(format!("spec.externalIPs[{i}]"), ip)),
-            Ok(ip) if ip.is_unspecified() || ip.is_loopback() => {
-                errors.push(FieldError::invalid(
-                    format!("spec.externalIPs[{i}]"),
-                    ip.to_string(),
-                    "may not be unspecified or in the loopback range",
-                ));
-            }
-            Ok(_) => {}
-        }
-    }
-    errors
-}
-
-fn validate_ports(list: &[Value], kind: &str, headless: bool) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let (mut seen_names, mut seen, mut seen_node) =
-        (HashSet::new(), HashSet::new(), HashSet::new());
-    for (i, p) in list.iter().enumerate() {
-        let at = format!("spec.ports[{i}]");
-        let (name, protocol) = (meta::str_at(p, &["name"]), meta::str_at(p, &["protocol"]));
-        let number = meta::int_at(p, &["port"]).unwrap_or(0);
-        if name.is_empty() {
-            if list.len() > 1 {
-                errors.push(FieldError::required(format!("{at}.name"), ""));
-            }
-        } else {
-            errors.extend(named(
-                names::dns1123_label(name),
-                &format!("{at}.name"),
-                name,
-            ));
-            if !seen_names.insert(name) {
-                errors.push(FieldError::duplicate(format!("{at}.name"), name));
-            }
-        }
-        errors.extend(port(number, format!("{at}.port")));
-        errors.extend(one_of(
-            protocol,
-            format!("{at}.protocol"),
-            &["SCTP", "TCP", "UDP"],
-        ));
-        if !headless || p.get("targetPort").is_some() {
-            errors.extend(check::port_or_name(
-                p.get("targetPort").unwrap_or(&Value::Null),
-                &format!("{at}.targetPort"),
-            ));
-        }
-        if !seen.insert((protocol, number)) {
-            errors.push(FieldError::duplicate(
-                &at,
-                json!({"port": number, "protocol": protocol}),
-            ));
-        }
-        let node_port = meta::int_at(p, &["nodePort"]).unwrap_or(0);
-        if node_port != 0 && !has_node_ports(kind) {
-            errors.push(FieldError::forbidden(
-                format!("{at}.nodePort"),
-                format!("may not be used when `type` is '{kind}'"),
-            ));
-        } else if node_port != 0 && !seen_node.insert((protocol, node_port)) {
-            errors.push(FieldError::duplicate(format!("{at}.nodePort"), node_port));
-        }
-    }
-    errors
-}
-
 fn external_ip(service: &Value) -> String {
     let external: Vec<&str> = meta::list_at(service, &["spec", "externalIPs"])
         .iter()
@@ -535,43 +363,11 @@ mod tests {
         Service.prepare_update(&mut moved, &old, &ctx());
         assert_eq!(
             Service.validate_update(&moved, &old)[0].to_string(),
-            r#"spec.clusterIPs[0]: Invalid value: "10.0.0.2": may not change once set"#
+            r#"spec.clusterIPs[0]: Invalid value: ["10.0.0.2"]: may not change once set"#
         );
         let mut plain = json!({"spec": {"type": "ClusterIP", "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30000}]}});
         Service.prepare_update(&mut plain, &old, &ctx());
         assert!(plain["spec"]["ports"][0].get("nodePort").is_none());
-    }
-
-    #[test]
-    fn rules() {
-        let base = json!({"type": "ClusterIP", "sessionAffinity": "None"});
-        let with = |field: &str, value: Value| {
-            let mut spec = base.clone();
-            spec[field] = value;
-            Service
-                .validate(&service(spec))
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(with("selector", json!({})), ["spec.ports: Required value"]);
-        assert!(with("clusterIP", json!("None")).is_empty());
-        assert!(with("ports", json!([{"port": 80, "protocol": "TCP"}])).is_empty());
-        assert!(with("ports", json!([{"name": "a", "port": 53, "protocol": "TCP"}, {"name": "b", "port": 53, "protocol": "UDP"}])).is_empty());
-        assert_eq!(
-            with("ports", json!([{"port": 0, "protocol": "TCP"}])).len(),
-            2
-        );
-        assert_eq!(
-            with(
-                "ports",
-                json!([{"port": 1, "protocol": "TCP"}, {"port": 2, "protocol": "TCP"}])
-            ),
-            [
-                "spec.ports[0].name: Required value",
-                "spec.ports[1].name: Required value"
-            ]
-        );
     }
 
     #[test]
