@@ -272,7 +272,7 @@ async fn a_deployment_lives() -> anyhow::Result<()> {
     )
     .await?;
     let patch = json!({"metadata": {"labels": {"test-deployment": "patched-status"}},
-        "status": {"readyReplicas": 0}});
+        "status": {"readyReplicas": 0, "availableReplicas": 0}});
     let patched = rig.strategic(DEPLOYMENTS, "web/status", patch).await?;
     assert_eq!(number(&patched, "/status/readyReplicas"), 0);
     rig.until(DEPLOYMENTS, "web", "to count again", settled(2, "httpd"))
