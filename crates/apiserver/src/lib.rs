@@ -15,6 +15,7 @@ mod apply;
 pub mod auth;
 mod bootstrap;
 mod call;
+mod components;
 mod config;
 mod custom;
 mod dispatch;

@@ -31,7 +31,7 @@ impl ApiServer {
                 let pods = self.registry.resource("", "v1", "pods")?;
                 return self.serve_binding(request, call, &pods).await;
             }
-            "ComponentStatus" => return self.component_statuses(call),
+            "ComponentStatus" => return self.component_statuses(request.headers(), call, resource),
             _ => {}
         }
         call.form(request.headers(), &resource.kind, &[])?;
@@ -112,34 +112,6 @@ impl ApiServer {
             }
         }
         json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false})
-    }
-
-    /// The store and the components of this process, all of which live as long as it answers.
-    fn component_statuses(&self, call: &Call) -> Result<Response, Fail> {
-        let of = |name: &str| {
-            json!({
-                "metadata": {"name": name},
-                "conditions": [{"type": "Healthy", "status": "True", "message": "ok"}],
-            })
-        };
-        let names = ["scheduler", "controller-manager", "etcd-0"];
-        let mut answer = if call.info.name.is_empty() {
-            let items: Vec<Value> = names.iter().map(|n| of(n)).collect();
-            json!({"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": items})
-        } else if let Some(name) = names.iter().find(|n| **n == call.info.name) {
-            of(name)
-        } else {
-            return Err(Box::new(Status::not_found(
-                "",
-                "componentstatuses",
-                &call.info.name,
-            )));
-        };
-        if !call.info.name.is_empty() {
-            answer["kind"] = "ComponentStatus".into();
-            answer["apiVersion"] = "v1".into();
-        }
-        Ok(respond::json(StatusCode::OK, &answer, call.style))
     }
 }
 

@@ -41,6 +41,7 @@ pub static ALL: &[Entry] = &[
     entry("", "Event", &event::Event),
     entry("", "ResourceQuota", &quota::QUOTAS),
     entry("", "LimitRange", &quota::LIMITS),
+    entry("", "ComponentStatus", &small::COMPONENT_STATUSES),
     entry("", "PodTemplate", &small::POD_TEMPLATES),
     entry(
         "",

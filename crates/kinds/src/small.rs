@@ -14,6 +14,33 @@ pub(crate) static SERVICE_ACCOUNTS: Simple = Simple {
     ..Simple::BASE
 };
 
+/// core: ComponentStatuses.
+pub(crate) static COMPONENT_STATUSES: Simple = Simple {
+    cells: &[
+        Cell::Name,
+        Cell::With(|o, _| {
+            match healthy(o, "status") {
+                "True" => "Healthy",
+                "False" => "Unhealthy",
+                _ => "Unknown",
+            }
+            .into()
+        }),
+        Cell::With(|o, _| healthy(o, "message").into()),
+        Cell::With(|o, _| healthy(o, "error").into()),
+    ],
+    ..Simple::BASE
+};
+
+/// A field of the condition that tells a component's health.
+fn healthy<'a>(obj: &'a Value, field: &str) -> &'a str {
+    let conditions = meta::list_at(obj, &["conditions"]);
+    let health = conditions
+        .iter()
+        .find(|c| meta::str_at(c, &["type"]) == "Healthy");
+    health.map_or("", |c| meta::str_at(c, &[field]))
+}
+
 /// core: PodTemplates.
 pub(crate) static POD_TEMPLATES: Simple = Simple {
     cells: &[

@@ -257,7 +257,7 @@ impl ListOptions {
 pub struct Page {
     /// The objects.
     pub items: Vec<Stored>,
-    /// Revision of the snapshot.
+    /// Revision of the snapshot; 0 of what is not stored.
     pub revision: u64,
     /// Token of the next page.
     pub next: Option<String>,
@@ -315,7 +315,10 @@ impl Page {
 
     /// `metadata` of the list.
     pub fn metadata(&self) -> Value {
-        let mut metadata = serde_json::json!({"resourceVersion": self.revision.to_string()});
+        let mut metadata = serde_json::json!({});
+        if self.revision > 0 {
+            metadata["resourceVersion"] = self.revision.to_string().into();
+        }
         if let Some(next) = &self.next {
             metadata["continue"] = next.as_str().into();
         }

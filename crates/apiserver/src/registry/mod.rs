@@ -60,7 +60,7 @@ const WRITE_ATTEMPTS: usize = 64;
 pub struct Stored {
     /// Canonical JSON of the stored version, without `resourceVersion`.
     pub bytes: Bytes,
-    /// Revision of the last write.
+    /// Revision of the last write; 0 if that was a dry run.
     pub revision: u64,
 }
 
@@ -89,14 +89,16 @@ impl Stored {
         sparse::read(&self.bytes, paths).map_err(|e| Box::new(Status::internal(e)))
     }
 
-    /// The object as clients see it: with its resourceVersion.
+    /// The object as clients see it: with its resourceVersion, if it was ever stored.
     ///
     /// # Errors
     /// As [`Self::value`].
     pub fn with_revision(&self) -> Result<Value, Fail> {
         let mut object = self.value()?;
-        let revision = self.revision.to_string();
-        metadata::of(&mut object).insert("resourceVersion".into(), revision.into());
+        if self.revision > 0 {
+            let revision = self.revision.to_string();
+            metadata::of(&mut object).insert("resourceVersion".into(), revision.into());
+        }
         Ok(object)
     }
 }

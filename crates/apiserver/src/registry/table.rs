@@ -50,7 +50,10 @@ fn row(
     now: Timestamp,
 ) -> Result<Value, Fail> {
     let mut object = resource.load(stored)?;
-    metadata::of(&mut object).insert("resourceVersion".into(), stored.revision.to_string().into());
+    if stored.revision > 0 {
+        let revision = stored.revision.to_string();
+        metadata::of(&mut object).insert("resourceVersion".into(), revision.into());
+    }
     let cells = kinds::row(resource.stored(), &object, now);
     let mut row = json!({"cells": cells});
     match include {

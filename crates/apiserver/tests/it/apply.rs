@@ -285,7 +285,9 @@ async fn dry_runs_leave_nothing() {
     let c = cluster().await;
     let uri = format!("{MAPS}/m?fieldManager=m");
     let dry = format!("{uri}&dryRun=All");
-    assert_eq!(c.apply(&dry, &map(&json!({"a": "1"}))).await.code, 201);
+    let would = c.apply(&dry, &map(&json!({"a": "1"}))).await;
+    assert_eq!(would.code, 201);
+    assert_eq!(would.body["metadata"].get("resourceVersion"), None);
     assert_eq!(c.get(&format!("{MAPS}/m")).await.code, 404);
     let made = c.apply(&uri, &map(&json!({"a": "1"}))).await.body;
     let would = c.apply(&dry, &map(&json!({"a": "2"}))).await;

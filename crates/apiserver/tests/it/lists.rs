@@ -222,6 +222,39 @@ async fn versions_of_lists() {
     );
 }
 
+/// What is made when it is read answers in all forms, as what is stored.
+#[tokio::test]
+async fn component_statuses_are_read_like_other_objects() {
+    const STATUSES: &str = "/api/v1/componentstatuses";
+    let c = cluster().await;
+    let list = c.get(STATUSES).await.body;
+    assert_eq!(list["kind"], "ComponentStatusList");
+    assert_eq!(list["metadata"], json!({}));
+    assert_eq!(list["items"].as_array().unwrap().len(), 3);
+    let one = format!("{STATUSES}/etcd-0");
+    let status = json!({"kind": "ComponentStatus", "apiVersion": "v1", "metadata": {"name": "etcd-0"},
+        "conditions": [{"type": "Healthy", "status": "True", "message": "ok"}]});
+    assert_eq!(c.get(&one).await.body, status);
+    assert_eq!(c.get(&format!("{STATUSES}/nope")).await.code, 404);
+    for uri in [
+        one,
+        format!("{STATUSES}?fieldSelector=metadata.name%3Detcd-0"),
+    ] {
+        let request = http::Request::builder()
+            .uri(uri)
+            .header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io");
+        let table = read(c.raw(request.body(Vec::new()).unwrap()).await)
+            .await
+            .body;
+        let columns = table["columnDefinitions"].as_array().unwrap();
+        let columns: Vec<&Value> = columns.iter().map(|column| &column["name"]).collect();
+        assert_eq!(columns, ["Name", "Status", "Message", "Error"]);
+        let rows = table["rows"].as_array().unwrap();
+        assert_eq!(rows.len(), 1);
+        assert_eq!(rows[0]["cells"], json!(["etcd-0", "Healthy", "ok", ""]));
+    }
+}
+
 #[tokio::test]
 async fn tables_and_metadata_alone() {
     let c = cluster().await;

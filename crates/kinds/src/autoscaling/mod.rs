@@ -40,7 +40,11 @@ pub(crate) static AUTOSCALERS: Simple = Simple {
 };
 
 fn default(obj: &mut Value) {
-    if meta::str_at(obj, &["apiVersion"]) == "autoscaling/v1" || obj.get("spec").is_none() {
+    if obj.get("spec").is_none() {
+        return;
+    }
+    if meta::str_at(obj, &["apiVersion"]) == "autoscaling/v1" {
+        versions::default_v1(obj, CPU_TARGET);
         return;
     }
     if meta::list_at(obj, &["spec", "metrics"]).is_empty() {
@@ -141,6 +145,28 @@ fn metric(spec: &Value, current: Option<&Value>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn v1_without_metrics_is_about_cpu() {
+        let spec = json!({"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d"}});
+        let mut hpa = json!({"apiVersion": "autoscaling/v1", "spec": spec});
+        let bare = hpa.clone();
+        default(&mut hpa);
+        assert_eq!(hpa["spec"]["targetCPUUtilizationPercentage"], 80);
+        for (path, value) in [
+            (&["spec", "targetCPUUtilizationPercentage"][..], json!(5)),
+            (
+                &["metadata", "annotations", versions::METRICS],
+                json!(r#"[{"type": "Resource", "resource": {"name": "memory"}}]"#),
+            ),
+        ] {
+            let mut hpa = bare.clone();
+            meta::set(&mut hpa, path, value);
+            let asked = hpa.clone();
+            default(&mut hpa);
+            assert_eq!(hpa, asked);
+        }
+    }
 
     #[test]
     fn metrics_cell() {

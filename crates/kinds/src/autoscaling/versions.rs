@@ -4,7 +4,7 @@
 use api::meta;
 use serde_json::{Map, Value, json};
 
-const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
+pub(super) const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const CURRENT: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
@@ -60,6 +60,16 @@ const SOURCES: [(&str, Fields); 5] = [
 pub(crate) fn convert(obj: &mut Value, to_v1: bool) {
     if obj.get("spec").is_some() {
         if to_v1 { older(obj) } else { newer(obj) }
+    }
+}
+
+/// What v1 wants where neither its field nor the annotation names a metric: this share of CPU.
+pub(super) fn default_v1(obj: &mut Value, share: i64) {
+    let noted = meta::str_at(obj, &["metadata", "annotations", METRICS]);
+    let noted: Option<Vec<Value>> = serde_json::from_str(noted).ok();
+    let at = ["spec", "targetCPUUtilizationPercentage"];
+    if noted.is_none_or(|m| m.is_empty()) && meta::get(obj, &at).is_none() {
+        meta::set(obj, &at, share.into());
     }
 }
 

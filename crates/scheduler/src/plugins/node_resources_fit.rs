@@ -171,6 +171,7 @@ impl Plugin for NodeResourcesFit {
             Happening::NodeAllocatable,
             Happening::PodUpdate,
             Happening::PodDelete,
+            Happening::Devices,
         ]
     }
 
@@ -186,6 +187,11 @@ impl Plugin for NodeResourcesFit {
                 new: Some(new),
             } => amounts(&pod.footprint.requested, &old.requested, &new.requested)
                 .any(|one| one.wants > 0 && one.used < one.has),
+            // What no node has may be for devices to give, now that there is a class of them.
+            Event::Devices => {
+                let mut wanted = pod.footprint.requested.scalar.iter();
+                wanted.any(|(name, amount)| *amount > 0 && self.is_delegated(name))
+            }
             _ => true,
         }
     }

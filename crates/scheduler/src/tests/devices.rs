@@ -1,13 +1,16 @@
 //! Pods that want devices by claim, with all plugins.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use client::Key;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use serde_json::json;
 
 use super::*;
-use crate::{framework::Status, why::Nodes, why::Why};
+use crate::{
+    framework::{Event, Status},
+    why::{Nodes, Why},
+};
 
 /// Nodes `a` and `b`; two devices on `b`.
 fn cluster() -> (Handle, Profile, World) {
@@ -115,6 +118,33 @@ async fn gates_of_pods_whose_claims_are_not_there() {
     assert_eq!(gate(&wants("missing")), Some("DynamicResources"));
     let template = json!({"resourceClaims": [{"name": "c", "resourceClaimTemplateName": "t"}]});
     assert_eq!(gate(&pod("p", "1", template)), Some("DynamicResources"));
+}
+
+/// A pod may come before the class does whose devices it asks for as a resource of nodes.
+#[tokio::test]
+async fn a_class_helps_those_whose_resource_it_stands_for() {
+    let (handle, profile, _) = cluster();
+    let asks = |resource: &str| {
+        let mut pod = pod("p", "1", json!({}));
+        let requests = json!({"requests": {resource: "1"}});
+        let containers = &mut pod.spec.as_mut().unwrap().containers;
+        containers[0].resources = Some(serde_json::from_value(requests).unwrap());
+        PodInfo::of(&pod).unwrap()
+    };
+    let helps = |pod: &PodInfo| {
+        let event = Event::Devices;
+        let refused_by = BTreeSet::from(["NodeResourcesFit"]);
+        profile.may_help(pod, &refused_by, &event.kinds(), &event)
+    };
+    let (gpu, disk) = (asks("example.com/gpu"), asks("example.com/disk"));
+    assert!(!helps(&gpu));
+    let class =
+        json!({"metadata": {"name": "c"}, "spec": {"extendedResourceName": "example.com/gpu"}});
+    handle
+        .devices
+        .define(serde_json::from_value(class).unwrap());
+    assert!(helps(&gpu));
+    assert!(!helps(&disk));
 }
 
 #[tokio::test]
