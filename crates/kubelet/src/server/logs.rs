@@ -47,7 +47,7 @@ pub async fn serve(
     )
     .await
     .map_err(Refusal::internal)?;
-    let view = choose(&observed, container, previous)
+    let view = choose(&pod, &observed, container, previous)
         .ok_or_else(|| Refusal::bad(no_log(&pod, container, previous)))?;
     let ended = CancellationToken::new();
     if view.state == ContainerState::Exited || !options.follow {
@@ -128,13 +128,24 @@ async fn watch_end(
     }
 }
 
-fn choose<'a>(observed: &'a Observed, name: &str, previous: bool) -> Option<&'a ContainerView> {
+/// The container whose log is asked for. One that has ended and is about to run again is the previous
+/// one already: what it said is what people look for while it crashes in a loop.
+fn choose<'a>(
+    pod: &Pod,
+    observed: &'a Observed,
+    name: &str,
+    previous: bool,
+) -> Option<&'a ContainerView> {
     let mut views = observed
         .containers
         .iter()
         .filter(|c| c.name == name && c.state != ContainerState::Created);
     let latest = views.next()?;
-    if !previous {
+    let waits = latest.state == ContainerState::Exited
+        && pod.metadata.deletion_timestamp.is_none()
+        && pod::container(pod, name)
+            .is_some_and(|(role, spec)| pod::restarts(pod, role, &spec, latest.exit_code));
+    if !previous || waits {
         return Some(latest);
     }
     views.find(|c| c.state == ContainerState::Exited)
@@ -255,21 +266,34 @@ mod tests {
             state,
             ..ContainerView::default()
         };
-        let observed = Observed {
-            containers: vec![
-                view("2", ContainerState::Running),
-                view("1", ContainerState::Exited),
-            ],
-            ..Observed::default()
+        let pod = |policy: &str| -> Pod {
+            serde_json::from_value(serde_json::json!({"metadata": {"name": "p"},
+                "spec": {"restartPolicy": policy, "containers": [{"name": "c"}]}}))
+            .unwrap()
         };
-        assert_eq!(
-            choose(&observed, "c", false).map(|v| v.id.as_str()),
-            Some("2")
-        );
-        assert_eq!(
-            choose(&observed, "c", true).map(|v| v.id.as_str()),
-            Some("1")
-        );
-        assert!(choose(&observed, "d", false).is_none());
+        let chosen = |policy: &str, latest, previous| {
+            let observed = Observed {
+                containers: vec![view("2", latest), view("1", ContainerState::Exited)],
+                ..Observed::default()
+            };
+            let view = choose(&pod(policy), &observed, "c", previous);
+            view.map(|v| v.id.clone()).unwrap_or_default()
+        };
+        let (runs, ended) = (ContainerState::Running, ContainerState::Exited);
+        for (policy, latest, previous, expected) in [
+            ("Always", runs, false, "2"),
+            ("Always", runs, true, "1"),
+            ("Always", ended, false, "2"),
+            ("Always", ended, true, "2"),
+            ("Never", ended, true, "1"),
+        ] {
+            assert_eq!(
+                chosen(policy, latest, previous),
+                expected,
+                "{policy} {latest:?} {previous}"
+            );
+        }
+        let none = Observed::default();
+        assert!(choose(&pod("Always"), &none, "c", false).is_none());
     }
 }

@@ -140,6 +140,20 @@ fn earlier_runs_are_kept(cluster: &Cluster) {
     assert_eq!(count, "1 1");
     assert_eq!(cluster.kubectl(&["logs", "-p", "failing"]), "first run\n");
     assert_eq!(cluster.kubectl(&["logs", "failing"]), "second run\n");
+    let waits = "jsonpath={.status.containerStatuses[0].state.waiting.reason}";
+    cluster.kubectl(&[
+        "run",
+        "looping",
+        "--image=busybox",
+        "--image-pull-policy=IfNotPresent",
+        "--",
+        "sh",
+        "-c",
+        "echo over; false",
+    ]);
+    let looping = |out: &str| out == "CrashLoopBackOff";
+    cluster.eventually(MINUTE, &["get", "pod", "looping", "-o", waits], looping);
+    assert_eq!(cluster.kubectl(&["logs", "-p", "looping"]), "over\n");
     // A pod that has just been made has no logs yet, and is waited for.
     let start = Instant::now();
     cluster.kubectl(&[
