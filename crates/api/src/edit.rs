@@ -97,12 +97,15 @@ fn separate(out: &mut Vec<u8>) {
 }
 
 /// Length of the value that `text` begins with.
-fn value_end(text: &[u8]) -> Option<usize> {
+pub(crate) fn value_end(text: &[u8]) -> Option<usize> {
     Some(match text.first()? {
         b'"' => 1 + string_end(&text[1..])?,
         b'{' => 1 + nested_end(&text[1..], (b'{', b'}'))?,
         b'[' => 1 + nested_end(&text[1..], (b'[', b']'))?,
-        _ => text.iter().position(|b| matches!(b, b',' | b'}'))?,
+        b't' | b'f' | b'n' | b'-' | b'0'..=b'9' => {
+            text.iter().position(|b| matches!(b, b',' | b'}'))?
+        }
+        _ => return None,
     })
 }
 

@@ -9,6 +9,7 @@ pub mod discovery;
 pub mod edit;
 mod facts;
 pub mod feed;
+pub mod fields;
 pub mod jsonpath;
 mod kind;
 pub mod meta;

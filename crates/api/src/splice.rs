@@ -11,6 +11,8 @@ const METADATA: &[u8] = b"\"metadata\":{";
 const RESOURCE_VERSION: &[u8] = b"\"resourceVersion\":\"";
 /// Longest decimal of a revision, with quotes, comma and name around it.
 const EXTRA: usize = 48;
+/// Strings up to this length, in bytes, are searched byte by byte.
+const SHORT: usize = 16;
 
 /// Byte offset just behind `"metadata":{`.
 fn metadata_start(value: &[u8]) -> Option<usize> {
@@ -126,7 +128,13 @@ pub(crate) fn nested_end(rest: &[u8], (open, close): (u8, u8)) -> Option<usize> 
 
 /// Length of the rest of a JSON string, its closing quote included.
 pub(crate) fn string_end(rest: &[u8]) -> Option<usize> {
-    let mut from = 0;
+    // Most strings are shorter than what a search by many bytes at once takes to begin.
+    let short = &rest[..rest.len().min(SHORT)];
+    let mut from = match short.iter().position(|b| matches!(b, b'"' | b'\\')) {
+        Some(at) if short[at] == b'"' => return Some(at + 1),
+        Some(at) => at,
+        None => short.len(),
+    };
     loop {
         let at = from + memchr::memchr2(b'"', b'\\', rest.get(from..)?)?;
         if rest[at] == b'"' {

@@ -12,11 +12,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{NodeAffinity, Toleration};
 use placement::{host_ports::HostPort, resources::Resources};
 
-use crate::{
-    framework::Refusal,
-    node::{NodeId, NodeInfo},
-    pod::PodInfo,
-};
+use crate::{framework::Refusal, node::NodeId, pod::PodInfo};
 
 /// Classes kept; the one that was asked for longest ago makes room.
 const CLASSES_MAX: usize = 16;
@@ -78,22 +74,23 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Why the node will not do. `ask` asks the plugins, which also give their scores if it will.
+    /// Why the node, which is of this generation, will not do. `ask` asks the plugins, which also give their scores if it will.
     pub fn refusal(
         &mut self,
-        node: &NodeInfo,
+        node: NodeId,
+        generation: u64,
         ask: impl FnOnce(&mut [i64]) -> Option<Refusal>,
     ) -> Option<&Arc<Refusal>> {
-        let at = node.id as usize;
+        let at = node as usize;
         if self.rows.len() <= at {
             self.rows.resize(at + 1, Row::default());
             self.scores.resize((at + 1) * self.scorers, 0);
         }
         let row = &mut self.rows[at];
-        if row.generation != node.generation || node.generation == 0 {
+        if row.generation != generation || generation == 0 {
             let scores = &mut self.scores[at * self.scorers..(at + 1) * self.scorers];
             row.refusal = ask(scores).map(Arc::new);
-            row.generation = node.generation;
+            row.generation = generation;
         }
         row.refusal.as_ref()
     }

@@ -83,8 +83,6 @@ pub struct NodeInfo {
     pub requested: Resources,
     /// Sum of what its pods are taken to use when nodes are compared.
     pub scored: Resources,
-    /// Another one after each change; 0: it has none.
-    pub generation: u64,
     pods: Vec<Arc<Footprint>>,
     ports: Vec<HostPort>,
 }

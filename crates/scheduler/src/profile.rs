@@ -233,7 +233,7 @@ impl Profile {
         Vec::new()
     }
 
-    /// The best of the nodes that will do; `None`: there is none (any more).
+    /// The best of the nodes that will do, all of which exist; `None`: there is none.
     /// `extra` are scores to be added.
     pub fn choose(
         &self,
@@ -242,18 +242,12 @@ impl Profile {
         search: &mut Search,
         extra: &Scores,
     ) -> Option<String> {
-        let nodes: Vec<&NodeInfo> = search
-            .feasible
-            .iter()
-            .map(|id| world.node(*id))
-            .filter(|n| n.spec.is_some())
-            .collect();
+        let feasible = search.feasible.iter();
+        let nodes: Vec<&NodeInfo> = feasible.map(|id| world.node(*id)).collect();
         if nodes.len() < 2 {
             return nodes.first().map(|n| n.name().to_owned());
         }
-        // Scores are kept of all nodes that would do, or not at all.
         let known = search.scores.take();
-        let known = known.filter(|_| nodes.len() == search.feasible.len());
         let mut totals = self.totals(world, pod, &mut search.state, &nodes, known.as_deref());
         if !extra.is_empty() {
             for (total, node) in totals.iter_mut().zip(&nodes) {

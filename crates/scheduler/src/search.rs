@@ -147,32 +147,37 @@ impl Profile {
             _ => None,
         };
         let others = self.others(&search.filters);
+        let first = next.checked_rem(total).unwrap_or(0);
+        search.feasible.reserve(enough.min(total));
         let mut seen = 0;
         while seen < total && search.feasible.len() < enough {
-            let node = world.node(order[(*next + seen) % total]);
+            let at = first + seen;
+            let node = order[if at < total { at } else { at - total }];
             seen += 1;
             let refusal = match kept.as_deref_mut() {
                 Some(kept) => self.look(world, search, pod, node, kept, &others),
                 None => self
-                    .filter(world, &search.state, &search.filters, pod, node)
+                    .filter(world, &search.state, &search.filters, pod, world.node(node))
                     .map(Arc::new),
             };
             let Some(refusal) = refusal else {
-                search.feasible.push(node.id);
+                search.feasible.push(node);
                 continue;
             };
             if let Status::Error(error) = &refusal.1 {
                 return Err(format!("running {:?} filter plugin: {error}", refusal.0));
             }
-            search.refused.push((node.id, refusal));
+            search.refused.push((node, refusal));
         }
         if named.is_none() {
             *next = (*next + seen).checked_rem(total).unwrap_or(0);
         }
         if let Some(kept) = kept {
-            let nodes = search.feasible.iter();
-            let scores = nodes.flat_map(|id| kept.scores(*id).iter().copied());
-            search.scores = Some(scores.collect());
+            let mut scores = Vec::with_capacity(search.feasible.len() * self.local.scorers.len());
+            for id in &search.feasible {
+                scores.extend_from_slice(kept.scores(*id));
+            }
+            search.scores = Some(scores);
         }
         Ok(())
     }
@@ -189,7 +194,7 @@ impl Profile {
         world: &World,
         search: &Search,
         pod: &PodInfo,
-        node: &NodeInfo,
+        id: NodeId,
         kept: &mut Kept,
         others: &[usize],
     ) -> Option<Arc<Refusal>> {
@@ -198,7 +203,8 @@ impl Profile {
             state: &search.state,
             suppositions: &[],
         };
-        let refusal = kept.refusal(node, |scores| {
+        let node = world.node(id);
+        let refusal = kept.refusal(id, world.generation(id), |scores| {
             let filters = search.filters.iter();
             let local = filters.filter(|at| self.local.filters.contains(at));
             let refusal = self.filter_as_is(&view, local, pod, node);
@@ -209,7 +215,7 @@ impl Profile {
             }
             refusal
         });
-        if !world.nominated_for(node.id).is_empty() {
+        if !world.nominated_for(id).is_empty() {
             let (state, filters) = (&search.state, &search.filters);
             return self.filter(world, state, filters, pod, node).map(Arc::new);
         }

@@ -40,6 +40,8 @@ pub struct World {
 #[derive(Default)]
 struct Store {
     nodes: Vec<NodeInfo>,
+    /// The generation of each: side by side, as a search looks at those of many nodes and at little else.
+    generations: Vec<u64>,
     /// Those that exist, zones taking turns.
     order: Vec<NodeId>,
     /// Whether `order` has to be made afresh.
@@ -124,6 +126,11 @@ impl World {
         &self.store.nodes[id as usize]
     }
 
+    /// Another number after each change of the node.
+    pub fn generation(&self, id: NodeId) -> u64 {
+        self.store.generations[id as usize]
+    }
+
     /// A node that exists, by name.
     pub fn node_named(&self, name: &str) -> Option<&NodeInfo> {
         let node = self.node(*self.ids.get(name)?);
@@ -146,11 +153,13 @@ impl World {
         }
         let id = self.free.pop().unwrap_or_else(|| {
             self.store.nodes.push(NodeInfo::default());
+            self.store.generations.push(0);
             (self.store.nodes.len() - 1) as NodeId
         });
         let node = &mut self.store.nodes[id as usize];
         *node = NodeInfo::default();
         node.id = id;
+        self.store.generations[id as usize] = 0;
         self.ids.insert(name.to_owned(), id);
         id
     }
@@ -158,9 +167,8 @@ impl World {
     /// A node, to be changed.
     fn node_mut(&mut self, id: NodeId) -> &mut NodeInfo {
         self.generation += 1;
-        let node = &mut self.store.nodes[id as usize];
-        node.generation = self.generation;
-        node
+        self.store.generations[id as usize] = self.generation;
+        &mut self.store.nodes[id as usize]
     }
 
     /// A node is there or has changed; answers what was known of it.

@@ -2,9 +2,12 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 use api::Status;
+use api::fields::{self, Place};
 use api::selector::{FieldSelector, LabelSelector};
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -36,14 +39,63 @@ struct LabelledMetadata<'a> {
     labels: HashMap<Cow<'a, str>, Cow<'a, str>>,
 }
 
-/// All that selectors may ask about an object, read once for many of them.
+/// All that selectors may ask about an object, looked for once for many of them.
 #[derive(Debug)]
-pub struct Selectable(Value);
+pub enum Selectable {
+    /// Where it is in what is stored.
+    Text(Text),
+    /// What was read of text that somebody else wrote, or that lacks defaults.
+    Tree(Value),
+}
+
+/// The places of selected fields in the text of an object, in the order of [`paths`].
+#[derive(Debug)]
+pub struct Text {
+    bytes: Bytes,
+    places: Vec<Place>,
+    labels: OnceLock<HashMap<String, String>>,
+}
 
 impl Selectable {
     /// Of a stored object; `None` for bytes that are no object, which nothing matches.
-    pub fn of(resource: &Resource, bytes: &[u8]) -> Option<Self> {
-        tree(resource, bytes).map(Self)
+    pub fn of(resource: &Resource, bytes: &Bytes) -> Option<Self> {
+        let built_in = resource.stored().custom.is_none();
+        let places = built_in.then(|| fields::places(bytes, &resource.selected_by));
+        match places.flatten() {
+            Some(places) => Some(Self::Text(Text {
+                bytes: bytes.clone(),
+                places,
+                labels: OnceLock::new(),
+            })),
+            None => tree(resource, bytes).map(Self::Tree),
+        }
+    }
+}
+
+impl Text {
+    fn at(&self, resource: &Resource, path: sparse::Path<'_>) -> Option<&[u8]> {
+        let at = resource.selected_by.binary_search(&path).ok()?;
+        let (start, end) = self.places[at]?;
+        self.bytes.get(start..end)
+    }
+
+    /// As selectors compare it.
+    fn field(&self, resource: &Resource, name: &str) -> Cow<'_, str> {
+        let path = kinds::field_path(resource.stored(), name);
+        match path.and_then(|path| self.at(resource, path)) {
+            None | Some(b"null") => Cow::default(),
+            Some(text) => fields::string(text).unwrap_or_else(|| String::from_utf8_lossy(text)),
+        }
+    }
+
+    fn label(&self, resource: &Resource, key: &str) -> Option<&str> {
+        let read = || {
+            let text = self.at(resource, LABELS);
+            let labels = text.and_then(|t| serde_json::from_slice(t).ok());
+            labels.unwrap_or_default()
+        };
+        let labels = self.labels.get_or_init(read);
+        labels.get(key).map(String::as_str)
     }
 }
 
@@ -127,7 +179,15 @@ impl Selection {
 
     /// The same of an object that was read before.
     pub fn matches_read(&self, resource: &Resource, object: &Selectable) -> bool {
-        self.labels.matches_object(&object.0) && self.fields_of(resource, &object.0)
+        match object {
+            Selectable::Tree(tree) => {
+                self.labels.matches_object(tree) && self.fields_of(resource, tree)
+            }
+            Selectable::Text(text) => {
+                self.labels.matches_with(|key| text.label(resource, key))
+                    && self.fields.matches_with(|name| text.field(resource, name))
+            }
+        }
     }
 
     fn fields_of(&self, resource: &Resource, object: &Value) -> bool {
@@ -165,9 +225,9 @@ mod tests {
     fn an_object_read_once_matches_as_its_bytes_do() {
         let pods = Resource::new(api::kind("", "v1", "pods").unwrap());
         let pod = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "a", "namespace": "n", "labels": {"app": "x"}},
-            "spec": {"nodeName": "n1"}, "status": {"phase": "Running"}});
-        let bytes = codec::canonical(&pod);
-        let read = Selectable::of(&pods, &bytes).unwrap();
+            "spec": {"nodeName": "n1", "hostNetwork": true}, "status": {"phase": "Running"}});
+        let compact = codec::canonical(&pod);
+        let pretty = Bytes::from(format!("{pod:#}"));
         for (query, matches) in [
             ("", true),
             ("labelSelector=app%3Dx", true),
@@ -188,11 +248,16 @@ mod tests {
                 false,
             ),
             ("fieldSelector=spec.schedulerName%3D", true),
+            ("fieldSelector=spec.hostNetwork%3Dtrue", true),
+            ("fieldSelector=spec.hostNetwork%3D", false),
         ] {
             let selection = Selection::parse(&pods, &Query::parse(query)).unwrap();
-            assert_eq!(selection.matches(&pods, &bytes), matches, "{query}");
-            assert_eq!(selection.matches_read(&pods, &read), matches, "{query}");
+            for bytes in [&compact, &pretty] {
+                assert_eq!(selection.matches(&pods, bytes), matches, "{query}");
+                let read = Selectable::of(&pods, bytes).unwrap();
+                assert_eq!(selection.matches_read(&pods, &read), matches, "{query}");
+            }
         }
-        assert!(Selectable::of(&pods, b"no object").is_none());
+        assert!(Selectable::of(&pods, &Bytes::from_static(b"no object")).is_none());
     }
 }

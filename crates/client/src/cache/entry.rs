@@ -6,6 +6,7 @@ use std::{
 };
 
 use crate::Selector;
+use api::fields;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -96,7 +97,10 @@ impl Entry {
     }
 
     fn head(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-        let head: Head = serde_json::from_slice(bytes)?;
+        let head = match Head::found(bytes) {
+            Some(head) => head,
+            None => serde_json::from_slice(bytes)?,
+        };
         let meta = head.metadata;
         let mut labels: Vec<_> = meta.labels.unwrap_or_default().0;
         labels.sort();
@@ -201,6 +205,68 @@ struct Head {
     metadata: Meta,
     #[serde(default)]
     spec: Option<Spec>,
+}
+
+impl Head {
+    /// Reads nothing but these fields, of text as the server stores it; `None`: it is to be read as any other.
+    fn found(bytes: &[u8]) -> Option<Self> {
+        const PATHS: [fields::Path<'static>; 9] = [
+            &["metadata", "name"],
+            &["metadata", "namespace"],
+            &["metadata", "uid"],
+            &["metadata", "resourceVersion"],
+            &["metadata", "labels"],
+            &["metadata", "ownerReferences"],
+            &["metadata", "finalizers"],
+            &["metadata", "deletionTimestamp"],
+            &["spec", "nodeName"],
+        ];
+        let [
+            name,
+            namespace,
+            uid,
+            revision,
+            labels,
+            owners,
+            finalizers,
+            deleted,
+            node,
+        ] = fields::find(bytes, &PATHS)?;
+        Some(Self {
+            metadata: Meta {
+                name: text(name?)??,
+                namespace: some(namespace, text)?,
+                uid: some(uid, text)?,
+                resource_version: some(revision, text)?,
+                labels: some(labels, json)?,
+                owner_references: some(owners, json)?,
+                finalizers: some(finalizers, json)?,
+                deletion_timestamp: some(deleted, json)?,
+            },
+            spec: Some(Spec {
+                node_name: node.and_then(fields::string).map(Arc::from),
+            }),
+        })
+    }
+}
+
+/// What `read` makes of a field that may be absent or null; `None`: it could not be read.
+fn some<T>(
+    text: Option<&[u8]>,
+    read: impl FnOnce(&[u8]) -> Option<Option<T>>,
+) -> Option<Option<T>> {
+    text.map_or(Some(None), read)
+}
+
+fn json<T: DeserializeOwned>(text: &[u8]) -> Option<Option<T>> {
+    serde_json::from_slice(text).ok()
+}
+
+fn text<T: for<'t> From<&'t str>>(text: &[u8]) -> Option<Option<T>> {
+    match text {
+        b"null" => Some(None),
+        text => Some(Some(T::from(&*fields::string(text)?))),
+    }
 }
 
 #[derive(Deserialize)]
@@ -322,6 +388,10 @@ mod tests {
             "ownerReferences":[{"apiVersion":"apps/v1","kind":"ReplicaSet","name":"r","uid":"o","controller":true}]},
             "spec":{"containers":[],"nodeName":"m"}}"#;
         let entry = Entry::parse(json, false).unwrap();
+        let value: serde_json::Value = serde_json::from_slice(json).unwrap();
+        let compact = Entry::parse(value.to_string().as_bytes(), true).unwrap();
+        let pretty = Entry::parse(json, true).unwrap();
+        assert_eq!(format!("{compact:?}"), format!("{pretty:?}"));
         assert_eq!(entry.key, Key::new("n", "a"));
         assert_eq!((entry.revision, entry.deleting), (7, true));
         assert_eq!(

@@ -9,7 +9,10 @@ use k8s_openapi::{
 use kube::{Resource, api::PostParams, core::Request};
 
 use super::Handle;
-use crate::{framework::Plugin, pod::PodInfo};
+use crate::{
+    framework::{Cycle, Plugin, PreFilter},
+    pod::PodInfo,
+};
 
 struct DefaultBinder {
     client: client::Client,
@@ -52,6 +55,11 @@ impl DefaultBinder {
 impl Plugin for DefaultBinder {
     fn name(&self) -> &'static str {
         "DefaultBinder"
+    }
+
+    /// It has nothing against any node.
+    fn pre_filter(&self, _: &mut Cycle<'_>, _: &PodInfo) -> PreFilter {
+        PreFilter::Skip
     }
 
     fn bind<'a>(

@@ -12,7 +12,10 @@ use serde_json::Value;
 use super::Handle;
 use crate::{
     diagnosis,
-    framework::{Candidate, Diagnosis, Plugin, PostFilter, Status, Supposition, TryFilter, View},
+    framework::{
+        Candidate, Cycle, Diagnosis, Plugin, PostFilter, PreFilter, Status, Supposition, TryFilter,
+        View,
+    },
     node::NodeInfo,
     pod::{Footprint, PodInfo},
     storage::Mirror,
@@ -177,6 +180,11 @@ fn offset(pod: &PodInfo, nodes: usize) -> usize {
 impl Plugin for DefaultPreemption {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    /// It has nothing against any node.
+    fn pre_filter(&self, _: &mut Cycle<'_>, _: &PodInfo) -> PreFilter {
+        PreFilter::Skip
     }
 
     fn post_filter(

@@ -2,7 +2,7 @@
 
 use super::Handle;
 use crate::{
-    framework::{Cycle, MAX_SCORE, Plugin, View},
+    framework::{Cycle, MAX_SCORE, Plugin, PreFilter, View},
     node::NodeInfo,
     pod::PodInfo,
 };
@@ -30,6 +30,11 @@ impl Plugin for ImageLocality {
 
     fn weight(&self) -> i64 {
         1
+    }
+
+    /// It has nothing against any node.
+    fn pre_filter(&self, _: &mut Cycle<'_>, _: &PodInfo) -> PreFilter {
+        PreFilter::Skip
     }
 
     /// Images that no node has say nothing.
