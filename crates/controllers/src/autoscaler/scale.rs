@@ -1,7 +1,6 @@
 //! The scale of whatever has one.
 
 use client::{Client, Error, Resource};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::APIResourceList;
 use serde_json::{Value, json};
 
 use super::judge::words;
@@ -51,17 +50,23 @@ pub async fn resource_of(client: &Client, version: &str, kind: &str) -> Result<N
     if let Some(known) = api::kind_by_gvk(group, number, kind) {
         return Ok(named(&known.resource));
     }
-    let list: APIResourceList = if group.is_empty() {
+    let list = if group.is_empty() {
         client.list_core_api_resources(number).await
     } else {
         client.list_api_group_resources(version).await
-    }
-    .map_err(words)?;
-    let mut served = list.resources.iter();
-    let found = served.find(|r| r.kind == kind && !r.name.contains('/'));
+    };
+    let served = match list {
+        Ok(list) => list.resources,
+        // Nothing of this version is served.
+        Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
+        Err(error) => return Err(words(error)),
+    };
+    let found = served
+        .iter()
+        .find(|r| r.kind == kind && !r.name.contains('/'));
     found
         .map(|r| named(&r.name))
-        .ok_or_else(|| format!("no matches for kind {kind:?} in version {version:?}"))
+        .ok_or_else(|| format!("no matches for kind {kind:?} in group {group:?}"))
 }
 
 /// The present scale.

@@ -80,12 +80,18 @@ async fn a_deployment_follows_its_use() -> anyhow::Result<()> {
             "metrics": [{"type": "Resource", "resource": {"name": "cpu",
                 "target": {"type": "Utilization", "averageUtilization": 50}}}]},
     });
-    let lost = json!({
-        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "lost"},
-        "spec": {"maxReplicas": 10,
-            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "nowhere"}},
-    });
-    objects(&client, &[scaler, lost]).await?;
+    let lost = |name: &str, version: &str, kind: &str| {
+        json!({
+            "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": name},
+            "spec": {"maxReplicas": 10,
+                "scaleTargetRef": {"apiVersion": version, "kind": kind, "name": "nowhere"}},
+        })
+    };
+    let [lost, odd] = [
+        lost("lost", "apps/v1", "Deployment"),
+        lost("odd", "example.com/v1", "Shirt"),
+    ];
+    objects(&client, &[scaler, lost, odd]).await?;
     let scalers = write::namespaced::<HorizontalPodAutoscaler>(&client, "default");
     let waited = eventually("the deployment to grow", || async {
         let status = scalers.get("web").await?.status.unwrap_or_default();
@@ -113,15 +119,22 @@ async fn a_deployment_follows_its_use() -> anyhow::Result<()> {
     let deployments = write::namespaced::<Deployment>(&client, "default");
     let web = deployments.get("web").await?;
     assert_eq!(web.spec.replicas, Some(4));
-    let why = eventually("the other to say why it cannot scale", || async {
-        let status = scalers.get("lost").await?.status.unwrap_or_default();
-        let all = status.conditions.unwrap_or_default();
-        Ok(all.first().and_then(|c| c.message.clone()))
-    })
-    .await?;
-    assert_eq!(
-        why,
-        "the HPA controller was unable to get the target's current scale: deployments.apps \"nowhere\" not found"
-    );
+    for (name, why) in [
+        ("lost", "deployments.apps \"nowhere\" not found"),
+        (
+            "odd",
+            "no matches for kind \"Shirt\" in group \"example.com\"",
+        ),
+    ] {
+        let said = eventually("the others to say why they cannot scale", || async {
+            let status = scalers.get(name).await?.status.unwrap_or_default();
+            let all = status.conditions.unwrap_or_default();
+            Ok(all.first().and_then(|c| c.message.clone()))
+        })
+        .await?;
+        let expected =
+            format!("the HPA controller was unable to get the target's current scale: {why}");
+        assert_eq!(said, expected);
+    }
     Ok(())
 }
