@@ -369,6 +369,14 @@ impl Status {
         .with(about(group, resource, name))
     }
 
+    /// 409: the name that the server made is taken; another attempt is likely to succeed.
+    pub fn generated_name_exists(group: &str, resource: &str, name: &str) -> Self {
+        let mut status = Self::already_exists(group, resource, name);
+        status.message += ", the server was not able to generate a unique name for the object";
+        status.details.get_or_insert_default().retry_after_seconds = 1;
+        status
+    }
+
     /// 409: the request does not fit the current state, for the given reason.
     pub fn conflict(group: &str, resource: &str, name: &str, why: &str) -> Self {
         let message = format!(

@@ -7,11 +7,15 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
+use rand::Rng;
 
 use crate::auth::TokenIssuer;
 
 /// Where the time comes from.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Where the random parts of generated names come from.
+pub type Roll = Arc<dyn Fn() -> u32 + Send + Sync>;
 
 /// The front-proxy certificate, all in PEM.
 #[derive(Clone)]
@@ -49,6 +53,8 @@ pub struct Config {
     pub event_ttl: Duration,
     /// The clock of all time stamps.
     pub clock: Clock,
+    /// The dice of generated names.
+    pub roll: Roll,
 }
 
 impl Config {
@@ -66,6 +72,7 @@ impl Config {
             client_authority: None,
             event_ttl: Duration::from_secs(3600),
             clock: Arc::new(Timestamp::now),
+            roll: Arc::new(|| rand::rng().random()),
         }
     }
 }

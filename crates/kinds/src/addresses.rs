@@ -62,6 +62,20 @@ pub(crate) fn valid_ip(text: &str, at: &str) -> Vec<FieldError> {
     vec![FieldError::invalid(at, text, why)]
 }
 
+/// An address written as addresses are printed.
+pub(crate) fn canonical_ip(text: &str, at: &str) -> Vec<FieldError> {
+    let errors = valid_ip(text, at);
+    let printed = text.parse::<IpAddr>().map(|ip| ip.to_string());
+    if !errors.is_empty() || printed.as_deref() == Ok(text) {
+        return errors;
+    }
+    vec![canonical(text, at, &printed.unwrap_or_default())]
+}
+
+fn canonical(text: &str, at: &str, printed: &str) -> FieldError {
+    FieldError::invalid(at, text, format!("must be in canonical form ({printed:?})"))
+}
+
 /// What of an address makes it one that nothing outside of its host can be reached at.
 pub(crate) fn special(text: &str, at: &str) -> Vec<FieldError> {
     let Some(ip) = sloppy(text) else {
@@ -191,6 +205,16 @@ pub(crate) fn valid_range(text: &str, at: &str) -> Vec<FieldError> {
         _ => return Vec::new(),
     };
     vec![FieldError::invalid(at, text, why)]
+}
+
+/// A range written as ranges are printed.
+pub(crate) fn canonical_range(text: &str, at: &str) -> Vec<FieldError> {
+    let errors = valid_range(text, at);
+    let printed = range(text).map(|(ip, length)| format!("{}/{length}", first_of(ip, length)));
+    if !errors.is_empty() || printed.as_deref() == Some(text) {
+        return errors;
+    }
+    vec![canonical(text, at, &printed.unwrap_or_default())]
 }
 
 /// The first address of the range that an address is in.

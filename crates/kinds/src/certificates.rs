@@ -324,16 +324,13 @@ fn issued(certificate: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::texts;
     use serde_json::json;
-
-    fn all(errors: Vec<FieldError>) -> Vec<String> {
-        errors.iter().map(ToString::to_string).collect()
-    }
 
     #[test]
     fn everything_that_is_wrong_with_a_request_is_told() {
         let odd = json!({"spec": {"request": "eA==", "signerName": "one", "expirationSeconds": 5, "usages": ["any", "fun", "any"]}});
-        let errors = all(SigningRequest.validate(&odd));
+        let errors = texts(&SigningRequest.validate(&odd));
         let begin = [
             "spec.request: Invalid value: \"eA==\": PEM block type must be CERTIFICATE REQUEST",
             "spec.usages[1]: Unsupported value: \"fun\": supported values: \"any\", ",
@@ -345,18 +342,18 @@ mod tests {
         for (error, begin) in errors.iter().zip(begin) {
             assert!(error.starts_with(begin), "{error}");
         }
-        let none = all(SigningRequest.validate(&json!({})));
+        let none = texts(&SigningRequest.validate(&json!({})));
         assert!(
             none.contains(&"spec.usages: Required value".to_owned()),
             "{none:?}"
         );
         assert!(none.contains(&"spec.signerName: Required value".to_owned()));
         assert_eq!(
-            all(signer_name("kubernetes.io/kubelet-serving", "s")),
+            texts(&signer_name("kubernetes.io/kubelet-serving", "s")),
             [""; 0]
         );
         assert_eq!(
-            all(signer_name("kubernetes/X", "s"))[0],
+            texts(&signer_name("kubernetes/X", "s"))[0],
             "s: Invalid value: \"kubernetes\": should be a domain with at least two segments separated by dots"
         );
     }
@@ -398,7 +395,7 @@ mod tests {
         let yes = json!([{"type": "Approved", "status": "True"}]);
         let errors = SigningRequest.validate_status_update(&of(json!([])), &of(yes.clone()));
         assert_eq!(
-            all(errors),
+            texts(&errors),
             [
                 "status.conditions: Forbidden: updates may not remove a condition of type \"Approved\""
             ]
@@ -406,7 +403,7 @@ mod tests {
         let both =
             json!([{"type": "Approved", "status": "True"}, {"type": "Denied", "status": "False"}]);
         assert_eq!(
-            all(SigningRequest.validate_status_update(&of(both), &of(yes))),
+            texts(&SigningRequest.validate_status_update(&of(both), &of(yes))),
             [
                 "status.conditions[1].status: Unsupported value: \"False\": supported values: \"True\"",
                 "status.conditions[1].type: Invalid value: \"Denied\": Approved and Denied conditions are mutually exclusive"
@@ -415,7 +412,7 @@ mod tests {
         let mut told = of(json!([]));
         told["status"]["certificate"] = "eA==".into();
         assert_eq!(
-            all(SigningRequest.validate_status_update(&told, &of(json!([])))),
+            texts(&SigningRequest.validate_status_update(&told, &of(json!([])))),
             [
                 "status.certificate: Invalid value: \"<certificate data>\": must contain at least one CERTIFICATE PEM block"
             ]

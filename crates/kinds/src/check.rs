@@ -191,7 +191,13 @@ pub(crate) fn prefixed_path(text: &str, at: &str) -> Vec<FieldError> {
         let why = "must be a domain-prefixed path (such as \"acme.io/foo\")";
         return vec![FieldError::invalid(at, text, why)];
     }
-    named(names::dns1123_subdomain(domain), at, domain)
+    let mut errors = named(names::dns1123_subdomain(domain), at, domain);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~%!$&'()*+,;=:".contains(c);
+    if !path.chars().all(plain) {
+        let why = r"Invalid path (regex used for validation is '[A-Za-z0-9/\-._~%!$&'()*+,;=:]+')";
+        errors.push(FieldError::invalid(at, path, why));
+    }
+    errors
 }
 
 /// The quantity at a path, if it is one.

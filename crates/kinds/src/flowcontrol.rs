@@ -459,18 +459,15 @@ fn validate_queuing(queuing: &Value, at: &str) -> Vec<FieldError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn all(errors: &[FieldError]) -> Vec<String> {
-        errors.iter().map(ToString::to_string).collect()
-    }
+    use crate::testing::texts;
 
     #[test]
     fn schemas() {
         for name in ["exempt", "catch-all"] {
             let mut schema = json!({"metadata": {"name": name}, "spec": fixed_schema(name)});
-            assert_eq!(all(&validate_schema(&schema)), [""; 0]);
+            assert_eq!(texts(&validate_schema(&schema)), [""; 0]);
             schema["spec"]["matchingPrecedence"] = 2.into();
-            let errors = all(&validate_schema(&schema));
+            let errors = texts(&validate_schema(&schema));
             assert!(
                 errors[0].ends_with(&format!("spec of '{name}' must equal the fixed value")),
                 "{errors:?}"
@@ -484,7 +481,7 @@ mod tests {
                 {}]}});
         let label = names::dns1123_label("A").remove(0);
         assert_eq!(
-            all(&validate_schema(&odd)),
+            texts(&validate_schema(&odd)),
             [
                 "spec.matchingPrecedence: Invalid value: 1: only the schema named 'exempt' may have matchingPrecedence 1",
                 "spec.distinguisherMethod.type: Unsupported value: \"ByMoon\": supported values: \"ByNamespace\", \"ByUser\"",
@@ -499,7 +496,7 @@ mod tests {
                 &format!(
                     "spec.rules[0].resourceRules[0].namespaces[0]: Invalid value: \"A\": each member of this list must be '*' or a DNS-1123 label; {label}"
                 ),
-                &all(&[FieldError::not_supported(
+                &texts(&[FieldError::not_supported(
                     "spec.rules[0].nonResourceRules[0].verbs",
                     "[\"head\"]",
                     &VERBS
@@ -515,7 +512,7 @@ mod tests {
     #[test]
     fn levels() {
         let of = |spec: Value| {
-            all(&validate_level(
+            texts(&validate_level(
                 &json!({"metadata": {"name": "x"}, "spec": spec}),
             ))
         };

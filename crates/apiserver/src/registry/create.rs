@@ -5,9 +5,7 @@ use rand::Rng;
 use serde_json::Value;
 use store::{Commit, CommitError, Expect, Mutation};
 
-use super::{
-    Claims, Fail, Registry, Stored, WRITE_ATTEMPTS, Write, commit_failure, metadata, read_failure,
-};
+use super::{Claims, Fail, Registry, Stored, WRITE_ATTEMPTS, Write, commit_failure, metadata};
 use crate::admission::{Operation, Review};
 
 /// How many names are tried for `generateName`.
@@ -67,23 +65,16 @@ impl Registry {
         if !meta::name(&object).is_empty() || prefix.is_empty() {
             return self.create_once(write, object).await;
         }
-        let name = self.free_name(write, &prefix).await?;
-        let mut object = object;
-        metadata::of(&mut object).insert("name".into(), name.into());
-        self.create_once(write, object).await
-    }
-
-    /// A generated name that no object has. Whether it still is free decides the commit.
-    async fn free_name(&self, write: &Write<'_>, prefix: &str) -> Result<String, Fail> {
+        // Whether a name is free decides the commit.
         let mut attempt = 1;
         loop {
-            let name = metadata::generated_name(prefix, || rand::rng().random());
-            let key = write.resource.key(write.namespace, &name);
-            let (taken, _) = self.store.get(&key, None).await.map_err(read_failure)?;
-            if taken.is_none() || attempt == NAME_ATTEMPTS {
-                return Ok(name);
+            let name = metadata::generated_name(&prefix, || (self.config.roll)());
+            let mut named = object.clone();
+            metadata::of(&mut named).insert("name".into(), name.into());
+            match self.create_once(write, named).await {
+                Err(status) if is_taken(&status) && attempt < NAME_ATTEMPTS => attempt += 1,
+                answer => return answer,
             }
-            attempt += 1;
         }
     }
 
@@ -151,14 +142,14 @@ impl Registry {
             commit.mutations.append(&mut claims.mutations);
             if write.dry_run {
                 return match self.find(resource, write.namespace, name).await? {
-                    Some(_) => Err(exists(write, name)),
+                    Some(_) => Err(exists(write, &object)),
                     None => Ok(Stored { bytes, revision: 0 }),
                 };
             }
             match self.store.commit(commit).await {
                 Ok(revision) => return Ok(Stored { bytes, revision }),
                 Err(CommitError::Conflict { key: at, .. }) if at == key => {
-                    return Err(exists(write, name));
+                    return Err(exists(write, &object));
                 }
                 // An address was taken or the namespace changed: look again, and say so if it is final.
                 Err(CommitError::Conflict { .. }) => {}
@@ -189,9 +180,20 @@ impl Registry {
     }
 }
 
-fn exists(write: &Write<'_>, name: &str) -> Fail {
+/// That there is an object of the name, which the server may have chosen.
+fn exists(write: &Write<'_>, object: &Value) -> Fail {
     let kind = &write.resource.kind;
-    Box::new(Status::already_exists(&kind.group, &kind.resource, name))
+    let name = meta::name(object);
+    let chosen = !meta::str_at(object, &["metadata", "generateName"]).is_empty();
+    Box::new(if chosen {
+        Status::generated_name_exists(&kind.group, &kind.resource, name)
+    } else {
+        Status::already_exists(&kind.group, &kind.resource, name)
+    })
+}
+
+fn is_taken(status: &Status) -> bool {
+    status.reason == "AlreadyExists"
 }
 
 /// Refuses an object whose namespace is not the one of the request.

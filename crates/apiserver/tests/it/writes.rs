@@ -1,6 +1,7 @@
 //! Corners of writes: what must hold before one happens, what happens without one, and who approves.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use serde_json::{Value, json};
 
@@ -445,26 +446,59 @@ async fn collections_are_deleted_by_selectors_and_within_limits() {
     assert_eq!(answer.code, 422, "{}", answer.body);
 }
 
-/// Many generated names at once: none is refused.
+/// A name that is taken when the object is written gives way to another one, a bounded number of times.
 #[tokio::test]
-async fn generated_names_never_collide() {
-    let c = Arc::new(cluster().await);
-    let taken = c
-        .post(
-            MAPS,
-            &json!({"metadata": {"generateName": "x-", "name": "fixed"}}),
+async fn generated_names_are_tried_anew() {
+    /// Letters of a generated name.
+    const LETTERS: u32 = 5;
+    let rolls = Arc::new(AtomicU32::new(0));
+    let dice = rolls.clone();
+    // Two names are drawn in turn: the second draw of each is taken.
+    let c = cluster_with(|config| {
+        config.roll = Arc::new(move || (dice.fetch_add(1, Relaxed) / LETTERS / 2).min(9));
+    })
+    .await;
+    let map = json!({"metadata": {"generateName": "x-"}});
+    let mut names = Vec::new();
+    for _ in 0..10 {
+        names.push(c.create(MAPS, &map).await["metadata"]["name"].clone());
+    }
+    assert_eq!(
+        names[..3],
+        [json!("x-bbbbb"), json!("x-ccccc"), json!("x-ddddd")]
+    );
+    // The dice show the same from here on.
+    let before = rolls.load(Relaxed);
+    let answer = c.post(MAPS, &map).await;
+    assert_eq!(
+        (answer.code, &answer.body["reason"]),
+        (409, &json!("AlreadyExists"))
+    );
+    let name = names[9].as_str().unwrap();
+    assert_eq!(
+        message(&answer),
+        format!(
+            "configmaps {name:?} already exists, the server was not able to generate a unique name for the object"
         )
-        .await;
+    );
+    assert_eq!(answer.body["details"]["retryAfterSeconds"], 1);
+    assert_eq!(rolls.load(Relaxed) - before, 8 * LETTERS);
+}
+
+/// A given name is kept beside a prefix.
+#[tokio::test]
+async fn names_are_given_or_generated() {
+    let c = cluster().await;
+    let given = json!({"metadata": {"generateName": "x-", "name": "fixed"}});
+    let taken = c.post(MAPS, &given).await;
     assert_eq!(taken.body["metadata"]["name"], "fixed");
-    let twice = c
-        .post(
-            MAPS,
-            &json!({"metadata": {"generateName": "x-", "name": "fixed"}}),
-        )
-        .await;
+    let twice = c.post(MAPS, &given).await;
     assert_eq!(
         (twice.code, message(&twice)),
-        (409, "configmaps \"fixed\" already exists")
+        (
+            409,
+            "configmaps \"fixed\" already exists, the server was not able to generate a unique name for the object"
+        )
     );
     let long = json!({"metadata": {"generateName": "y".repeat(80)}});
     let made = c.create(MAPS, &long).await;

@@ -8,4 +8,5 @@ pub(crate) mod node;
 pub(crate) mod pod;
 pub(crate) mod quota;
 pub(crate) mod service;
+pub(crate) mod sources;
 pub(crate) mod volume;

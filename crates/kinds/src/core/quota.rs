@@ -325,21 +325,18 @@ fn limit_type(item: &Value, at: &str) -> Vec<FieldError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::texts;
     use serde_json::json;
-
-    fn all(errors: Vec<FieldError>) -> Vec<String> {
-        errors.iter().map(ToString::to_string).collect()
-    }
 
     #[test]
     fn quotas() {
         let good = json!({"spec": {"hard": {"pods": "5", "requests.nvidia.com/gpu": "1", "count/jobs.batch": 3, "gold.storageclass.storage.k8s.io/requests.storage": "1Gi", "limits.cpu": "2", "hugepages-2Mi": "4Mi"},
             "scopeSelector": {"matchExpressions": [{"scopeName": "PriorityClass", "operator": "In", "values": ["high"]}]}}});
-        assert_eq!(all(validate_quota(&good)), [""; 0]);
+        assert_eq!(texts(&validate_quota(&good)), [""; 0]);
         let odd = json!({"spec": {"hard": {"pods": "1500m", "money": "5", "secrets": "-1"}, "scopes": ["BestEffort", "NotBestEffort", "Odd"],
             "scopeSelector": {"matchExpressions": [{"scopeName": "Terminating", "operator": "In"}, {"scopeName": "x", "operator": "Is"}]}}});
         assert_eq!(
-            all(validate_quota(&odd)),
+            texts(&validate_quota(&odd)),
             [
                 "spec.hard[pods]: Invalid value: \"1500m\": must be an integer",
                 "spec.hard[money]: Invalid value: \"money\": must be a standard resource for quota",
@@ -355,7 +352,7 @@ mod tests {
         let quota = |scopes: Value| json!({"spec": {"scopes": scopes}});
         let changed = (QUOTAS.validate_update)(&quota(json!(["BestEffort"])), &quota(json!([])));
         assert_eq!(
-            all(changed),
+            texts(&changed),
             ["spec.scopes: Invalid value: [\"BestEffort\"]: field is immutable"]
         );
     }
@@ -366,7 +363,7 @@ mod tests {
             {"type": "Pod", "default": {"cpu": "1"}, "maxLimitRequestRatio": {"cpu": "500m"}},
             {"type": "Pod"},
             {"type": "PersistentVolumeClaim"}]}});
-        let errors = all(validate_limits(&odd));
+        let errors = texts(&validate_limits(&odd));
         for wanted in [
             "spec.limits[0].default: Forbidden: may not be specified when `type` is 'Pod'",
             "spec.limits[0].maxLimitRequestRatio[cpu]: Invalid value: \"500m\": ratio 500m is less than 1",

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::testing::texts;
 
 fn kind(spec: Value) -> Kind {
     kind_with(
@@ -28,10 +29,6 @@ fn kind_with(schema: Value) -> Kind {
 
 fn object(spec: Value) -> Value {
     json!({"kind": "A", "apiVersion": "a.example.com/v1", "metadata": {"name": "x"}, "spec": spec})
-}
-
-fn texts(errors: &[FieldError]) -> Vec<String> {
-    errors.iter().map(ToString::to_string).collect()
 }
 
 fn broken(schema: Value, spec: Value) -> Vec<String> {

@@ -1,8 +1,9 @@
 //! What Ingresses and their classes must hold to.
 
 use api::{FieldError, meta, names};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::addresses::of_balancer;
 use crate::check::{named, one_of, port, prefixed_path};
 
 const PATH_TYPES: &[&str] = &["Exact", "ImplementationSpecific", "Prefix"];
@@ -19,7 +20,7 @@ pub(super) fn validate(obj: &Value) -> Vec<FieldError> {
     if rules.is_empty() && spec.get("defaultBackend").is_none() {
         errors.push(FieldError::invalid(
             "spec",
-            json!(spec),
+            spec.get("rules").cloned().unwrap_or_default(),
             "either `defaultBackend` or `rules` must be specified",
         ));
     }
@@ -72,14 +73,13 @@ fn validate_host(host: &str, at: &str) -> Vec<FieldError> {
     if host.is_empty() {
         return Vec::new();
     }
+    let mut errors = Vec::new();
     if host.parse::<std::net::IpAddr>().is_ok() {
-        return vec![FieldError::invalid(
-            at,
-            host,
-            "must be a DNS name, not an IP address",
-        )];
+        let why = "must be a DNS name, not an IP address";
+        errors.push(FieldError::invalid(at, host, why));
     }
-    named(host_name(host), at, host)
+    errors.extend(named(host_name(host), at, host));
+    errors
 }
 
 /// A name of a host; its first label may stand for any.
@@ -98,40 +98,21 @@ fn host_name(host: &str) -> Vec<String> {
 }
 
 fn validate_path(path: &Value, at: &str) -> Vec<FieldError> {
-    let mut errors = Vec::new();
     let kind = meta::str_at(path, &["pathType"]);
     if kind.is_empty() {
-        errors.push(FieldError::required(
+        let why = "pathType must be specified";
+        return vec![FieldError::required(format!("{at}.pathType"), why)];
+    }
+    let mut errors = match kind {
+        "Exact" | "Prefix" | "ImplementationSpecific" => {
+            path_text(path, kind, &format!("{at}.path"))
+        }
+        _ => vec![FieldError::not_supported(
             format!("{at}.pathType"),
-            "pathType must be specified",
-        ));
-    } else {
-        errors.extend(one_of(kind, format!("{at}.pathType"), PATH_TYPES));
-    }
-    let value = meta::str_at(path, &["path"]);
-    let free = value.is_empty() && kind == "ImplementationSpecific";
-    if !value.starts_with('/') && !free {
-        errors.push(FieldError::invalid(
-            format!("{at}.path"),
-            value,
-            "must be an absolute path",
-        ));
-    }
-    if matches!(kind, "Exact" | "Prefix") {
-        let path = format!("{at}.path");
-        for part in ["//", "/./", "/../", "%2f", "%2F"] {
-            if value.contains(part) {
-                let why = format!("must not contain '{part}'");
-                errors.push(FieldError::invalid(&path, value, why));
-            }
-        }
-        for end in ["/..", "/."] {
-            if value.ends_with(end) {
-                let why = format!("cannot end with '{end}'");
-                errors.push(FieldError::invalid(&path, value, why));
-            }
-        }
-    }
+            kind,
+            PATH_TYPES,
+        )],
+    };
     errors.extend(validate_backend(
         path.get("backend").unwrap_or(&Value::Null),
         &format!("{at}.backend"),
@@ -139,29 +120,48 @@ fn validate_path(path: &Value, at: &str) -> Vec<FieldError> {
     errors
 }
 
+fn path_text(path: &Value, kind: &str, at: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let value = meta::str_at(path, &["path"]);
+    let free = kind == "ImplementationSpecific";
+    let absent = free && value.is_empty();
+    if !absent && !value.starts_with('/') {
+        let why = "must be an absolute path";
+        errors.push(FieldError::invalid(at, value, why));
+    }
+    if free {
+        return errors;
+    }
+    for part in ["//", "/./", "/../", "%2f", "%2F"] {
+        if value.contains(part) {
+            let why = format!("must not contain '{part}'");
+            errors.push(FieldError::invalid(at, value, why));
+        }
+    }
+    for end in ["/..", "/."] {
+        if value.ends_with(end) {
+            let why = format!("cannot end with '{end}'");
+            errors.push(FieldError::invalid(at, value, why));
+        }
+    }
+    errors
+}
+
 fn validate_backend(backend: &Value, at: &str) -> Vec<FieldError> {
     let (service, resource) = (backend.get("service"), backend.get("resource"));
-    let Some(service) = service else {
-        return if let Some(resource) = resource {
-            let part = |field: &&str| meta::str_at(resource, &[field]).is_empty();
-            let missing = ["kind", "name"].into_iter().filter(part);
-            let missing = missing.map(|f| FieldError::required(format!("{at}.resource.{f}"), ""));
-            missing.collect()
-        } else {
-            vec![FieldError::required(
-                at,
-                "resource or service backend is required",
-            )]
-        };
+    let service = match (service, resource) {
+        (Some(_), Some(_)) => {
+            let why = "cannot set both resource and service backends";
+            return vec![FieldError::invalid(at, "", why)];
+        }
+        (Some(service), None) => service,
+        (None, Some(resource)) => return typed_reference(resource, &format!("{at}.resource")),
+        (None, None) => {
+            let why = "resource or service backend is required";
+            return vec![FieldError::invalid(at, "", why)];
+        }
     };
     let mut errors = Vec::new();
-    if resource.is_some() {
-        errors.push(FieldError::invalid(
-            at,
-            "",
-            "cannot set both resource and service backends",
-        ));
-    }
     let service_name = meta::str_at(service, &["name"]);
     let path = format!("{at}.service.name");
     if service_name.is_empty() {
@@ -206,30 +206,21 @@ pub(super) fn validate_class(obj: &Value) -> Vec<FieldError> {
     let Some(parameters) = meta::get(obj, &["spec", "parameters"]) else {
         return errors;
     };
+    errors.extend(typed_reference(parameters, "spec.parameters"));
     let at = |field: &str| format!("spec.parameters.{field}");
-    let text = |field: &str| meta::str_at(parameters, &[field]);
-    let group = text("apiGroup");
-    if !group.is_empty() {
-        let why = names::dns1123_subdomain(group);
-        errors.extend(named(why, &at("apiGroup"), group));
-    }
-    for field in ["kind", "name"] {
-        if text(field).is_empty() {
-            errors.push(FieldError::required(at(field), ""));
-        } else {
-            let why = names::path_segment(text(field));
-            errors.extend(named(why, &at(field), text(field)));
-        }
-    }
-    let scopes = &["Cluster", "Namespace"];
-    errors.extend(one_of(text("scope"), at("scope"), scopes));
-    let namespace = text("namespace");
-    match text("scope") {
-        "Namespace" if namespace.is_empty() => {
+    let scope = meta::str_at(parameters, &["scope"]);
+    errors.extend(one_of(scope, at("scope"), &["Cluster", "Namespace"]));
+    let namespace = parameters.get("namespace").and_then(Value::as_str);
+    match (scope, namespace) {
+        ("Namespace", None) => {
             let why = "`parameters.scope` is set to 'Namespace'";
             errors.push(FieldError::required(at("namespace"), why));
         }
-        "Cluster" if !namespace.is_empty() => {
+        ("Namespace", Some(namespace)) => {
+            let why = names::dns1123_label(namespace);
+            errors.extend(named(why, &at("namespace"), namespace));
+        }
+        ("Cluster", Some(_)) => {
             let why = "`parameters.scope` is set to 'Cluster'";
             errors.push(FieldError::forbidden(at("namespace"), why));
         }
@@ -238,57 +229,228 @@ pub(super) fn validate_class(obj: &Value) -> Vec<FieldError> {
     errors
 }
 
+/// Group, kind and name of another object.
+fn typed_reference(reference: &Value, at: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if let Some(group) = reference.get("apiGroup").and_then(Value::as_str) {
+        let at = format!("{at}.apiGroup");
+        errors.extend(named(names::dns1123_subdomain(group), &at, group));
+    }
+    for field in ["kind", "name"] {
+        let at = format!("{at}.{field}");
+        let value = meta::str_at(reference, &[field]);
+        if value.is_empty() {
+            errors.push(FieldError::required(at, format!("{field} is required")));
+        } else {
+            errors.extend(named(names::path_segment(value), &at, value));
+        }
+    }
+    errors
+}
+
+/// The older annotation and the field name the same class.
+pub(super) fn validate_create(obj: &Value) -> Vec<FieldError> {
+    let annotated = meta::annotation(obj, "kubernetes.io/ingress.class");
+    let class = meta::get(obj, &["spec", "ingressClassName"]).and_then(Value::as_str);
+    let both = annotated
+        .zip(class)
+        .filter(|(annotated, class)| annotated != class);
+    let refuse = |(annotated, _)| {
+        let why = "must match `ingressClassName` when both are specified";
+        FieldError::invalid("annotations.kubernetes.io/ingress.class", annotated, why)
+    };
+    both.map(refuse).into_iter().collect()
+}
+
+/// Every broken rule of an Ingress's status.
+pub(super) fn validate_status(obj: &Value, _old: &Value) -> Vec<FieldError> {
+    let ingress = meta::list_at(obj, &["status", "loadBalancer", "ingress"]);
+    let told = |(i, one)| of_balancer(one, &format!("status.loadBalancer.ingress[{i}]"));
+    ingress.iter().enumerate().flat_map(told).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn all(errors: &[FieldError]) -> Vec<String> {
-        errors.iter().map(ToString::to_string).collect()
-    }
+    use crate::testing::assert_rules;
+    use serde_json::json;
 
     #[test]
-    fn everything_wrong_is_told() {
-        let backend = json!({"service": {"name": "s", "port": {"number": 80}}});
-        let odd = json!({"spec": {"ingressClassName": "", "rules": [
-            {"host": "10.0.0.1"},
-            {"host": "a.*.com", "http": {"paths": [
-                {"path": "/a/../b", "pathType": "Prefix", "backend": backend},
-                {"path": "b", "pathType": "Exact", "backend": {"resource": {"kind": "K"}}},
-                {"path": "", "backend": {"service": {"name": "1s", "port": {}}}}]}}],
-            "tls": [{"hosts": ["*.example.com", "a b"], "secretName": "S"}]}});
-        let begin = [
-            "spec.rules[0].host: Invalid value: \"10.0.0.1\": must be a DNS name, not an IP address",
-            "spec.rules[1].host: Invalid value: \"a.*.com\": a wildcard DNS-1123 subdomain must start with '*.'",
-            "spec.rules[1].http.paths[0].path: Invalid value: \"/a/../b\": must not contain '/../'",
-            "spec.rules[1].http.paths[1].path: Invalid value: \"b\": must be an absolute path",
-            "spec.rules[1].http.paths[1].backend.resource.name: Required value",
-            "spec.rules[1].http.paths[2].pathType: Required value: pathType must be specified",
-            "spec.rules[1].http.paths[2].path: Invalid value: \"\": must be an absolute path",
-            "spec.rules[1].http.paths[2].backend.service.name: Invalid value: \"1s\": a DNS-1035 label must consist of",
-            "spec.rules[1].http.paths[2].backend: Required value: port name or number is required",
-            "spec.tls[0].hosts[1]: Invalid value: \"a b\": a lowercase RFC 1123 subdomain must consist of",
-            "spec.tls[0].secretName: Invalid value: \"S\": a lowercase RFC 1123 subdomain must consist of",
-            "spec.ingressClassName: Invalid value: \"\": a lowercase RFC 1123 subdomain must consist of",
-        ];
-        let errors = all(&validate(&odd));
-        assert_eq!(errors.len(), begin.len(), "{errors:#?}");
-        for (error, begin) in errors.iter().zip(begin) {
-            assert!(error.starts_with(begin), "{error}");
-        }
+    fn ingresses() {
+        let path = json!({"path": "/a", "pathType": "Prefix", "backend": {"service": {"name": "s", "port": {"number": 80}}}});
+        let ingress = json!({"spec": {"rules": [{"host": "example.com", "http": {"paths": [path]}}],
+            "tls": [{"hosts": ["*.example.com"], "secretName": "s"}]}});
+        let at = "spec.rules[0].http.paths[0]";
+        let path = |field: &str| format!("/spec/rules/0/http/paths/0/{field}");
+        assert_rules(
+            &ingress,
+            validate,
+            &[
+                (
+                    json!({"/spec/rules": null}),
+                    &[
+                        "spec: Invalid value: null: either `defaultBackend` or `rules` must be specified",
+                    ],
+                ),
+                (
+                    json!({"/spec/rules/0/host": "10.0.0.1"}),
+                    &[
+                        "spec.rules[0].host: Invalid value: \"10.0.0.1\": must be a DNS name, not an IP address",
+                    ],
+                ),
+                (
+                    json!({"/spec/rules/0/host": "a.*.com"}),
+                    &[
+                        "spec.rules[0].host: Invalid value: \"a.*.com\": a wildcard DNS-1123 subdomain must start with '*.'…",
+                    ],
+                ),
+                (
+                    json!({"/spec/rules/0/http/paths": []}),
+                    &["spec.rules[0].http.paths: Required value"],
+                ),
+                (
+                    json!({path("path"): "/a/../b"}),
+                    &[&format!(
+                        "{at}.path: Invalid value: \"/a/../b\": must not contain '/../'"
+                    )],
+                ),
+                (
+                    json!({path("path"): "b/.", path("pathType"): "Exact"}),
+                    &[
+                        &format!("{at}.path: Invalid value: \"b/.\": must be an absolute path"),
+                        &format!("{at}.path: Invalid value: \"b/.\": cannot end with '/.'"),
+                    ],
+                ),
+                (
+                    json!({path("path"): "", path("pathType"): "ImplementationSpecific"}),
+                    &[],
+                ),
+                (
+                    json!({path("path"): "x", path("pathType"): "Regex"}),
+                    &[&format!(
+                        "{at}.pathType: Unsupported value: \"Regex\": supported values: \"Exact\", \"ImplementationSpecific\", \"Prefix\""
+                    )],
+                ),
+                (
+                    json!({path("path"): "x", path("pathType"): null, path("backend"): {}}),
+                    &[&format!(
+                        "{at}.pathType: Required value: pathType must be specified"
+                    )],
+                ),
+                (
+                    json!({path("backend"): {}}),
+                    &[&format!(
+                        "{at}.backend: Invalid value: \"\": resource or service backend is required"
+                    )],
+                ),
+                (
+                    json!({path("backend/resource"): {}}),
+                    &[&format!(
+                        "{at}.backend: Invalid value: \"\": cannot set both resource and service backends"
+                    )],
+                ),
+                (
+                    json!({path("backend"): {"resource": {"apiGroup": "A", "kind": "K/"}}}),
+                    &[
+                        &format!(
+                            "{at}.backend.resource.apiGroup: Invalid value: \"A\": a lowercase RFC 1123 subdomain…"
+                        ),
+                        &format!(
+                            "{at}.backend.resource.kind: Invalid value: \"K/\": may not contain '/'"
+                        ),
+                        &format!("{at}.backend.resource.name: Required value: name is required"),
+                    ],
+                ),
+                (
+                    json!({path("backend/service"): {"name": "1s", "port": {}}}),
+                    &[
+                        &format!(
+                            "{at}.backend.service.name: Invalid value: \"1s\": a DNS-1035 label must consist of…"
+                        ),
+                        &format!("{at}.backend: Required value: port name or number is required"),
+                    ],
+                ),
+                (
+                    json!({path("backend/service/port/name"): "http"}),
+                    &[&format!(
+                        "{at}.backend: Invalid value: \"\": cannot set both port name & port number"
+                    )],
+                ),
+                (
+                    json!({"/spec/tls/0": {"hosts": ["a b"], "secretName": "S"}, "/spec/ingressClassName": ""}),
+                    &[
+                        "spec.tls[0].hosts[0]: Invalid value: \"a b\": a lowercase RFC 1123 subdomain must consist of…",
+                        "spec.tls[0].secretName: Invalid value: \"S\": a lowercase RFC 1123 subdomain must consist of…",
+                        "spec.ingressClassName: Invalid value: \"\": a lowercase RFC 1123 subdomain must consist of…",
+                    ],
+                ),
+            ],
+        );
+        assert_rules(
+            &ingress,
+            validate_create,
+            &[(
+                json!({"/metadata/annotations/kubernetes.io~1ingress.class": "a", "/spec/ingressClassName": "b"}),
+                &[
+                    "annotations.kubernetes.io/ingress.class: Invalid value: \"a\": must match `ingressClassName` when both are specified",
+                ],
+            )],
+        );
+        assert_rules(
+            &ingress,
+            |new| validate_status(new, &ingress),
+            &[(
+                json!({"/status/loadBalancer/ingress": [{"ip": "x"}, {"hostname": "a_b"}]}),
+                &[
+                    "status.loadBalancer.ingress[0].ip: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+                    "status.loadBalancer.ingress[1].hostname: Invalid value: \"a_b\": a lowercase RFC 1123 subdomain…",
+                ],
+            )],
+        );
     }
 
     #[test]
     fn classes() {
-        let class = |spec: Value| all(&validate_class(&json!({"spec": spec})));
-        assert_eq!(class(json!({"controller": "example.com/c"})), [""; 0]);
-        assert_eq!(
-            class(json!({"controller": "c", "parameters": {"kind": "K", "scope": "Namespace"}})),
-            [
-                "spec.controller: Invalid value: \"c\": must be a domain-prefixed path (such as \"acme.io/foo\")",
-                "spec.parameters.name: Required value",
-                "spec.parameters.namespace: Required value: `parameters.scope` is set to 'Namespace'"
-            ]
+        let class = json!({"spec": {"controller": "example.com/c", "parameters": {"kind": "K", "name": "n", "scope": "Cluster"}}});
+        assert_rules(
+            &class,
+            validate_class,
+            &[
+                (
+                    json!({"/spec/controller": ""}),
+                    &["spec.controller: Required value"],
+                ),
+                (
+                    json!({"/spec/controller": "c"}),
+                    &[
+                        "spec.controller: Invalid value: \"c\": must be a domain-prefixed path (such as \"acme.io/foo\")",
+                    ],
+                ),
+                (
+                    json!({"/spec/controller": "a.io/b c"}),
+                    &[
+                        "spec.controller: Invalid value: \"b c\": Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')",
+                    ],
+                ),
+                (
+                    json!({"/spec/parameters": {"scope": "Namespace"}}),
+                    &[
+                        "spec.parameters.kind: Required value: kind is required",
+                        "spec.parameters.name: Required value: name is required",
+                        "spec.parameters.namespace: Required value: `parameters.scope` is set to 'Namespace'",
+                    ],
+                ),
+                (
+                    json!({"/spec/parameters/scope": null}),
+                    &["spec.parameters.scope: Required value"],
+                ),
+                (
+                    json!({"/spec/parameters/namespace": "a"}),
+                    &[
+                        "spec.parameters.namespace: Forbidden: `parameters.scope` is set to 'Cluster'",
+                    ],
+                ),
+            ],
         );
-        assert_eq!(class(json!({})), ["spec.controller: Required value"]);
     }
 }

@@ -4,12 +4,12 @@ mod ingress;
 mod policy;
 
 use api::time::Timestamp;
-use api::{FieldError, meta};
-use serde_json::Value;
+use api::{FieldError, meta, names};
+use serde_json::{Value, json};
 
-use crate::addresses::{range, valid_range};
+use crate::addresses::{canonical_ip, canonical_range, range};
 use crate::cells::{Cell, join, or, text};
-use crate::check::immutable;
+use crate::check::{immutable, named};
 use crate::simple::Simple;
 
 /// How many hosts a cell shows.
@@ -27,6 +27,8 @@ pub(crate) static INGRESSES: Simple = Simple {
     ],
     generation: true,
     validate: ingress::validate,
+    validate_create: ingress::validate_create,
+    validate_status: ingress::validate_status,
     ..Simple::BASE
 };
 
@@ -49,6 +51,7 @@ pub(crate) static INGRESS_CLASSES: Simple = Simple {
         }
     },
     validate: ingress::validate_class,
+    changes_first: true,
     validate_update: |new, old| {
         immutable(new, old, &["spec", "controller"])
             .into_iter()
@@ -79,12 +82,10 @@ pub(crate) static IP_ADDRESSES: Simple = Simple {
             .into_iter()
             .collect()
     },
+    validate: validate_address,
     name: |name| {
-        if name.parse::<std::net::IpAddr>().is_ok() {
-            Vec::new()
-        } else {
-            vec!["not a valid ip address".to_owned()]
-        }
+        let errors = canonical_ip(name, "");
+        errors.into_iter().map(|e| e.detail).collect()
     },
     ..Simple::BASE
 };
@@ -172,27 +173,46 @@ fn parent(obj: &Value, _now: Timestamp) -> Value {
         .into()
 }
 
+fn validate_address(obj: &Value) -> Vec<FieldError> {
+    let at = "spec.parentRef";
+    let Some(parent) = meta::get(obj, &["spec", "parentRef"]) else {
+        return vec![FieldError::required(at, "")];
+    };
+    let text = |field: &str| meta::str_at(parent, &[field]);
+    let mut errors = Vec::new();
+    if !text("group").is_empty() {
+        let why = names::dns1123_subdomain(text("group"));
+        errors.extend(named(why, &format!("{at}.group"), text("group")));
+    }
+    for (field, required) in [("resource", true), ("name", true), ("namespace", false)] {
+        let at = format!("{at}.{field}");
+        if !text(field).is_empty() {
+            errors.extend(named(names::path_segment(text(field)), &at, text(field)));
+        } else if required {
+            errors.push(FieldError::required(at, ""));
+        }
+    }
+    errors
+}
+
 fn validate_service_cidr(obj: &Value) -> Vec<FieldError> {
     let at = "spec.cidrs";
     let all = meta::list_at(obj, &["spec", "cidrs"]);
-    if all.is_empty() {
-        return vec![FieldError::required(at, "at least one CIDR required")];
-    }
-    let mut errors = Vec::new();
+    let refuse = |why| vec![FieldError::invalid(at, json!({"CIDRs": all}), why)];
     let texts = || all.iter().filter_map(Value::as_str);
-    if all.len() > 2 {
-        let why = "may only hold up to 2 values";
-        errors.push(FieldError::invalid(at, all.to_vec(), why));
-    } else if let [Some(a), Some(b)] = texts().map(range).collect::<Vec<_>>()[..]
-        && a.0.is_ipv4() == b.0.is_ipv4()
-    {
-        let why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
-        errors.push(FieldError::invalid(at, all.to_vec(), why));
+    match texts().map(range).collect::<Vec<_>>()[..] {
+        [] => return vec![FieldError::required(at, "at least one CIDR required")],
+        [_] => {}
+        [Some((a, _)), Some((b, _))] if a.is_ipv4() != b.is_ipv4() => {}
+        [_, _] => {
+            return refuse(
+                "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64",
+            );
+        }
+        _ => return refuse("may only hold up to 2 values"),
     }
-    for (i, text) in texts().enumerate() {
-        errors.extend(valid_range(text, &format!("{at}[{i}]")));
-    }
-    errors
+    let told = |(i, text)| canonical_range(text, &format!("{at}[{i}]"));
+    texts().enumerate().flat_map(told).collect()
 }
 
 /// A range of the other family may be added, nothing else changes.
@@ -205,4 +225,85 @@ fn service_ranges_stay(new: &Value, old: &Value) -> Vec<FieldError> {
     immutable(new, old, &["spec", "cidrs"])
         .into_iter()
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_rules, assert_updates};
+
+    #[test]
+    fn addresses() {
+        let address =
+            json!({"spec": {"parentRef": {"resource": "services", "name": "s", "namespace": "n"}}});
+        assert_rules(
+            &address,
+            IP_ADDRESSES.validate,
+            &[
+                (
+                    json!({"/spec/parentRef": null}),
+                    &["spec.parentRef: Required value"],
+                ),
+                (
+                    json!({"/spec/parentRef": {"group": "A", "namespace": "a/b"}}),
+                    &[
+                        "spec.parentRef.group: Invalid value: \"A\": a lowercase RFC 1123 subdomain…",
+                        "spec.parentRef.resource: Required value",
+                        "spec.parentRef.name: Required value",
+                        "spec.parentRef.namespace: Invalid value: \"a/b\": may not contain '/'",
+                    ],
+                ),
+            ],
+        );
+        assert_eq!((IP_ADDRESSES.name)("2001:db8::1"), [""; 0]);
+        assert_eq!(
+            (IP_ADDRESSES.name)("2001:DB8::1"),
+            ["must be in canonical form (\"2001:db8::1\")"]
+        );
+    }
+
+    #[test]
+    fn service_ranges() {
+        let both = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+        let range = json!({"spec": {"cidrs": ["10.0.0.0/16"]}});
+        assert_rules(
+            &range,
+            SERVICE_CIDRS.validate,
+            &[
+                (
+                    json!({"/spec/cidrs": []}),
+                    &["spec.cidrs: Required value: at least one CIDR required"],
+                ),
+                (
+                    json!({"/spec/cidrs": ["10.0.0.0/16", "fd00::/108", "fd01::/108"]}),
+                    &[
+                        "spec.cidrs: Invalid value: {\"CIDRs\":[\"10.0.0.0/16\",\"fd00::/108\",\"fd01::/108\"]}: may only hold up to 2 values",
+                    ],
+                ),
+                (
+                    json!({"/spec/cidrs": ["10.0.0.0/16", "10.1.0.0/16"]}),
+                    &[&format!(
+                        "spec.cidrs: Invalid value: {{\"CIDRs\":[\"10.0.0.0/16\",\"10.1.0.0/16\"]}}: {both}"
+                    )],
+                ),
+                (
+                    json!({"/spec/cidrs/0": "FD00::/108"}),
+                    &[
+                        "spec.cidrs[0]: Invalid value: \"FD00::/108\": must be in canonical form (\"fd00::/108\")",
+                    ],
+                ),
+            ],
+        );
+        assert_updates(
+            &range,
+            SERVICE_CIDRS.validate_update,
+            &[
+                (json!({"/spec/cidrs": ["10.0.0.0/16", "fd00::/108"]}), &[]),
+                (
+                    json!({"/spec/cidrs": ["10.1.0.0/16"]}),
+                    &["spec.cidrs: Invalid value: [\"10.1.0.0/16\"]: field is immutable"],
+                ),
+            ],
+        );
+    }
 }

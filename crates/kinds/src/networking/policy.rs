@@ -4,7 +4,7 @@ use api::{FieldError, meta, names};
 use serde_json::{Value, json};
 
 use crate::addresses::{holds, range, valid_range};
-use crate::check::{label_selector, named, one_of, one_of_if_set, port};
+use crate::check::{label_selector, named, one_of_if_set, port};
 
 const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
 const TYPES: [&str; 2] = ["Ingress", "Egress"];
@@ -46,7 +46,10 @@ pub(super) fn validate(obj: &Value) -> Vec<FieldError> {
         return errors;
     }
     for (i, kind) in types.iter().filter_map(Value::as_str).enumerate() {
-        errors.extend(one_of(kind, format!("spec.policyTypes[{i}]"), &TYPES));
+        if !TYPES.contains(&kind) {
+            let at = format!("spec.policyTypes[{i}]");
+            errors.push(FieldError::not_supported(at, kind, &TYPES));
+        }
     }
     errors
 }
@@ -68,7 +71,8 @@ fn port_rules(rule: &Value, at: &str) -> Vec<FieldError> {
             errors.extend(port(first, own));
             if let Some(end) = end {
                 if end < first {
-                    errors.push(refuse(end, "must be greater than or equal to `port`"));
+                    // Upstream shows the port here.
+                    errors.push(refuse(first, "must be greater than or equal to `port`"));
                 }
                 errors.extend(port(end, last));
             }
@@ -149,7 +153,7 @@ mod tests {
             [
                 format!("{at}.ports[0].protocol: Unsupported value: \"ICMP\": supported values: \"TCP\", \"UDP\", \"SCTP\""),
                 format!("{at}.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive"),
-                format!("{at}.ports[0].endPort: Invalid value: -1: must be greater than or equal to `port`"),
+                format!("{at}.ports[0].endPort: Invalid value: 0: must be greater than or equal to `port`"),
                 format!("{at}.ports[0].endPort: Invalid value: -1: must be between 1 and 65535, inclusive"),
                 format!("{at}.ports[1].endPort: Invalid value: 5: may not be specified when `port` is non-numeric"),
                 format!("{at}.ports[2].endPort: Invalid value: 5: may not be specified when `port` is not specified"),

@@ -305,14 +305,11 @@ fn fully_qualified(name: &str, at: &str) -> Vec<FieldError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn all(errors: &[FieldError]) -> Vec<String> {
-        errors.iter().map(ToString::to_string).collect()
-    }
+    use crate::testing::texts;
 
     #[test]
     fn classes() {
-        let of = |spec: Value| all(&validate_class(&json!({"spec": spec})));
+        let of = |spec: Value| texts(&validate_class(&json!({"spec": spec})));
         let chosen = |e: &str| json!({"selectors": [{"cel": {"expression": e}}]});
         assert_eq!(of(chosen("device.driver == 'a.io'")), [""; 0]);
         let config = json!({"config": [{"opaque": {"driver": "a.io", "parameters": {"a": 1}}}]});
@@ -348,7 +345,7 @@ mod tests {
     #[test]
     fn names_of_attributes() {
         for good in ["model", "_a1", "gpu.example.com/model"] {
-            assert_eq!(all(&qualified(good, "x")), [""; 0], "{good}");
+            assert_eq!(texts(&qualified(good, "x")), [""; 0], "{good}");
         }
         for (odd, count) in [
             ("1a", 1),

@@ -104,15 +104,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    fn texts(errors: Vec<FieldError>) -> Vec<String> {
-        errors.iter().map(ToString::to_string).collect()
-    }
+    use crate::testing::texts;
 
     #[test]
     fn lookups() {
         let of = |policy: &str, config: Value| {
-            texts(dns(
+            texts(&dns(
                 &json!({"dnsPolicy": policy, "dnsConfig": config}),
                 "spec",
             ))
@@ -120,7 +117,7 @@ mod tests {
         let good = json!({"nameservers": ["1.2.3.4", "::1"], "searches": ["a.b", ".", "_tcp.c."], "options": [{"name": "ndots", "value": "2"}]});
         assert_eq!(of("None", good), [""; 0]);
         assert_eq!(
-            texts(dns(&json!({"dnsPolicy": "None"}), "spec")),
+            texts(&dns(&json!({"dnsPolicy": "None"}), "spec")),
             ["spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None"]
         );
         assert_eq!(
@@ -150,7 +147,7 @@ mod tests {
     #[test]
     fn hosts() {
         let all = json!([{"ip": "1.2.3.4", "hostnames": ["a.b"]}, {"ip": "x", "hostnames": ["A"]}]);
-        let found = texts(aliases(all.as_array().unwrap(), "spec.hostAliases"));
+        let found = texts(&aliases(all.as_array().unwrap(), "spec.hostAliases"));
         assert_eq!(found.len(), 2);
         assert!(
             found[0]

@@ -222,10 +222,7 @@ pub(super) fn spread(constraints: &[Value], at: &str) -> Vec<FieldError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn texts(errors: &[FieldError]) -> Vec<String> {
-        errors.iter().map(ToString::to_string).collect()
-    }
+    use crate::testing::texts;
 
     #[test]
     fn affinities() {

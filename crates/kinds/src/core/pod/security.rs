@@ -124,21 +124,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    fn texts(errors: Vec<FieldError>) -> Vec<String> {
-        errors.iter().map(ToString::to_string).collect()
-    }
+    use crate::testing::texts;
 
     #[test]
     fn contexts_of_pods() {
         let good = json!({"securityContext": {"runAsUser": 0, "fsGroup": 1, "fsGroupChangePolicy": "Always", "seccompProfile": {"type": "RuntimeDefault"}}});
-        assert_eq!(texts(of_pod(&good, "spec")), [""; 0]);
+        assert_eq!(texts(&of_pod(&good, "spec")), [""; 0]);
         let odd = json!({"hostPID": true, "shareProcessNamespace": true, "securityContext": {"runAsUser": -1, "supplementalGroups": [1, -2],
             "fsGroupChangePolicy": "Never", "seccompProfile": {"type": "Localhost"}, "appArmorProfile": {"type": "Unconfined", "localhostProfile": "x"}}});
         let range = "must be between 0 and 2147483647, inclusive";
         let at = "spec.securityContext";
         assert_eq!(
-            texts(of_pod(&odd, "spec")),
+            texts(&of_pod(&odd, "spec")),
             [
                 "spec.shareProcessNamespace: Invalid value: true: ShareProcessNamespace and HostPID cannot both be enabled".to_owned(),
                 format!("{at}.runAsUser: Invalid value: -1: {range}"),
@@ -152,7 +149,7 @@ mod tests {
 
     #[test]
     fn contexts_of_containers() {
-        let of = |context: Value| texts(of_container(&json!({"securityContext": context}), "c"));
+        let of = |context: Value| texts(&of_container(&json!({"securityContext": context}), "c"));
         assert_eq!(of(json!({"privileged": true})), [""; 0]);
         let found = of(json!({"privileged": true, "allowPrivilegeEscalation": false}));
         assert!(

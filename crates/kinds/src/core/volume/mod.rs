@@ -1,32 +1,26 @@
 //! PersistentVolumes and PersistentVolumeClaims.
 
+mod claim;
+mod persistent;
+
 use api::time::Timestamp;
-use api::{FieldError, meta};
+use api::{FieldError, Quantity, meta};
 use serde_json::{Value, json};
 
 use crate::cells::{age, or, text};
-use crate::check::{NOT_NEGATIVE, immutable, one_of, quantity};
+use crate::check::immutable;
 use crate::strategy::{Ctx, Strategy};
 
 const MODES: &[&str] = &[
-    "ReadWriteOnce",
     "ReadOnlyMany",
     "ReadWriteMany",
+    "ReadWriteOnce",
     "ReadWriteOncePod",
 ];
 const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
-/// Fields of a volume's spec that are no volume source.
-const NOT_SOURCES: &[&str] = &[
-    "accessModes",
-    "capacity",
-    "claimRef",
-    "mountOptions",
-    "nodeAffinity",
-    "persistentVolumeReclaimPolicy",
-    "storageClassName",
-    "volumeAttributesClassName",
-    "volumeMode",
-];
+
+pub(crate) use claim::validate_template;
+pub(crate) use persistent::validate_inline;
 
 /// Rules of PersistentVolumes.
 pub(crate) struct PersistentVolume;
@@ -55,62 +49,11 @@ impl Strategy for PersistentVolume {
     }
 
     fn validate(&self, volume: &Value) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        let Some(spec) = volume.get("spec") else {
-            return vec![
-                FieldError::required("spec.accessModes", ""),
-                FieldError::required("spec.capacity", ""),
-            ];
-        };
-        if meta::list_at(spec, &["accessModes"]).is_empty() {
-            errors.push(FieldError::required("spec.accessModes", ""));
-        }
-        errors.extend(access_modes(spec));
-        let capacity = spec.get("capacity").and_then(Value::as_object);
-        if capacity.is_none_or(serde_json::Map::is_empty) {
-            errors.push(FieldError::required("spec.capacity", ""));
-        } else if capacity.is_some_and(|c| !c.contains_key("storage") || c.len() > 1) {
-            errors.push(FieldError::not_supported(
-                "spec.capacity",
-                json!(capacity),
-                &["storage"],
-            ));
-        } else if let Some(q) =
-            quantity(spec, &["capacity", "storage"]).filter(|q| q.is_negative() || q.is_zero())
-        {
-            errors.push(FieldError::invalid(
-                "spec.capacity[storage]",
-                q.to_string(),
-                "must be greater than zero",
-            ));
-        }
-        errors.extend(one_of(
-            meta::str_at(spec, &["persistentVolumeReclaimPolicy"]),
-            "spec.persistentVolumeReclaimPolicy",
-            &["Delete", "Recycle", "Retain"],
-        ));
-        errors.extend(one_of(
-            meta::str_at(spec, &["volumeMode"]),
-            "spec.volumeMode",
-            &["Block", "Filesystem"],
-        ));
-        errors.extend(source(spec));
-        errors
+        persistent::validate(volume)
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        if sources(new) != sources(old) {
-            errors.push(FieldError::forbidden(
-                "spec.persistentvolumesource",
-                "spec.persistentvolumesource is immutable after creation",
-            ));
-        }
-        errors.extend(immutable(new, old, &["spec", "volumeMode"]));
-        if meta::get(old, &["spec", "nodeAffinity"]).is_some() {
-            errors.extend(immutable(new, old, &["spec", "nodeAffinity"]));
-        }
-        errors
+        persistent::validate_update(new, old)
     }
 
     fn row(&self, volume: &Value, now: Timestamp) -> Option<Vec<Value>> {
@@ -138,76 +81,40 @@ impl Strategy for PersistentVolume {
     }
 }
 
-fn sources(volume: &Value) -> Vec<(&String, &Value)> {
-    let spec = volume.get("spec").and_then(Value::as_object);
-    let mut out: Vec<_> = spec
-        .into_iter()
-        .flatten()
-        .filter(|(k, _)| !NOT_SOURCES.contains(&k.as_str()))
-        .collect();
-    out.sort_by_key(|(k, _)| *k);
-    out
-}
-
-fn source(spec: &Value) -> Vec<FieldError> {
-    let given: Vec<&String> = spec
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(k, _)| k)
-        .filter(|k| !NOT_SOURCES.contains(&k.as_str()))
-        .collect();
-    let mut errors: Vec<FieldError> = given
-        .iter()
-        .skip(1)
-        .map(|k| {
-            FieldError::forbidden(
-                format!("spec.{k}"),
-                "may not specify more than 1 volume type",
-            )
-        })
-        .collect();
-    if given.is_empty() {
-        errors.push(FieldError::required("spec", "must specify a volume type"));
-    }
-    for kind in ["hostPath", "local"] {
-        if let Some(source) = spec.get(kind) {
-            let path = meta::str_at(source, &["path"]);
-            if path.is_empty() {
-                errors.push(FieldError::required(format!("spec.{kind}.path"), ""));
-            } else if path.split('/').any(|p| p == "..") {
-                errors.push(FieldError::invalid(
-                    format!("spec.{kind}.path"),
-                    path,
-                    "must not contain '..'",
-                ));
-            }
-        }
-    }
-    if spec.get("local").is_some() && spec.get("nodeAffinity").is_none() {
-        errors.push(FieldError::required(
-            "spec.nodeAffinity",
-            "Local volume requires node affinity",
-        ));
-    }
-    errors
-}
-
-fn access_modes(spec: &Value) -> Vec<FieldError> {
+fn access_modes(spec: &Value, at: &str) -> Vec<FieldError> {
     let modes = meta::list_at(spec, &["accessModes"]);
-    let mut errors: Vec<FieldError> = modes
-        .iter()
-        .filter_map(Value::as_str)
-        .filter(|m| !MODES.contains(m))
-        .map(|m| FieldError::not_supported("spec.accessModes", m, MODES))
+    let modes = || modes.iter().filter_map(Value::as_str);
+    let odd = modes().filter(|m| !MODES.contains(m));
+    let mut errors: Vec<FieldError> = odd
+        .map(|m| FieldError::not_supported(at, m, MODES))
         .collect();
-    if modes.len() > 1 && modes.contains(&json!("ReadWriteOncePod")) {
-        errors.push(FieldError::forbidden(
-            "spec.accessModes",
-            "may not use ReadWriteOncePod with other access modes",
-        ));
+    let alone = "ReadWriteOncePod";
+    let others = modes().any(|m| m != alone && MODES.contains(&m));
+    if others && modes().any(|m| m == alone) {
+        let why = "may not use ReadWriteOncePod with other access modes";
+        errors.push(FieldError::forbidden(at, why));
     }
     errors
+}
+
+/// A quantity above zero.
+fn positive(amount: &Quantity, at: &str) -> Option<FieldError> {
+    let why = "must be greater than zero";
+    (amount.is_negative() || amount.is_zero())
+        .then(|| FieldError::invalid(at, amount.to_string(), why))
+}
+
+/// A quantity that is not below zero, in older words.
+fn basic(amount: &Quantity, at: &str) -> Option<FieldError> {
+    let why = "must be a valid resource quantity";
+    (amount.value() < 0).then(|| FieldError::invalid(at, amount.value(), why))
+}
+
+/// Whether a volume is a file system does not change. Upstream leaves out where in the object it says so.
+fn mode_stays(new: &Value, old: &Value) -> Option<FieldError> {
+    let mut error = immutable(new, old, &["spec", "volumeMode"])?;
+    error.path = "volumeMode".to_owned();
+    Some(error)
 }
 
 fn short_modes(modes: &[Value]) -> String {
@@ -263,49 +170,15 @@ impl Strategy for PersistentVolumeClaim {
     }
 
     fn validate(&self, claim: &Value) -> Vec<FieldError> {
-        validate_claim_spec(claim.get("spec").unwrap_or(&Value::Null))
+        claim::validate(claim.get("spec").unwrap_or(&Value::Null), "spec")
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut allowed = new.clone();
-        let bound = meta::str_at(old, &["status", "phase"]) == "Bound";
-        let was_unset = |path: &[&str]| meta::str_at(old, path).is_empty();
-        let mut back = vec![];
-        if was_unset(&["spec", "volumeName"]) {
-            back.push(&["spec", "volumeName"][..]);
-        }
-        if meta::get(old, &["spec", "storageClassName"]).is_none() {
-            // A class may be given once, when there was none.
-            back.push(&["spec", "storageClassName"][..]);
-        }
-        if bound {
-            back.push(&["spec", "resources", "requests"][..]);
-            back.push(&["spec", "volumeAttributesClassName"][..]);
-        }
-        for path in back {
-            match meta::get(old, path) {
-                Some(value) => meta::set(&mut allowed, path, value.clone()),
-                None => {
-                    meta::remove(&mut allowed, path);
-                }
-            }
-        }
-        let mut errors = Vec::new();
-        if allowed.get("spec") != old.get("spec") {
-            errors.push(FieldError::forbidden("spec", "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims"));
-        }
-        let storage = ["spec", "resources", "requests", "storage"];
-        let capacity = quantity(old, &["status", "capacity", "storage"]);
-        if let (Some(is), Some(was)) = (quantity(new, &storage), quantity(old, &storage))
-            && is < was
-            && capacity.is_none_or(|c| is <= c)
-        {
-            errors.push(FieldError::forbidden(
-                "spec.resources.requests.storage",
-                "field can not be less than status.capacity",
-            ));
-        }
-        errors
+        claim::validate_update(new, old)
+    }
+
+    fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
+        claim::validate_status(new)
     }
 
     fn row(&self, claim: &Value, now: Timestamp) -> Option<Vec<Value>> {
@@ -340,85 +213,12 @@ impl Strategy for PersistentVolumeClaim {
     }
 }
 
-/// Rules of a claim's spec, also inside templates of claims.
-pub(crate) fn validate_claim_spec(spec: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    if meta::list_at(spec, &["accessModes"]).is_empty() {
-        errors.push(FieldError::required(
-            "spec.accessModes",
-            "at least 1 access mode is required",
-        ));
-    }
-    errors.extend(access_modes(spec));
-    match quantity(spec, &["resources", "requests", "storage"]) {
-        None => errors.push(FieldError::required("spec.resources[storage]", "")),
-        Some(q) if q.is_negative() => {
-            errors.push(FieldError::invalid(
-                "spec.resources[storage]",
-                q.to_string(),
-                NOT_NEGATIVE,
-            ));
-        }
-        Some(q) if q.is_zero() => {
-            errors.push(FieldError::invalid(
-                "spec.resources[storage]",
-                q.to_string(),
-                "must be greater than zero",
-            ));
-        }
-        Some(_) => {}
-    }
-    if let Some(selector) = spec.get("selector") {
-        errors.extend(crate::check::label_selector(selector, "spec.selector"));
-    }
-    errors
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn claims() {
-        let claim = json!({"metadata": {"name": "c"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, "storageClassName": "manual"}});
-        assert!(PersistentVolumeClaim.validate(&claim).is_empty());
-        let mut bound = claim.clone();
-        bound["spec"]["volumeName"] = json!("v");
-        assert!(
-            PersistentVolumeClaim
-                .validate_update(&bound, &claim)
-                .is_empty(),
-            "the binder names the volume"
-        );
-        let mut other = bound.clone();
-        other["spec"]["volumeName"] = json!("w");
-        assert_eq!(
-            PersistentVolumeClaim.validate_update(&other, &bound).len(),
-            1
-        );
-        let mut mode = claim.clone();
-        mode["spec"]["accessModes"] = json!(["ReadWriteMany"]);
-        assert_eq!(
-            PersistentVolumeClaim.validate_update(&mode, &claim).len(),
-            1
-        );
-        assert_eq!(
-            PersistentVolumeClaim.validate(&json!({"spec": {}})).len(),
-            2
-        );
-    }
-
-    #[test]
-    fn volumes() {
-        let volume = json!({"spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/x"},
-            "persistentVolumeReclaimPolicy": "Retain", "volumeMode": "Filesystem"}});
-        assert!(PersistentVolume.validate(&volume).is_empty());
-        let mut moved = volume.clone();
-        moved["spec"]["hostPath"]["path"] = json!("/y");
-        assert_eq!(
-            PersistentVolume.validate_update(&moved, &volume)[0].to_string(),
-            "spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation"
-        );
+    fn modes_are_short_in_tables() {
         assert_eq!(
             short_modes(&[json!("ReadWriteMany"), json!("ReadWriteOnce")]),
             "RWO,RWX"
