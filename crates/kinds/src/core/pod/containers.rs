@@ -6,7 +6,10 @@ use api::{FieldError, meta, names};
 use serde_json::{Map, Value};
 
 use super::security;
+use super::told::{told_field, told_resource};
 use crate::check::{self, NOT_NEGATIVE, named, one_of, one_of_if_set};
+use crate::core::sources::descending;
+use crate::metadata::masked;
 
 /// How mounts reach from and into a container.
 const PROPAGATIONS: &[&str] = &["Bidirectional", "HostToContainer", "None"];
@@ -22,16 +25,6 @@ const TOLD_FIELDS: &[&str] = &[
     "status.podIP",
     "status.podIPs",
 ];
-/// Resources that containers can be told.
-const TOLD_RESOURCES: &[&str] = &[
-    "limits.cpu",
-    "limits.ephemeral-storage",
-    "limits.memory",
-    "requests.cpu",
-    "requests.ephemeral-storage",
-    "requests.memory",
-];
-
 /// What the containers of one pod share.
 pub(super) struct Scope {
     volumes: HashSet<String>,
@@ -173,12 +166,12 @@ impl Scope {
         errors
     }
 
-    fn mounts(&self, container: &Value, at: &str) -> Vec<FieldError> {
+    fn mounts(&self, container: &Value, list: &str) -> Vec<FieldError> {
         let mounts = meta::list_at(container, &["volumeMounts"]);
         let mut errors = Vec::new();
         let mut paths = HashSet::new();
         for (i, mount) in mounts.iter().enumerate() {
-            let at = format!("{at}[{i}]");
+            let at = format!("{list}[{i}]");
             let (name, path) = (
                 meta::str_at(mount, &["name"]),
                 meta::str_at(mount, &["mountPath"]),
@@ -200,7 +193,7 @@ impl Scope {
                 ));
             }
             let propagation = meta::str_at(mount, &["mountPropagation"]);
-            let at_propagation = format!("{at}.mountPropagation");
+            let at_propagation = format!("{list}.mountPropagation");
             if propagation == "Bidirectional" && !security::is_privileged(container) {
                 let why =
                     "Bidirectional mount propagation is available only to privileged containers";
@@ -209,10 +202,9 @@ impl Scope {
                 errors.extend(one_of_if_set(propagation, at_propagation, PROPAGATIONS));
             }
             for field in ["subPath", "subPathExpr"] {
-                errors.extend(local_path(
-                    meta::str_at(mount, &[field]),
-                    &format!("{at}.{field}"),
-                ));
+                // Upstream leaves out which mount it is.
+                let path = meta::str_at(mount, &[field]);
+                errors.extend(descending(path, &format!("{list}.{field}")));
             }
             if !meta::str_at(mount, &["subPath"]).is_empty()
                 && !meta::str_at(mount, &["subPathExpr"]).is_empty()
@@ -226,18 +218,6 @@ impl Scope {
         }
         errors
     }
-}
-
-/// A relative path that stays below where it is used.
-pub(super) fn local_path(path: &str, at: &str) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    if path.starts_with('/') {
-        errors.push(FieldError::invalid(at, path, "must be a relative path"));
-    }
-    if path.split('/').any(|part| part == "..") {
-        errors.push(FieldError::invalid(at, path, "must not contain '..'"));
-    }
-    errors
 }
 
 fn validate_env(env: &[Value], at: &str) -> Vec<FieldError> {
@@ -257,86 +237,86 @@ fn validate_env(env: &[Value], at: &str) -> Vec<FieldError> {
         let Some(from) = var.get("valueFrom") else {
             continue;
         };
-        let at = format!("{at}.valueFrom");
-        let sources = from.as_object().map_or(0, Map::len);
-        if sources == 0 {
-            errors.push(FieldError::invalid(&at, "", "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"));
-        } else if !meta::str_at(var, &["value"]).is_empty() {
-            errors.push(FieldError::invalid(
-                &at,
-                "",
-                "may not be specified when `value` is not empty",
-            ));
-        } else if sources > 1 {
-            errors.push(FieldError::invalid(
-                &at,
-                "",
-                "may not have more than one field specified at a time",
-            ));
-        }
-        for reference in ["configMapKeyRef", "secretKeyRef"] {
-            let Some(selector) = from.get(reference) else {
-                continue;
-            };
-            for field in ["name", "key"] {
-                if meta::str_at(selector, &[field]).is_empty() {
-                    errors.push(FieldError::required(
-                        format!("{at}.{reference}.{field}"),
-                        "",
-                    ));
-                }
-            }
-        }
-        errors.extend(told_field(from.get("fieldRef"), &format!("{at}.fieldRef")));
-        if let Some(resource) = from.get("resourceFieldRef") {
-            let at = format!("{at}.resourceFieldRef.resource");
-            let name = meta::str_at(resource, &["resource"]);
-            let huge =
-                name.starts_with("limits.hugepages-") || name.starts_with("requests.hugepages-");
-            if !huge {
-                errors.extend(one_of(name, at, TOLD_RESOURCES));
-            }
-        }
+        errors.extend(validate_value_from(from, var, &format!("{at}.valueFrom")));
     }
     errors
 }
 
-/// A field of the pod that a variable holds.
-fn told_field(reference: Option<&Value>, at: &str) -> Option<FieldError> {
-    let path = meta::str_at(reference?, &["fieldPath"]);
-    let at = format!("{at}.fieldPath");
-    let keyed = ["metadata.annotations['", "metadata.labels['"];
-    if keyed.iter().any(|k| path.starts_with(k)) && path.ends_with("']") {
-        return None;
+fn validate_value_from(from: &Value, var: &Value, at: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if let Some(field) = from.get("fieldRef") {
+        errors.extend(told_field(field, TOLD_FIELDS, &format!("{at}.fieldRef")));
     }
-    one_of(path, at, TOLD_FIELDS)
+    if let Some(resource) = from.get("resourceFieldRef") {
+        let at = format!("{at}.resourceFieldRef");
+        errors.extend(told_resource(resource, false, &at));
+    }
+    for reference in ["configMapKeyRef", "secretKeyRef"] {
+        if let Some(selector) = from.get(reference) {
+            errors.extend(key_selector(selector, &format!("{at}.{reference}")));
+        }
+    }
+    let sources = from.as_object().map_or(0, Map::len);
+    let why = if sources == 0 {
+        "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"
+    } else if !meta::str_at(var, &["value"]).is_empty() {
+        "may not be specified when `value` is not empty"
+    } else if sources > 1 {
+        "may not have more than one field specified at a time"
+    } else {
+        return errors;
+    };
+    errors.push(FieldError::invalid(at, "", why));
+    errors
+}
+
+/// A key of a ConfigMap or Secret.
+fn key_selector(selector: &Value, at: &str) -> Vec<FieldError> {
+    let (name, key) = (
+        meta::str_at(selector, &["name"]),
+        meta::str_at(selector, &["key"]),
+    );
+    let mut errors = named(names::dns1123_subdomain(name), &format!("{at}.name"), name);
+    let at = format!("{at}.key");
+    if key.is_empty() {
+        errors.push(FieldError::required(at, ""));
+    } else {
+        errors.extend(named(names::config_map_key(key), &at, key));
+    }
+    errors
 }
 
 fn validate_env_from(sources: &[Value], at: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for (i, source) in sources.iter().enumerate() {
-        let at = format!("{at}[{i}]");
-        let refs: Vec<&str> = ["configMapRef", "secretRef"]
+        let own = format!("{at}[{i}]");
+        let prefix = meta::str_at(source, &["prefix"]);
+        if !prefix.is_empty() {
+            let why = names::env_var_name(prefix);
+            errors.extend(named(why, &format!("{own}.prefix"), prefix));
+        }
+        let refs = ["configMapRef", "secretRef"];
+        let given: Vec<&str> = refs
             .into_iter()
             .filter(|r| source.get(*r).is_some())
             .collect();
-        match refs.as_slice() {
-            [] => errors.push(FieldError::invalid(
-                &at,
-                "",
-                "must specify one of: `configMapRef` or `secretRef`",
-            )),
-            [one] => {
-                if meta::str_at(source, &[one, "name"]).is_empty() {
-                    errors.push(FieldError::required(format!("{at}.{one}.name"), ""));
-                }
+        for reference in &given {
+            let name = meta::str_at(source, &[reference, "name"]);
+            let at = format!("{own}.{reference}.name");
+            if name.is_empty() {
+                errors.push(FieldError::required(at, ""));
+            } else {
+                let why = masked(name, true, names::dns1123_subdomain);
+                errors.extend(named(why, &at, name));
             }
-            _ => errors.push(FieldError::invalid(
-                &at,
-                "",
-                "may not have more than one field specified at a time",
-            )),
         }
+        // Upstream says this of the whole list.
+        let why = match given.len() {
+            0 => "must specify one of: `configMapRef` or `secretRef`",
+            1 => continue,
+            _ => "may not have more than one field specified at a time",
+        };
+        errors.push(FieldError::invalid(at, "", why));
     }
     errors
 }

@@ -8,6 +8,7 @@ mod row;
 mod security;
 mod spec;
 mod sysctls;
+mod told;
 mod update;
 mod volumes;
 mod warnings;
@@ -68,7 +69,9 @@ impl Strategy for Pod {
 
     fn validate(&self, pod: &Value) -> Vec<FieldError> {
         let empty = Value::Object(Map::new());
-        spec::validate_spec(pod.get("spec").unwrap_or(&empty), "spec")
+        let mut errors = spec::validate_spec(pod.get("spec").unwrap_or(&empty), "spec");
+        errors.extend(volumes::own_claims(pod));
+        errors
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {

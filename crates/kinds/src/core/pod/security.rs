@@ -3,8 +3,8 @@
 use api::{FieldError, meta};
 use serde_json::Value;
 
-use super::containers::local_path;
 use crate::check::{one_of, one_of_if_set};
+use crate::core::sources::descending;
 
 /// Every broken rule of the security context of a pod.
 pub(super) fn of_pod(spec: &Value, at: &str) -> Vec<FieldError> {
@@ -108,7 +108,7 @@ fn profiles(context: &Value, at: &str) -> Vec<FieldError> {
                 let why = format!("must be set when {what} type is Localhost");
                 errors.push(FieldError::required(at, why));
             }
-            ("Localhost", Some(path)) if what == "seccomp" => errors.extend(local_path(path, &at)),
+            ("Localhost", Some(path)) if what == "seccomp" => errors.extend(descending(path, &at)),
             ("Localhost", Some(_)) | (_, None) => {}
             (_, Some(path)) => {
                 let why = format!("can only be set when {what} type is Localhost");

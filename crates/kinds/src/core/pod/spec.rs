@@ -270,7 +270,7 @@ mod tests {
             (
                 "/volumes/0",
                 json!({"name": "v", "hostPath": {"path": "/x"}, "emptyDir": {}}),
-                "spec.volumes[0].emptyDir: Forbidden: may not specify more than 1 volume type",
+                "spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type",
             ),
             (
                 "/volumes/0",
