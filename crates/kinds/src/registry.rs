@@ -4,7 +4,7 @@ use api::Kind;
 
 use crate::api_service::ApiService;
 use crate::apps::{daemonset, deployment, replicaset, statefulset};
-use crate::core::{config, endpoints, event, namespace, node, pod, quota, service, volume};
+use crate::core::{config, endpoints, event, limits, namespace, node, pod, quota, service, volume};
 use crate::strategy::{Custom, Entry, Generic, Strategy};
 use crate::{
     autoscaling, batch, certificates, flowcontrol, networking, rbac, resource, small, storage,
@@ -40,7 +40,7 @@ pub static ALL: &[Entry] = &[
     entry("", "ServiceAccount", &small::SERVICE_ACCOUNTS),
     entry("", "Event", &event::Event),
     entry("", "ResourceQuota", &quota::QUOTAS),
-    entry("", "LimitRange", &quota::LIMITS),
+entry("", "LimitRange", &limits::LIMITS),
     entry("", "ComponentStatus", &small::COMPONENT_STATUSES),
     entry("", "PodTemplate", &small::POD_TEMPLATES),
     entry(

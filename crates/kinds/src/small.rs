@@ -126,20 +126,23 @@ pub(crate) static BUDGETS: Simple = Simple {
         ));
         errors
     },
+    validate_status: |new, _| {
+        let status = new.get("status").unwrap_or(&Value::Null);
+        let counts = [
+            "disruptionsAllowed",
+            "currentHealthy",
+            "desiredHealthy",
+            "expectedPods",
+        ];
+        crate::check::not_negative(status, "status", &counts)
+    },
     ..Simple::BASE
 };
 
 /// node: RuntimeClasses.
 pub(crate) static RUNTIME_CLASSES: Simple = Simple {
     cells: &[Cell::Name, Cell::Text(&["handler"]), Cell::Age],
-    validate: |obj| {
-        let handler = meta::str_at(obj, &["handler"]);
-        if handler.is_empty() {
-            vec![FieldError::required("handler", "")]
-        } else {
-            crate::check::named(names::dns1123_label(handler), "handler", handler)
-        }
-    },
+    validate: validate_runtime_class,
     validate_update: |new, old| immutable(new, old, &["handler"]).into_iter().collect(),
     ..Simple::BASE
 };
@@ -255,6 +258,49 @@ fn validate_lease(obj: &Value) -> Vec<FieldError> {
         "spec",
         &["leaseTransitions"],
     ));
+    let strategy = spec.get("strategy").and_then(Value::as_str);
+    if let Some(strategy) = strategy {
+        // Upstream names the field twice.
+        let at = "spec.strategy.strategy";
+        let known = ["OldestEmulationVersion"];
+        if strategy.contains('/') {
+            let why = names::qualified_name(strategy);
+            errors.extend(crate::check::named(why, at, strategy));
+        } else if !known.contains(&strategy) {
+            errors.push(FieldError::not_supported(at, strategy, &known));
+        }
+    }
+    let holder = meta::str_at(spec, &["preferredHolder"]);
+    if !holder.is_empty() && strategy.is_none_or(str::is_empty) {
+        let why = "may only be specified if `strategy` is defined";
+        errors.push(FieldError::forbidden("spec.preferredHolder", why));
+    }
+    errors
+}
+
+fn validate_runtime_class(obj: &Value) -> Vec<FieldError> {
+    let handler = meta::str_at(obj, &["handler"]);
+    let mut errors = crate::check::named(names::dns1123_label(handler), "handler", handler);
+    if let Some(fixed) = meta::get(obj, &["overhead", "podFixed"]) {
+        let limits = serde_json::json!({"limits": fixed});
+        errors.extend(crate::core::pod::validate_resources(
+            Some(&limits),
+            "overhead",
+        ));
+    }
+    let at = "scheduling.nodeSelector";
+    let nodes = meta::get(obj, &["scheduling", "nodeSelector"]);
+    errors.extend(crate::metadata::validate_labels(nodes, at));
+    let tolerations = meta::list_at(obj, &["scheduling", "tolerations"]);
+    let at = "scheduling.tolerations";
+    errors.extend(crate::core::pod::validate_tolerations(tolerations, at));
+    let key = |t: &Value| ["key", "operator", "value", "effect"].map(|f| text(t, &[f]));
+    for (i, toleration) in tolerations.iter().enumerate() {
+        if tolerations[..i].iter().any(|t| key(t) == key(toleration)) {
+            let shown = crate::check::internal(toleration);
+            errors.push(FieldError::duplicate(format!("{at}[{i}]"), shown));
+        }
+    }
     errors
 }
 
@@ -263,14 +309,13 @@ fn validate_priority(obj: &Value) -> Vec<FieldError> {
     const HIGHEST_USER: i64 = 1_000_000_000;
     let mut errors = Vec::new();
     let (name, value) = (meta::name(obj), meta::int_at(obj, &["value"]).unwrap_or(0));
-    if name.starts_with("system-")
-        && !matches!(name, "system-cluster-critical" | "system-node-critical")
-    {
+    let system = name.starts_with("system-");
+    if let Some(why) = system.then(|| not_of_the_system(obj)).flatten() {
         errors.push(FieldError::forbidden(
             "metadata.name",
-            "priority class names with 'system-' prefix are reserved for system use only",
+            format!("priority class names with 'system-' prefix are reserved for system use only. error: {why}"),
         ));
-    } else if !name.starts_with("system-") && value > HIGHEST_USER {
+    } else if !system && value > HIGHEST_USER {
         errors.push(FieldError::forbidden(
             "value",
             format!("maximum allowed value of a user defined priority is {HIGHEST_USER}"),
@@ -282,6 +327,23 @@ fn validate_priority(obj: &Value) -> Vec<FieldError> {
         &["Never", "PreemptLowerPriority"],
     ));
     errors
+}
+
+/// Why a class is none of those that every cluster has.
+fn not_of_the_system(class: &Value) -> Option<String> {
+    const CLASSES: [(&str, i64); 2] = [
+        ("system-node-critical", 2_000_001_000),
+        ("system-cluster-critical", 2_000_000_000),
+    ];
+    let name = meta::name(class);
+    let Some((_, value)) = CLASSES.iter().find(|(known, _)| *known == name) else {
+        return Some(format!("{name} is not a known system priority class"));
+    };
+    if meta::int_at(class, &["value"]) != Some(*value) {
+        return Some(format!("value of {name} PriorityClass must be {value}"));
+    }
+    let default = meta::bool_at(class, &["globalDefault"]);
+    default.then(|| format!("globalDefault of {name} PriorityClass must be false"))
 }
 
 fn param_kind(obj: &Value, _now: Timestamp) -> Value {
@@ -305,4 +367,102 @@ fn param_ref(obj: &Value, _now: Timestamp) -> Value {
         format!("{namespace}/{name}")
     }
     .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::assert_rules;
+    use serde_json::json;
+
+    #[test]
+    fn priorities() {
+        let class = json!({"metadata": {"name": "a"}, "value": 5, "preemptionPolicy": "Never"});
+        let reserved = "metadata.name: Forbidden: priority class names with 'system-' prefix are reserved for system use only. error:";
+        assert_rules(
+            &class,
+            validate_priority,
+            &[
+                (
+                    json!({"/value": 1_000_000_001}),
+                    &[
+                        "value: Forbidden: maximum allowed value of a user defined priority is 1000000000",
+                    ],
+                ),
+                (
+                    json!({"/metadata/name": "system-a"}),
+                    &[&format!(
+                        "{reserved} system-a is not a known system priority class"
+                    )],
+                ),
+                (
+                    json!({"/metadata/name": "system-node-critical"}),
+                    &[&format!(
+                        "{reserved} value of system-node-critical PriorityClass must be 2000001000"
+                    )],
+                ),
+                (
+                    json!({"/metadata/name": "system-node-critical", "/value": 2_000_001_000}),
+                    &[],
+                ),
+            ],
+        );
+    }
+
+    #[test]
+    fn runtime_classes_and_leases() {
+        let class = json!({"handler": "runc", "overhead": {"podFixed": {"cpu": "1"}}, "scheduling": {"nodeSelector": {"a": "b"}}});
+        assert_rules(
+            &class,
+            validate_runtime_class,
+            &[
+                (
+                    json!({"/handler": "a.b"}),
+                    &["handler: Invalid value: \"a.b\": a lowercase RFC 1123 label…"],
+                ),
+                (
+                    json!({"/overhead/podFixed": {"cpu": "-1"}}),
+                    &[
+                        "overhead.limits[cpu]: Invalid value: \"-1\": must be greater than or equal to 0",
+                    ],
+                ),
+                (
+                    json!({"/scheduling/nodeSelector": {"a b": "c"}}),
+                    &["scheduling.nodeSelector: Invalid value: \"a b\": name part…"],
+                ),
+                (
+                    json!({"/scheduling/tolerations": [{"key": "a", "operator": "Exists"}, {"key": "a", "operator": "Exists"}]}),
+                    &[
+                        "scheduling.tolerations[1]: Duplicate value: {\"Key\":\"a\",\"Operator\":\"Exists\"}",
+                    ],
+                ),
+            ],
+        );
+        let lease = json!({"spec": {"leaseDurationSeconds": 5}});
+        assert_rules(
+            &lease,
+            validate_lease,
+            &[
+                (
+                    json!({"/spec/leaseDurationSeconds": 0, "/spec/leaseTransitions": -1}),
+                    &[
+                        "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0",
+                        "spec.leaseTransitions: Invalid value: -1: must be greater than or equal to 0",
+                    ],
+                ),
+                (
+                    json!({"/spec/preferredHolder": "h"}),
+                    &[
+                        "spec.preferredHolder: Forbidden: may only be specified if `strategy` is defined",
+                    ],
+                ),
+                (
+                    json!({"/spec/strategy": "Odd"}),
+                    &[
+                        "spec.strategy.strategy: Unsupported value: \"Odd\": supported values: \"OldestEmulationVersion\"",
+                    ],
+                ),
+            ],
+        );
+    }
 }

@@ -511,3 +511,24 @@ async fn names_are_given_or_generated() {
         message(&none)
     );
 }
+
+/// Clients written against upstream's types rely on a role to say that it has no rules.
+#[tokio::test]
+async fn a_role_without_rules_says_so() {
+    let c = cluster().await;
+    let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+    let role = json!({"metadata": {"name": "r"},
+        "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"a": "b"}}]}});
+    let says_so = |role: &Value| role.get("rules").is_some_and(Value::is_null);
+    let made = c.create(roles, &role).await;
+    assert!(says_so(&made), "{made}");
+    let uri = format!("{roles}/r");
+    let changed = c
+        .merge(&uri, &json!({"metadata": {"labels": {"c": "d"}}}))
+        .await
+        .body;
+    assert!(says_so(&changed), "{changed}");
+    assert_eq!(c.put(&uri, &changed).await.body, changed);
+    let rules = json!({"rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]});
+    assert_eq!(c.merge(&uri, &rules).await.body["rules"], rules["rules"]);
+}

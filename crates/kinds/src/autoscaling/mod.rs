@@ -36,6 +36,11 @@ pub(crate) static AUTOSCALERS: Simple = Simple {
     ],
     default,
     validate,
+    validate_status: |new, _| {
+        let status = new.get("status").unwrap_or(&Value::Null);
+        let counts = ["currentReplicas", "desiredReplicas"];
+        crate::check::not_negative(status, "status", &counts)
+    },
     ..Simple::BASE
 };
 

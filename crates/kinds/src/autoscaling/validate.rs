@@ -3,7 +3,8 @@
 use api::{FieldError, meta, names};
 use serde_json::Value;
 
-use crate::check::{NOT_NEGATIVE, named, one_of, one_of_if_set, quantity};
+use crate::check::{NOT_NEGATIVE, named, one_of_if_set, quantity};
+use crate::core::resources::container_resource;
 
 /// Longest time that a recommendation may be waited for, in seconds.
 const WINDOW_MAX: i64 = 3600;
@@ -121,14 +122,26 @@ fn described(source: &Value, field: &str, at: &str) -> Vec<FieldError> {
         let why = "must specify a resource name";
         errors.push(FieldError::required(format!("{at}.name"), why));
     }
-    if field == "containerResource" && meta::str_at(source, &["container"]).is_empty() {
-        let why = "must specify a container";
-        errors.push(FieldError::required(format!("{at}.container"), why));
+    if field == "containerResource" {
+        let name = meta::str_at(source, &["name"]);
+        if !name.is_empty() {
+            errors.extend(container_resource(name, &format!("{at}.name")));
+        }
+        let (container, at) = (
+            meta::str_at(source, &["container"]),
+            format!("{at}.container"),
+        );
+        if container.is_empty() {
+            errors.push(FieldError::required(at, "must specify a container"));
+        } else {
+            errors.extend(named(names::dns1123_label(container), &at, container));
+        }
     }
     errors.extend(target(source, &format!("{at}.target")));
     let has = |name: &str| meta::get(source, &["target", name]).is_some();
     let missing = |name: &str, why: &str| FieldError::required(format!("{at}.target.{name}"), why);
     let both = |name: &str, why: &str| FieldError::forbidden(format!("{at}.target.{name}"), why);
+    const EITHER: &str = "must set either a target value or averageValue";
     const PER_POD: &str = "must set either a target value for metric or a per-pod target";
     const NOT_BOTH: &str = "may not set both a target value for metric and a per-pod target";
     match field {
@@ -137,10 +150,13 @@ fn described(source: &Value, field: &str, at: &str) -> Vec<FieldError> {
             errors.push(missing("averageValue", why));
         }
         "pods" => {}
-        "object" | "external" => match (has("value"), has("averageValue")) {
+        "object" if !has("value") && !has("averageValue") => {
+            errors.push(missing("averageValue", EITHER));
+        }
+        "object" => {}
+        "external" => match (has("value"), has("averageValue")) {
             (false, false) => errors.push(missing("averageValue", PER_POD)),
-            (true, true) if field == "external" => errors.push(both("value", NOT_BOTH)),
-            (true, true) => errors.push(both("averageValue", NOT_BOTH)),
+            (true, true) => errors.push(both("value", NOT_BOTH)),
             _ => {}
         },
         _ => match (has("averageUtilization"), has("averageValue")) {
@@ -240,13 +256,11 @@ fn scaling(rules: &Value, at: &str) -> Vec<FieldError> {
 }
 
 fn policy(policy: &Value, at: &str) -> Vec<FieldError> {
-    let mut errors: Vec<FieldError> = one_of(
-        meta::str_at(policy, &["type"]),
-        format!("{at}.type"),
-        &["Percent", "Pods"],
-    )
-    .into_iter()
-    .collect();
+    let (kind, kinds) = (meta::str_at(policy, &["type"]), &["Percent", "Pods"]);
+    let mut errors = Vec::new();
+    if !kinds.contains(&kind) {
+        errors.push(FieldError::not_supported(format!("{at}.type"), kind, kinds));
+    }
     for (field, max) in [("value", i64::MAX), ("periodSeconds", PERIOD_MAX)] {
         let n = meta::int_at(policy, &[field]).unwrap_or(0);
         let path = format!("{at}.{field}");
@@ -320,7 +334,7 @@ mod tests {
                 vec![
                     "object.metric.name: Required value: must specify a metric name",
                     "object.target.type: Required value: must specify a metric target type",
-                    "object.target.averageValue: Required value: must set either a target value for metric or a per-pod target",
+                    "object.target.averageValue: Required value: must set either a target value or averageValue",
                 ],
             ),
             (

@@ -10,6 +10,10 @@ use crate::strategy::{Ctx, Strategy};
 
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
+/// Finalizers that need no domain in front.
+const FINALIZERS: &[&str] = &["foregroundDeletion", "kubernetes", "orphan"];
+const NOT_QUALIFIED: &str = "name is neither a standard finalizer name nor is it fully qualified";
+
 /// Rules of Namespaces.
 pub(crate) struct Namespace;
 
@@ -48,12 +52,34 @@ impl Strategy for Namespace {
         let list = meta::list_at(namespace, &["spec", "finalizers"])
             .iter()
             .filter_map(Value::as_str);
-        list.flat_map(|f| {
-            names::qualified_name(f)
-                .into_iter()
-                .map(move |m| FieldError::invalid("spec.finalizers", f, m))
-        })
-        .collect()
+        let at = "spec.finalizers";
+        let told = |f: &str| {
+            let mut why = names::qualified_name(f);
+            if !f.contains('/') && !FINALIZERS.contains(&f) {
+                why.push(NOT_QUALIFIED.to_owned());
+            }
+            crate::check::named(why, at, f)
+        };
+        list.flat_map(told).collect()
+    }
+
+    fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
+        let phase = meta::str_at(new, &["status", "phase"]);
+        let goes = meta::get(new, &["metadata", "deletionTimestamp"]).is_some();
+        let (wanted, why) = if goes {
+            (
+                "Terminating",
+                "may only be 'Terminating' if `deletionTimestamp` is not empty",
+            )
+        } else {
+            (
+                "Active",
+                "may only be 'Active' if `deletionTimestamp` is empty",
+            )
+        };
+        let odd = phase != wanted;
+        let error = odd.then(|| FieldError::invalid("status.Phase", phase, why));
+        error.into_iter().collect()
     }
 
     fn row(&self, namespace: &Value, now: Timestamp) -> Option<Vec<Value>> {

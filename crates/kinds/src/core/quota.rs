@@ -1,10 +1,11 @@
-//! ResourceQuotas and LimitRanges.
+//! ResourceQuotas.
 
 use api::{FieldError, meta};
-use serde_json::{Map, Value};
+use serde_json::{Value, json};
 
 use crate::cells::{Cell, text};
-use crate::check::{NOT_NEGATIVE, one_of, quantity};
+use crate::check::{NOT_NEGATIVE, quantity};
+use crate::core::resources::{is_native, resource_name};
 use crate::simple::Simple;
 
 /// Rules of ResourceQuotas.
@@ -31,15 +32,11 @@ pub(crate) static QUOTAS: Simple = Simple {
         });
         changed.into_iter().collect()
     },
-    ..Simple::BASE
-};
-
-/// Rules of LimitRanges.
-pub(crate) static LIMITS: Simple = Simple {
-    cells: &[Cell::Name, Cell::CreatedAt],
-    default: default_limits,
-    validate: validate_limits,
-    create_on_update: true,
+    validate_status: |new, _| {
+        let mut errors = amounts(new, ["status", "hard"]);
+        errors.extend(amounts(new, ["status", "used"]));
+        errors
+    },
     ..Simple::BASE
 };
 
@@ -73,7 +70,7 @@ const SCOPES: [&str; 7] = [
     "VolumeAttributesClass",
 ];
 /// Resources that quotas count or sum, without a group in their names.
-const RESOURCES: [&str; 18] = [
+const RESOURCES: [&str; 19] = [
     "configmaps",
     "cpu",
     "ephemeral-storage",
@@ -92,6 +89,7 @@ const RESOURCES: [&str; 18] = [
     "secrets",
     "services",
     "services.loadbalancers",
+    "services.nodeports",
 ];
 /// Of them, those that count.
 const COUNTED: [&str; 9] = [
@@ -105,218 +103,171 @@ const COUNTED: [&str; 9] = [
     "services.loadbalancers",
     "services.nodeports",
 ];
+/// Of them, those that pods ask for.
+const OF_PODS: [&str; 6] = [
+    "cpu",
+    "limits.cpu",
+    "limits.memory",
+    "memory",
+    "requests.cpu",
+    "requests.memory",
+];
+
+fn is_quota_resource(name: &str) -> bool {
+    RESOURCES.contains(&name)
+        || name.starts_with("hugepages-")
+        || name.starts_with("requests.hugepages-")
+}
+
+/// Whether a quota of the scope can hold a resource that all clusters know.
+fn fits(scope: &str, name: &str) -> bool {
+    match scope {
+        "Terminating"
+        | "NotTerminating"
+        | "NotBestEffort"
+        | "PriorityClass"
+        | "CrossNamespacePodAffinity" => name == "pods" || OF_PODS.contains(&name),
+        "BestEffort" => name == "pods",
+        _ => true,
+    }
+}
 
 fn validate_quota(obj: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let hard = meta::get(obj, &["spec", "hard"]).and_then(Value::as_object);
-    for (name, value) in hard.into_iter().flatten() {
-        let at = format!("spec.hard[{name}]");
-        errors.extend(crate::check::named(
-            api::names::qualified_name(name),
-            &at,
-            name,
-        ));
-        let known = RESOURCES.contains(&name.as_str()) || name == "services.nodeports";
-        if !name.contains('/')
-            && !known
-            && !name.starts_with("hugepages-")
-            && !name.starts_with("requests.hugepages-")
-        {
-            let why = "must be a standard resource for quota";
-            errors.push(FieldError::invalid(&at, name.as_str(), why));
-        }
-        let Some(amount) = quantity(obj, &["spec", "hard", name]) else {
-            continue;
-        };
-        if amount.is_negative() {
-            errors.push(FieldError::invalid(&at, value.clone(), NOT_NEGATIVE));
-        }
-        let counts = COUNTED.contains(&name.as_str()) || name.starts_with("count/");
-        if counts && !amount.is_integer() {
-            errors.push(FieldError::invalid(
-                &at,
-                value.clone(),
-                "must be an integer",
-            ));
-        }
-    }
-    errors.extend(scope_rules(obj));
+    let mut errors = amounts(obj, ["spec", "hard"]);
+    errors.extend(scopes(obj));
+    errors.extend(selected_scopes(obj));
     errors
 }
 
-fn scope_rules(obj: &Value) -> Vec<FieldError> {
+/// Rules of amounts of resources that are held or used.
+fn amounts(obj: &Value, path: [&str; 2]) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let scopes = meta::list_at(obj, &["spec", "scopes"]);
-    let has = |name: &str| scopes.iter().any(|s| s == name);
-    for scope in scopes.iter().filter_map(Value::as_str) {
-        if !SCOPES.contains(&scope) {
-            let all = scopes.to_vec();
-            errors.push(FieldError::invalid("spec.scopes", all, "unsupported scope"));
+    let all = meta::get(obj, &path).and_then(Value::as_object);
+    for (name, value) in all.into_iter().flatten() {
+        let at = format!("{}[{name}]", path.join("."));
+        errors.extend(resource_name(name, &at));
+        if !name.contains('/') && !is_quota_resource(name) {
+            let why = "must be a standard resource for quota";
+            errors.push(FieldError::invalid(&at, name.as_str(), why));
+        }
+        let Some(amount) = quantity(obj, &[path[0], path[1], name]) else {
+            continue;
+        };
+        if amount.is_negative() {
+            errors.push(FieldError::invalid(&at, amount.to_string(), NOT_NEGATIVE));
+        }
+        let extended = !is_native(name) && !name.starts_with("requests.");
+        let counts = extended || COUNTED.contains(&name.as_str());
+        if counts && !amount.is_integer() {
+            let why = "must be an integer";
+            errors.push(FieldError::invalid(&at, value.clone(), why));
         }
     }
-    for (a, b) in [
-        ("BestEffort", "NotBestEffort"),
-        ("Terminating", "NotTerminating"),
-    ] {
-        if has(a) && has(b) {
-            let why = "conflicting scopes";
-            errors.push(FieldError::invalid("spec.scopes", scopes.to_vec(), why));
+    errors
+}
+
+/// The resources of a quota that all clusters know, sorted.
+fn known_resources(obj: &Value) -> Vec<&str> {
+    let hard = meta::get(obj, &["spec", "hard"]).and_then(Value::as_object);
+    let names = hard.into_iter().flat_map(|h| h.keys());
+    let mut names: Vec<&str> = names
+        .map(String::as_str)
+        .filter(|n| is_quota_resource(n))
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+fn conflict(given: &[&str]) -> bool {
+    let has = |name: &str| given.contains(&name);
+    (has("BestEffort") && has("NotBestEffort")) || (has("Terminating") && has("NotTerminating"))
+}
+
+fn scopes(obj: &Value) -> Vec<FieldError> {
+    let all = meta::list_at(obj, &["spec", "scopes"]);
+    let given: Vec<&str> = all.iter().filter_map(Value::as_str).collect();
+    let mut errors = Vec::new();
+    let mut refuse = |why: &str| errors.push(FieldError::invalid("spec.scopes", all.to_vec(), why));
+    for scope in &given {
+        if !SCOPES.contains(scope) {
+            refuse("unsupported scope");
+        }
+        for _ in known_resources(obj)
+            .iter()
+            .filter(|name| !fits(scope, name))
+        {
+            refuse("unsupported scope applied to resource");
         }
     }
-    let expressions = meta::list_at(obj, &["spec", "scopeSelector", "matchExpressions"]);
-    for (i, expression) in expressions.iter().enumerate() {
-        let at = format!("spec.scopeSelector.matchExpressions[{i}]");
+    if conflict(&given) {
+        refuse("conflicting scopes");
+    }
+    errors
+}
+
+/// Scopes that are selected by expressions. Upstream leaves out which expression it is.
+fn selected_scopes(obj: &Value) -> Vec<FieldError> {
+    let at = "spec.scopeSelector.matchExpressions";
+    let Some(selector) = meta::get(obj, &["spec", "scopeSelector"]) else {
+        return Vec::new();
+    };
+    let mut errors = Vec::new();
+    let mut given = Vec::new();
+    for expression in meta::list_at(selector, &["matchExpressions"]) {
         let scope = meta::str_at(expression, &["scopeName"]);
         if !SCOPES.contains(&scope) {
             let why = "unsupported scope";
             errors.push(FieldError::invalid(format!("{at}.scopeName"), scope, why));
         }
-        let values = meta::list_at(expression, &["values"]);
-        let operator = meta::str_at(expression, &["operator"]);
-        let plain = !matches!(scope, "PriorityClass" | "VolumeAttributesClass");
-        if plain && SCOPES.contains(&scope) && operator != "Exists" {
-            let why = "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
-            errors.push(FieldError::invalid(format!("{at}.operator"), operator, why));
-        }
-        match operator {
-            "In" | "NotIn" if values.is_empty() => {
-                let why = "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector";
-                errors.push(FieldError::required(format!("{at}.values"), why));
-            }
-            "Exists" | "DoesNotExist" if !values.is_empty() => {
-                let why = "must be no value when `operator` is 'Exists' or 'DoesNotExist' for scope selector";
-                errors.push(FieldError::invalid(
-                    format!("{at}.values"),
-                    values.to_vec(),
-                    why,
-                ));
-            }
-            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            other => {
-                let why = "not a valid selector operator";
-                errors.push(FieldError::invalid(format!("{at}.operator"), other, why));
-            }
-        }
-    }
-    errors
-}
-
-fn default_limits(obj: &mut Value) {
-    let items = obj
-        .get_mut("spec")
-        .and_then(|s| s.get_mut("limits"))
-        .and_then(Value::as_array_mut);
-    for item in items
-        .into_iter()
-        .flatten()
-        .filter(|i| meta::str_at(i, &["type"]) == "Container")
-    {
-        fill(item, "max", "default");
-        fill(item, "default", "defaultRequest");
-        fill(item, "min", "defaultRequest");
-    }
-}
-
-fn fill(item: &mut Value, from: &str, to: &str) {
-    let Some(source) = item.get(from).and_then(Value::as_object).cloned() else {
-        return;
-    };
-    let target = meta::object_at(item, &[to]);
-    for (name, value) in source {
-        target.entry(name).or_insert(value);
-    }
-}
-
-fn validate_limits(obj: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    for (i, item) in meta::list_at(obj, &["spec", "limits"]).iter().enumerate() {
-        let at = format!("spec.limits[{i}]");
-        if let Some(e) = one_of(
-            meta::str_at(item, &["type"]),
-            format!("{at}.type"),
-            &["Container", "PersistentVolumeClaim", "Pod"],
-        ) {
-            errors.push(e);
-        }
-        errors.extend(limit_type(item, &at));
-        let earlier = meta::list_at(obj, &["spec", "limits"])[..i].iter();
-        let kind = meta::str_at(item, &["type"]);
-        if earlier
-            .map(|l| meta::str_at(l, &["type"]))
-            .any(|k| k == kind)
-        {
-            errors.push(FieldError::duplicate(format!("{at}.type"), kind));
-        }
-        let names: Map<String, Value> = ["min", "max", "default", "defaultRequest"]
+        for _ in known_resources(obj)
             .iter()
-            .filter_map(|f| item.get(*f)?.as_object().cloned())
-            .flatten()
-            .collect();
-        for name in names.keys() {
-            let value = |field: &str| quantity(item, &[field, name]);
-            for (low, high) in [
-                ("min", "max"),
-                ("default", "max"),
-                ("defaultRequest", "max"),
-                ("defaultRequest", "default"),
-            ] {
-                if let (Some(a), Some(b)) = (value(low), value(high))
-                    && a > b
-                {
-                    let words = |f: &str| match f {
-                        "defaultRequest" => "default request".to_owned(),
-                        other => other.to_owned(),
-                    };
-                    let detail = format!(
-                        "{} value {a} is greater than {} value {b}",
-                        words(low),
-                        words(high)
-                    );
-                    errors.push(FieldError::invalid(
-                        format!("{at}.{low}[{name}]"),
-                        a.to_string(),
-                        detail,
-                    ));
-                }
-            }
+            .filter(|name| !fits(scope, name))
+        {
+            let shown = json!({"MatchExpressions": internal_list(selector)});
+            let why = "unsupported scope applied to resource";
+            errors.push(FieldError::invalid(at, shown, why));
         }
+        errors.extend(operator(expression, scope, at));
+        given.push(scope);
+    }
+    if conflict(&given) {
+        let scopes = meta::get(obj, &["spec", "scopes"]).cloned();
+        let why = "conflicting scopes";
+        errors.push(FieldError::invalid(at, scopes.unwrap_or_default(), why));
     }
     errors
 }
 
-/// What limits of a type must and may not say.
-fn limit_type(item: &Value, at: &str) -> Vec<FieldError> {
+fn internal_list(selector: &Value) -> Vec<Value> {
+    let all = meta::list_at(selector, &["matchExpressions"]).iter();
+    all.map(crate::check::internal).collect()
+}
+
+fn operator(expression: &Value, scope: &str, at: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    match meta::str_at(item, &["type"]) {
-        "Pod" => {
-            for field in ["default", "defaultRequest"] {
-                if item
-                    .get(field)
-                    .and_then(Value::as_object)
-                    .is_some_and(|m| !m.is_empty())
-                {
-                    let why = "may not be specified when `type` is 'Pod'";
-                    errors.push(FieldError::forbidden(format!("{at}.{field}"), why));
-                }
-            }
-        }
-        "PersistentVolumeClaim" => {
-            let has = |field: &str| meta::get(item, &[field, "storage"]).is_some();
-            if !has("min") && !has("max") {
-                let why =
-                    "either minimum or maximum storage value is required, but neither was provided";
-                errors.push(FieldError::required(at, why));
-            }
-        }
-        _ => {}
+    let values = meta::list_at(expression, &["values"]);
+    let operator = meta::str_at(expression, &["operator"]);
+    let plain = !matches!(scope, "PriorityClass" | "VolumeAttributesClass");
+    let (own, list) = (format!("{at}.operator"), format!("{at}.values"));
+    if plain && SCOPES.contains(&scope) && operator != "Exists" {
+        let why = "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
+        errors.push(FieldError::invalid(&own, operator, why));
     }
-    let ratios = item.get("maxLimitRequestRatio").and_then(Value::as_object);
-    for (name, value) in ratios.into_iter().flatten() {
-        let ratio = quantity(item, &["maxLimitRequestRatio", name]);
-        if let Some(ratio) = ratio.filter(|r| r.milli_value() < 1000) {
-            let why = format!("ratio {ratio} is less than 1");
-            let at = format!("{at}.maxLimitRequestRatio[{name}]");
-            errors.push(FieldError::invalid(at, value.clone(), why));
+    match operator {
+        "In" | "NotIn" if values.is_empty() => {
+            let why =
+                "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector";
+            errors.push(FieldError::required(list, why));
+        }
+        "Exists" | "DoesNotExist" if !values.is_empty() => {
+            let why =
+                "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector";
+            errors.push(FieldError::invalid(list, values.to_vec(), why));
+        }
+        "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+        other => {
+            let why = "not a valid selector operator";
+            errors.push(FieldError::invalid(own, other, why));
         }
     }
     errors
@@ -325,52 +276,75 @@ fn limit_type(item: &Value, at: &str) -> Vec<FieldError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::texts;
-    use serde_json::json;
+    use crate::testing::{assert_rules, assert_updates};
 
     #[test]
     fn quotas() {
-        let good = json!({"spec": {"hard": {"pods": "5", "requests.nvidia.com/gpu": "1", "count/jobs.batch": 3, "gold.storageclass.storage.k8s.io/requests.storage": "1Gi", "limits.cpu": "2", "hugepages-2Mi": "4Mi"},
-            "scopeSelector": {"matchExpressions": [{"scopeName": "PriorityClass", "operator": "In", "values": ["high"]}]}}});
-        assert_eq!(texts(&validate_quota(&good)), [""; 0]);
-        let odd = json!({"spec": {"hard": {"pods": "1500m", "money": "5", "secrets": "-1"}, "scopes": ["BestEffort", "NotBestEffort", "Odd"],
-            "scopeSelector": {"matchExpressions": [{"scopeName": "Terminating", "operator": "In"}, {"scopeName": "x", "operator": "Is"}]}}});
-        assert_eq!(
-            texts(&validate_quota(&odd)),
-            [
-                "spec.hard[pods]: Invalid value: \"1500m\": must be an integer",
-                "spec.hard[money]: Invalid value: \"money\": must be a standard resource for quota",
-                "spec.hard[secrets]: Invalid value: \"-1\": must be greater than or equal to 0",
-                "spec.scopes: Invalid value: [\"BestEffort\",\"NotBestEffort\",\"Odd\"]: unsupported scope",
-                "spec.scopes: Invalid value: [\"BestEffort\",\"NotBestEffort\",\"Odd\"]: conflicting scopes",
-                "spec.scopeSelector.matchExpressions[0].operator: Invalid value: \"In\": must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity",
-                "spec.scopeSelector.matchExpressions[0].values: Required value: must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
-                "spec.scopeSelector.matchExpressions[1].scopeName: Invalid value: \"x\": unsupported scope",
-                "spec.scopeSelector.matchExpressions[1].operator: Invalid value: \"Is\": not a valid selector operator"
-            ]
+        let quota = json!({"spec": {"hard": {"pods": "5", "requests.nvidia.com/gpu": "1", "count/jobs.batch": 3, "gold.storageclass.storage.k8s.io/requests.storage": "1Gi", "limits.cpu": "2", "hugepages-2Mi": "4Mi"}}});
+        let at = "spec.scopeSelector.matchExpressions";
+        assert_rules(
+            &quota,
+            validate_quota,
+            &[
+                (
+                    json!({"/spec/hard": {"pods": "1500m", "money": "5", "secrets": "-1", "storage": "1"}}),
+                    &[
+                        "spec.hard[pods]: Invalid value: \"1500m\": must be an integer",
+                        "spec.hard[money]: Invalid value: \"money\": must be a standard resource type or fully qualified",
+                        "spec.hard[money]: Invalid value: \"money\": must be a standard resource for quota",
+                        "spec.hard[secrets]: Invalid value: \"-1\": must be greater than or equal to 0",
+                        "spec.hard[storage]: Invalid value: \"storage\": must be a standard resource for quota",
+                    ],
+                ),
+                (
+                    json!({"/spec/hard": {"pods": "1"}, "/spec/scopes": ["BestEffort", "NotBestEffort", "Odd"]}),
+                    &[
+                        "spec.scopes: Invalid value: [\"BestEffort\",\"NotBestEffort\",\"Odd\"]: unsupported scope",
+                        "spec.scopes: Invalid value: [\"BestEffort\",\"NotBestEffort\",\"Odd\"]: conflicting scopes",
+                    ],
+                ),
+                (
+                    json!({"/spec/hard": {"cpu": "1"}, "/spec/scopes": ["BestEffort"]}),
+                    &[
+                        "spec.scopes: Invalid value: [\"BestEffort\"]: unsupported scope applied to resource",
+                    ],
+                ),
+                (
+                    json!({"/spec/hard": {"pods": "1"}, "/spec/scopeSelector/matchExpressions": [
+                {"scopeName": "Terminating", "operator": "In"}, {"scopeName": "x", "operator": "Is"}, {"scopeName": "PriorityClass", "operator": "Exists", "values": ["a"]}]}),
+                    &[
+                        &format!(
+                            "{at}.operator: Invalid value: \"In\": must be 'Exists' when scope is any of…"
+                        ),
+                        &format!(
+                            "{at}.values: Required value: must be at least one value when `operator` is 'In' or 'NotIn' for scope selector"
+                        ),
+                        &format!("{at}.scopeName: Invalid value: \"x\": unsupported scope"),
+                        &format!(
+                            "{at}.operator: Invalid value: \"Is\": not a valid selector operator"
+                        ),
+                        &format!(
+                            "{at}.values: Invalid value: [\"a\"]: must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector"
+                        ),
+                    ],
+                ),
+            ],
         );
-        let quota = |scopes: Value| json!({"spec": {"scopes": scopes}});
-        let changed = (QUOTAS.validate_update)(&quota(json!(["BestEffort"])), &quota(json!([])));
-        assert_eq!(
-            texts(&changed),
-            ["spec.scopes: Invalid value: [\"BestEffort\"]: field is immutable"]
+        assert_updates(
+            &quota,
+            QUOTAS.validate_update,
+            &[(
+                json!({"/spec/scopes": ["BestEffort"]}),
+                &["spec.scopes: Invalid value: [\"BestEffort\"]: field is immutable"],
+            )],
         );
-    }
-
-    #[test]
-    fn limits() {
-        let odd = json!({"spec": {"limits": [
-            {"type": "Pod", "default": {"cpu": "1"}, "maxLimitRequestRatio": {"cpu": "500m"}},
-            {"type": "Pod"},
-            {"type": "PersistentVolumeClaim"}]}});
-        let errors = texts(&validate_limits(&odd));
-        for wanted in [
-            "spec.limits[0].default: Forbidden: may not be specified when `type` is 'Pod'",
-            "spec.limits[0].maxLimitRequestRatio[cpu]: Invalid value: \"500m\": ratio 500m is less than 1",
-            "spec.limits[1].type: Duplicate value: \"Pod\"",
-            "spec.limits[2]: Required value: either minimum or maximum storage value is required, but neither was provided",
-        ] {
-            assert!(errors.iter().any(|e| e == wanted), "{wanted}: {errors:#?}");
-        }
+        assert_updates(
+            &quota,
+            QUOTAS.validate_status,
+            &[(
+                json!({"/status/used": {"pods": "-1"}}),
+                &["status.used[pods]: Invalid value: \"-1\": must be greater than or equal to 0"],
+            )],
+        );
     }
 }

@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 
-use api::{FieldError, meta, names};
+use api::{FieldError, Quantity, meta, names};
 use serde_json::{Map, Value};
 
 use super::security;
 use super::told::{told_field, told_resource};
 use crate::check::{self, NOT_NEGATIVE, named, one_of, one_of_if_set};
+use crate::core::resources::{container_resource, is_huge_page, is_native, is_shared};
 use crate::core::sources::descending;
 use crate::metadata::masked;
 
@@ -343,7 +344,7 @@ fn validate_hooks(c: &Value, at: &str, forbidden: bool) -> Vec<FieldError> {
 }
 
 /// Requests and limits: not negative, of known or qualified resources, requests within limits.
-fn validate_resources(resources: Option<&Value>, at: &str) -> Vec<FieldError> {
+pub(crate) fn validate_resources(resources: Option<&Value>, at: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let Some(resources) = resources else {
         return errors;
@@ -357,37 +358,49 @@ fn validate_resources(resources: Option<&Value>, at: &str) -> Vec<FieldError> {
     };
     for what in ["limits", "requests"] {
         for (name, value) in entries(what) {
-            let at = format!("{at}.{what}[{name}]");
-            if check::quantity(resources, &[what, name]).is_some_and(|q| q.is_negative()) {
-                errors.push(FieldError::invalid(&at, value.clone(), NOT_NEGATIVE));
+            let own = format!("{at}.{what}[{name}]");
+            errors.extend(container_resource(name, &own));
+            let amount = check::quantity(resources, &[what, name]);
+            if amount.is_some_and(|q| q.is_negative()) {
+                errors.push(FieldError::invalid(&own, value.clone(), NOT_NEGATIVE));
             }
-            let standard = matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage")
-                || name.starts_with("hugepages-");
-            if !standard && !name.contains('/') {
-                errors.push(FieldError::invalid(
-                    &at,
-                    name.as_str(),
-                    "must be a standard resource type or fully qualified",
-                ));
-                errors.push(FieldError::invalid(
-                    &at,
-                    name.as_str(),
-                    "must be a standard resource for containers",
-                ));
+            if !is_native(name) && amount.is_some_and(|q| !q.is_integer()) {
+                let why = "must be an integer";
+                errors.push(FieldError::invalid(&own, value.clone(), why));
+            }
+            if what == "requests" {
+                errors.extend(within_limit(resources, name, at));
+            }
+            if let Some(amount) = amount.filter(|q| !of_whole_pages(name, q)) {
+                let why = format!("{amount} is not positive integer multiple of {name}");
+                errors.push(FieldError::invalid(own, amount.to_string(), why));
             }
         }
     }
-    for (name, _) in entries("requests") {
-        errors.extend(within_limit(resources, name, at));
+    let any = |wanted: fn(&str) -> bool| {
+        let mut all = entries("limits").chain(entries("requests"));
+        all.any(|(name, _)| wanted(name))
+    };
+    if any(is_huge_page) && !any(|name| matches!(name, "cpu" | "memory")) {
+        let why = "HugePages require cpu or memory";
+        errors.push(FieldError::forbidden(at, why));
     }
     errors
+}
+
+/// Whether the amount of a resource is, for pages of a size, so many whole pages.
+fn of_whole_pages(name: &str, amount: &Quantity) -> bool {
+    let Some(size) = name.strip_prefix("hugepages-") else {
+        return true;
+    };
+    let size = size.parse::<Quantity>().map_or(0, |q| q.value());
+    size > 0 && amount.is_integer() && amount.value() % size == 0
 }
 
 /// A request must not exceed its limit; of what cannot be shared it must be the limit.
 fn within_limit(resources: &Value, name: &str, at: &str) -> Option<FieldError> {
     let request = check::quantity(resources, &["requests", name])?;
     let limit = check::quantity(resources, &["limits", name]);
-    let extended = name.contains('/') && !name.contains("kubernetes.io/");
     let invalid = |detail: String| {
         Some(FieldError::invalid(
             format!("{at}.requests"),
@@ -396,13 +409,13 @@ fn within_limit(resources: &Value, name: &str, at: &str) -> Option<FieldError> {
         ))
     };
     match limit {
-        Some(limit) if extended && request != limit => {
+        Some(limit) if !is_shared(name) && request != limit => {
             invalid(format!("must be equal to {name} limit of {limit}"))
         }
         Some(limit) if request > limit => invalid(format!(
             "must be less than or equal to {name} limit of {limit}"
         )),
-        None if extended => Some(FieldError::required(
+        None if !is_shared(name) => Some(FieldError::required(
             format!("{at}.limits"),
             "Limit must be set for non overcommitable resources",
         )),

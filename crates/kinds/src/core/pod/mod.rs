@@ -17,8 +17,9 @@ use api::time::Timestamp;
 use api::{FieldError, meta};
 use serde_json::{Map, Value};
 
+pub(crate) use containers::validate_resources;
 pub(crate) use defaults::default_spec;
-pub(crate) use spec::validate_template;
+pub(crate) use spec::{validate_template, validate_tolerations};
 pub(crate) use warnings::spec_warnings;
 
 use crate::strategy::{Ctx, Strategy};

@@ -147,7 +147,7 @@ fn validate_scalars(spec: &Value, at: &str) -> Vec<FieldError> {
     errors
 }
 
-fn validate_tolerations(tolerations: &[Value], at: &str) -> Vec<FieldError> {
+pub(crate) fn validate_tolerations(tolerations: &[Value], at: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for (i, t) in tolerations.iter().enumerate() {
         let at = format!("{at}[{i}]");

@@ -419,11 +419,7 @@ fn csi(source: &Source<'_>) -> Vec<FieldError> {
 
 /// Name and namespace of a Secret.
 fn secret_reference(secret: &Value, at: &str) -> Vec<FieldError> {
-    let rules: [(&str, fn(&str) -> Vec<String>); 2] = [
-        ("name", names::dns1123_subdomain),
-        ("namespace", names::dns1123_label),
-    ];
-    let told = |(field, rule): (&str, fn(&str) -> Vec<String>)| {
+    let told = |field: &str, rule: fn(&str) -> Vec<String>| {
         let (text, at) = (meta::str_at(secret, &[field]), format!("{at}.{field}"));
         if text.is_empty() {
             vec![FieldError::required(at, "")]
@@ -431,7 +427,9 @@ fn secret_reference(secret: &Value, at: &str) -> Vec<FieldError> {
             named(rule(text), &at, text)
         }
     };
-    rules.into_iter().flat_map(told).collect()
+    let mut errors = told("name", names::dns1123_subdomain);
+    errors.extend(told("namespace", names::dns1123_label));
+    errors
 }
 
 /// The name of a CSI driver.
