@@ -6,7 +6,7 @@ use api::{FieldError, meta};
 use serde_json::{Value, json};
 
 use super::has_node_ports;
-use super::rules::{is_external, is_headless, needs_health_check};
+use super::rules::{is_external, is_headless, needs_health_check, unlike_families};
 use crate::addresses::of_balancer;
 use crate::cells::text;
 
@@ -87,6 +87,10 @@ pub(super) fn validate(new: &Value, old: &Value) -> Vec<FieldError> {
         if !is && !was {
             errors.extend(families(new, old));
         }
+    }
+    let asked = |of| ["clusterIPs", "ipFamilies"].map(|f| meta::get(of, &["spec", f]));
+    if asked(new) != asked(old) {
+        errors.extend(unlike_families(new));
     }
     let class = |of| meta::get(of, &["spec", "loadBalancerClass"]);
     if is_balancer(new) && is_balancer(old) && class(new) != class(old) {
@@ -225,7 +229,10 @@ mod tests {
                 ),
                 (
                     json!({"/spec/ipFamilies": ["IPv6"], "/spec/ipFamilyPolicy": "SingleStack"}),
-                    &["spec.ipFamilies[0]: Invalid value: [\"IPv6\"]: may not change once set"],
+                    &[
+                        "spec.ipFamilies[0]: Invalid value: [\"IPv6\"]: may not change once set",
+                        "spec.clusterIPs[0]: Invalid value: \"10.0.0.1\": expected an IPv6 value as indicated by `ipFamilies[0]`",
+                    ],
                 ),
                 (
                     json!({"/spec/loadBalancerClass": "b", "/spec/healthCheckNodePort": 30002}),

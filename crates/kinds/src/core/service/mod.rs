@@ -93,6 +93,10 @@ impl Strategy for Service {
         rules::validate(service)
     }
 
+    fn validate_create(&self, service: &Value) -> Vec<FieldError> {
+        rules::unlike_families(service)
+    }
+
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         change::validate(new, old)
     }

@@ -239,26 +239,40 @@ fn cluster_ips(service: &Value) -> Vec<FieldError> {
     if odd {
         return errors;
     }
-    let is_v6 = |ip: &Value| ip.as_str().is_some_and(|ip| ip.contains(':'));
     let both = all.iter().any(is_v6) && !all.iter().all(is_v6);
     if all.len() > 1 && !both {
         let why = "may specify no more than one IP for each IP family";
         errors.push(refuse(why));
     }
-    if !is_headless(service) {
-        let wanted = meta::list_at(spec, &["ipFamilies"]);
-        for (i, (ip, family)) in all.iter().zip(wanted).enumerate() {
-            let fits = if is_v6(ip) { "IPv6" } else { "IPv4" };
-            if let Some(family) = family
-                .as_str()
-                .filter(|f| f.starts_with("IPv") && *f != fits)
-            {
-                let why = format!("expected an {family} value as indicated by `ipFamilies[{i}]`");
-                errors.push(FieldError::invalid(format!("{at}[{i}]"), ip.clone(), why));
-            }
+    errors
+}
+
+/// Addresses that are not of the families that the service asks for. What is stored is taken as it is: the
+/// families of an address that was chosen here are those of the cluster.
+pub(super) fn unlike_families(service: &Value) -> Vec<FieldError> {
+    let spec = service.get("spec").unwrap_or(&Value::Null);
+    if is_headless(service) || meta::str_at(spec, &["type"]) == "ExternalName" {
+        return Vec::new();
+    }
+    let wanted = meta::list_at(spec, &["ipFamilies"]);
+    let given = meta::list_at(spec, &["clusterIPs"]);
+    let mut errors = Vec::new();
+    for (i, (ip, family)) in given.iter().zip(wanted).enumerate() {
+        let fits = if is_v6(ip) { "IPv6" } else { "IPv4" };
+        if let Some(family) = family
+            .as_str()
+            .filter(|f| f.starts_with("IPv") && *f != fits)
+        {
+            let why = format!("expected an {family} value as indicated by `ipFamilies[{i}]`");
+            let at = format!("spec.clusterIPs[{i}]");
+            errors.push(FieldError::invalid(at, ip.clone(), why));
         }
     }
     errors
+}
+
+fn is_v6(ip: &Value) -> bool {
+    ip.as_str().is_some_and(|ip| ip.contains(':'))
 }
 
 fn families(spec: &Value) -> Vec<FieldError> {
@@ -502,7 +516,6 @@ mod tests {
                         "spec.ipFamilies[1]: Duplicate value: \"IPv6\"",
                         "spec.ipFamilies[2]: Unsupported value: \"IPv5\": supported values: \"IPv4\", \"IPv6\"",
                         "spec.ipFamilyPolicy: Unsupported value: \"Some\": supported values: \"PreferDualStack\", \"RequireDualStack\", \"SingleStack\"",
-                        "spec.clusterIPs[0]: Invalid value: \"10.0.0.1\": expected an IPv6 value as indicated by `ipFamilies[0]`",
                     ],
                 ),
                 (
@@ -520,6 +533,26 @@ mod tests {
                         "spec.ipFamilyPolicy: Forbidden: may not be set for ExternalName services",
                         "spec.externalName: Invalid value: \"a_b\": a lowercase RFC 1123 subdomain…",
                     ],
+                ),
+            ],
+        );
+    }
+
+    #[test]
+    fn addresses_are_of_the_families_asked_for() {
+        let why = "spec.clusterIPs[0]: Invalid value: \"10.0.0.1\": expected an IPv6 value as indicated by `ipFamilies[0]`";
+        assert_rules(
+            &service(),
+            unlike_families,
+            &[
+                (json!({"/spec/ipFamilies": ["IPv6"]}), &[why]),
+                (
+                    json!({"/spec/clusterIPs": ["None"], "/spec/ipFamilies": ["IPv6"]}),
+                    &[],
+                ),
+                (
+                    json!({"/spec/type": "ExternalName", "/spec/ipFamilies": ["IPv6"]}),
+                    &[],
                 ),
             ],
         );
