@@ -40,7 +40,7 @@ pub static ALL: &[Entry] = &[
     entry("", "ServiceAccount", &small::SERVICE_ACCOUNTS),
     entry("", "Event", &event::Event),
     entry("", "ResourceQuota", &quota::QUOTAS),
-entry("", "LimitRange", &limits::LIMITS),
+    entry("", "LimitRange", &limits::LIMITS),
     entry("", "ComponentStatus", &small::COMPONENT_STATUSES),
     entry("", "PodTemplate", &small::POD_TEMPLATES),
     entry(
