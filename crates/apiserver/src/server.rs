@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 
 use crate::admission::Chain;
 use crate::aggregation::Aggregation;
-use crate::auth::{Authenticator, Authorizer};
+use crate::auth::{Authenticator, Authorizer, secret_token::Uses};
 use crate::config::{Config, FrontProxy};
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
@@ -70,9 +70,10 @@ impl ApiServer {
         let aggregation = crate::aggregation::start(&registry)
             .await
             .map_err(StartError::Bootstrap)?;
+        let uses = Uses::follow(registry.clone());
         let server = Arc::new(Self {
             aggregation,
-            authenticator: Authenticator::new(store.clone(), tokens, transformer),
+            authenticator: Authenticator::new(store.clone(), tokens, transformer, uses),
             authorizer: decides,
             metrics: Metrics::new(),
             openapi: OpenApi::default(),

@@ -29,11 +29,13 @@ pub mod clusterroles;
 pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
+pub mod device_taints;
 pub mod disruption;
 pub mod endpoints;
 pub mod garbage;
 pub mod job;
 pub mod leases;
+pub mod legacy_tokens;
 pub mod namespaces;
 pub mod node_ipam;
 pub mod node_ttl;
@@ -82,6 +84,7 @@ pub const ALL: &[Controller] = &[
     cronjob::CONTROLLER,
     daemonset::CONTROLLER,
     deployment::CONTROLLER,
+    device_taints::CONTROLLER,
     disruption::CONTROLLER,
     disruption::STALE,
     endpoints::LEGACY,
@@ -90,6 +93,7 @@ pub const ALL: &[Controller] = &[
     job::CONTROLLER,
     garbage::CONTROLLER,
     leases::CONTROLLER,
+    legacy_tokens::CONTROLLER,
     namespaces::CONTROLLER,
     node_ipam::CONTROLLER,
     node_ttl::CONTROLLER,
@@ -107,8 +111,10 @@ pub const ALL: &[Controller] = &[
     statefulset::CONTROLLER,
     tokens::CONTROLLER,
     ttl::CONTROLLER,
+    volumes::ATTRIBUTES_PROTECTION,
     volumes::BINDER,
     volumes::CLAIM_PROTECTION,
+    volumes::EPHEMERAL,
     volumes::EXPANDER,
     volumes::VOLUME_PROTECTION,
 ];

@@ -7,19 +7,38 @@ use futures::stream::{self, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Resource,
+    Api, Resource,
     api::{Patch, PatchParams, PostParams},
     core::Request,
 };
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::pods;
+use crate::{Context, pods};
 
 /// Requests under way at once: the store writes those together that come together.
 const PARALLEL: usize = 64;
 /// Pods of the first batch; each further batch doubles while all goes well.
 const FIRST_BATCH: usize = 1;
+
+/// Deletes a pod that cannot stay where it is; `why` (reason and message) stands in its status before.
+pub async fn evict(context: &Context, pod: &Pod, why: (&str, &str)) -> Result<(), Error> {
+    let key = Key::of(pod);
+    let api: Api<Pod> = write::namespaced(&context.client, &key.namespace);
+    let condition = json!({
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": why.0,
+        "message": why.1,
+        "lastTransitionTime": api::time::format(context.now()),
+    });
+    let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
+    let marked = api
+        .patch_status(&key.name, &PatchParams::default(), &patch)
+        .await;
+    write::tolerate_missing(marked)?;
+    Ok(write::delete(&api, &key.name, pod.metadata.uid.as_deref()).await?)
+}
 
 /// Acts on pods. Cheap to clone.
 #[derive(Clone)]

@@ -108,7 +108,7 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
 }
 
 /// Few pods ask for devices: decoding each would cost more than looking for the word.
-fn mentions_claims(pod: &Entry) -> bool {
+pub(crate) fn mentions_claims(pod: &Entry) -> bool {
     pod.mentions("\"resourceClaims\"") || pod.mentions("\"extendedResourceClaimStatus\"")
 }
 
@@ -131,7 +131,7 @@ fn of_pod(change: &Change, claims: &Cache<ResourceClaim>) -> Vec<Target> {
 }
 
 /// The claims that a pod uses, by name.
-fn claim_names(pod: &Pod) -> Vec<String> {
+pub(crate) fn claim_names(pod: &Pod) -> Vec<String> {
     let spec = pod.spec.as_ref().and_then(|s| s.resource_claims.as_ref());
     let status = pod.status.as_ref();
     let made = status.and_then(|s| s.resource_claim_statuses.as_ref());

@@ -32,11 +32,15 @@ struct Tokens {
     secrets: Cache<Secret>,
 }
 
+/// The Secrets that hold tokens.
+pub(crate) fn scope() -> Scope {
+    Scope::all().fields(format!("type={TYPE}"))
+}
+
 fn run(context: Context) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let accounts = context.caches.get::<ServiceAccount>(Scope::all());
-        let only = Scope::all().fields(format!("type={TYPE}"));
-        let secrets = context.caches.get::<Secret>(only);
+        let secrets = context.caches.get::<Secret>(scope());
         accounts.synced().await;
         secrets.synced().await;
         let queue = Queue::default();
@@ -65,8 +69,13 @@ fn annotation<'a>(secret: &'a Secret, key: &str) -> &'a str {
     all.and_then(|a| a.get(key)).map_or("", String::as_str)
 }
 
+/// The name of the account whose token a secret holds.
+pub(crate) fn account_of(secret: &Secret) -> &str {
+    annotation(secret, ACCOUNT)
+}
+
 /// Whether a secret is of this account, and not of an earlier one of its name.
-fn is_of(secret: &Secret, account: &ServiceAccount) -> bool {
+pub(crate) fn is_of(secret: &Secret, account: &ServiceAccount) -> bool {
     let uid = annotation(secret, ACCOUNT_UID);
     uid.is_empty() || account.metadata.uid.as_deref() == Some(uid)
 }
@@ -121,7 +130,7 @@ impl Reconcile for Tokens {
         let Some(secret) = self.secrets.get(key)? else {
             return Ok(Requeue::OnChange);
         };
-        let name = annotation(&secret, ACCOUNT);
+        let name = account_of(&secret);
         if name.is_empty() || secret.metadata.deletion_timestamp.is_some() {
             return Ok(Requeue::OnChange);
         }

@@ -36,7 +36,7 @@ pub(crate) struct Simple {
     /// What is filled in.
     pub default: fn(&mut Value),
     /// What is made fit when an object is stored; the second is the one it replaces.
-    pub prepare: fn(&mut Value, Option<&Value>),
+    pub prepare: fn(&mut Value, Option<&Value>, Timestamp),
     /// Whether an update creates what is not there.
     pub create_on_update: bool,
 }
@@ -55,7 +55,7 @@ impl Simple {
         validate_status: |_, _| Vec::new(),
         warnings: |_| Vec::new(),
         default: |_| {},
-        prepare: |_, _| {},
+        prepare: |_, _, _| {},
         create_on_update: false,
     };
 }
@@ -65,12 +65,12 @@ impl Strategy for Simple {
         (self.default)(obj);
     }
 
-    fn prepare_create(&self, obj: &mut Value, _ctx: &Ctx<'_>) {
-        (self.prepare)(obj, None);
+    fn prepare_create(&self, obj: &mut Value, ctx: &Ctx<'_>) {
+        (self.prepare)(obj, None, ctx.now);
     }
 
-    fn prepare_update(&self, new: &mut Value, old: &Value, _ctx: &Ctx<'_>) {
-        (self.prepare)(new, Some(old));
+    fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx<'_>) {
+        (self.prepare)(new, Some(old), ctx.now);
     }
 
     fn validate(&self, obj: &Value) -> Vec<FieldError> {

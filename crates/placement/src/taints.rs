@@ -1,6 +1,9 @@
 //! What tolerations say of taints.
 
-use k8s_openapi::api::core::v1::{Taint, Toleration};
+use k8s_openapi::api::{
+    core::v1::{Taint, Toleration},
+    resource::v1::{DeviceTaint, DeviceToleration},
+};
 
 /// Whether a toleration covers a taint.
 pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
@@ -18,6 +21,18 @@ pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
         "Lt" => integers(value, own).is_some_and(|(taint, own)| taint < own),
         _ => false,
     }
+}
+
+/// Whether a toleration covers a taint of a device.
+pub fn tolerates_device(toleration: &DeviceToleration, taint: &DeviceTaint) -> bool {
+    let given = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
+    given(&toleration.effect).is_none_or(|e| e == taint.effect)
+        && given(&toleration.key).is_none_or(|k| k == taint.key)
+        && match toleration.operator.as_deref().unwrap_or("Equal") {
+            "Exists" => true,
+            "" | "Equal" => given(&toleration.value) == given(&taint.value),
+            _ => false,
+        }
 }
 
 fn integers(a: &str, b: &str) -> Option<(i64, i64)> {

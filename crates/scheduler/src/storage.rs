@@ -104,6 +104,8 @@ pub struct ClaimSpec {
     pub deleting: bool,
     /// Its uid.
     pub uid: String,
+    /// The uid of the pod that it was made for.
+    pub owner: Option<String>,
     /// Whether its volume has been lost.
     pub lost: bool,
     /// The node that its volume is made for.
@@ -132,6 +134,11 @@ impl ClaimSpec {
             selector: spec.selector.and_then(|s| Selector::of(&s).ok()),
             deleting: claim.metadata.deletion_timestamp.is_some(),
             uid: claim.metadata.uid.unwrap_or_default(),
+            owner: {
+                let owners = claim.metadata.owner_references.into_iter().flatten();
+                let mut controllers = owners.filter(|o| o.controller == Some(true));
+                controllers.next().map(|o| o.uid)
+            },
             lost: phase.as_deref() == Some("Lost"),
             node: annotations.get(SELECTED_NODE).cloned(),
         }

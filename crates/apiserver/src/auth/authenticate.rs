@@ -12,6 +12,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::UserInfo;
 use super::bootstrap_token::{self, BootstrapToken};
+use super::secret_token::{Holder, NOT_HELD, Uses};
 use super::tokens::{BoundObject, Claims, TokenIssuer};
 use crate::registry::Transformer;
 
@@ -40,16 +41,23 @@ pub struct Authenticator {
     store: Arc<dyn Store>,
     tokens: TokenIssuer,
     transformer: Transformer,
+    uses: Uses,
 }
 
 impl Authenticator {
     /// An authenticator that trusts tokens of `tokens` whose subjects are still in `store`, and those that Secrets in
-    /// it allow, as `transformer` opens them.
-    pub fn new(store: Arc<dyn Store>, tokens: TokenIssuer, transformer: Transformer) -> Self {
+    /// it allow, as `transformer` opens them; notes in `uses` which of those it saw.
+    pub fn new(
+        store: Arc<dyn Store>,
+        tokens: TokenIssuer,
+        transformer: Transformer,
+        uses: Uses,
+    ) -> Self {
         Self {
             store,
             tokens,
             transformer,
+            uses,
         }
     }
 
@@ -109,6 +117,9 @@ impl Authenticator {
                 return None;
             }
         }
+        if claims.is_held() && !self.is_held(claims, token, now).await {
+            return None;
+        }
         let user = verified.user(|| service_account_user(claims)).clone();
         Some((user, claims.aud.clone()))
     }
@@ -125,6 +136,26 @@ impl Authenticator {
                 None
             }
         }
+    }
+
+    /// Whether the Secret of a token holds it, and lets it be used.
+    async fn is_held(&self, claims: &Claims, token: &str, now: Timestamp) -> bool {
+        let namespace = claims.kubernetes.namespace.as_str();
+        let Some(BoundObject { name, uid }) = &claims.kubernetes.secret else {
+            return false;
+        };
+        let secret = self.value("secrets", Some(namespace), name).await;
+        let Some(holder) = secret.and_then(|s| serde_json::from_slice::<Holder>(&s).ok()) else {
+            return false;
+        };
+        let allowed = holder.allows(token);
+        if let Err(why) = allowed {
+            tracing::info!("secret {namespace}/{name} of a token {why}");
+        }
+        if allowed != Err(NOT_HELD) {
+            self.uses.note(&holder, namespace, name, uid, now);
+        }
+        allowed.is_ok()
     }
 
     /// Whether an object is still the one that a token was bound to.

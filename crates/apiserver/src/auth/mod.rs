@@ -17,6 +17,7 @@ pub mod node;
 pub mod policy;
 pub mod rbac;
 pub mod rules;
+pub mod secret_token;
 pub mod tokens;
 
 pub use authenticate::{Authenticator, Credentials, Unauthenticated};

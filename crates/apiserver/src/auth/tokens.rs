@@ -84,6 +84,13 @@ pub struct Claims {
     pub sub: String,
 }
 
+impl Claims {
+    /// Whether it is the token that its Secret holds, not one that is merely bound to a Secret.
+    pub fn is_held(&self) -> bool {
+        self.kubernetes.secret.is_some() && self.exp - self.iat > MAX_LIFETIME_SECONDS
+    }
+}
+
 /// The `kubernetes.io` claim.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KubernetesClaims {
@@ -358,7 +365,15 @@ mod tests {
         let token = issuer.issue_for_secret(of, 1000).unwrap();
         let later = 1000 + 2 * MAX_LIFETIME_SECONDS;
         let claims = &issuer.verify(&token, &[], later).unwrap().claims;
-        assert_eq!(claims.kubernetes.secret, Some(secret));
+        assert_eq!(claims.kubernetes.secret, Some(secret.clone()));
+        assert!(claims.is_held());
+        let bound = TokenRequest {
+            secret: Some(secret),
+            lifetime_seconds: MAX_LIFETIME_SECONDS,
+            ..request()
+        };
+        let (token, _) = issuer.issue(bound, 1000, "id".into()).unwrap();
+        assert!(!issuer.verify(&token, &[], 1000).unwrap().claims.is_held());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use api::meta;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
-use crate::auth::{MASTERS, UserInfo, bootstrap_rbac};
+use crate::auth::{MASTERS, UserInfo, bootstrap_rbac, secret_token};
 use crate::call::complete;
 use crate::registry::{Fail, Owner, Part, Registry, Resource, Warnings, Write};
 
@@ -36,7 +36,7 @@ const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 const CONCURRENCY: usize = 64;
 
 /// The identity of the server's own writes.
-fn myself() -> UserInfo {
+pub(crate) fn myself() -> UserInfo {
     UserInfo::new("system:apiserver", &[MASTERS])
 }
 
@@ -58,6 +58,7 @@ pub async fn run(registry: &Arc<Registry>) -> Result<(), Fail> {
         .buffer_unordered(CONCURRENCY)
         .try_collect::<Vec<()>>()
         .await?;
+    ensure(registry, secret_token::tracking(registry.now())).await?;
     service::run(registry).await
 }
 

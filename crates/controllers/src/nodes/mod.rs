@@ -27,7 +27,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::{Context, Controller, pods};
+use crate::{Context, Controller, pod_control, pods};
 use plan::{Evict, Leave, Plan};
 use zones::{Turn, Zones};
 
@@ -400,20 +400,10 @@ impl Eviction {
     async fn evict(&self, key: &Key, pod: &Pod) -> Result<(), Error> {
         let message = format!("Marking for deletion Pod {key}");
         self.recorder.normal(pod, "TaintManagerEviction", message);
-        let api: Api<Pod> = write::namespaced(&self.context.client, &key.namespace);
-        let condition = json!({
-            "type": "DisruptionTarget",
-            "status": "True",
-            "reason": "DeletionByTaintManager",
-            "message": "Taint manager: deleting due to NoExecute taint",
-            "lastTransitionTime": api::time::format(self.context.now()),
-        });
-        let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
-        let marked = api
-            .patch_status(&key.name, &PatchParams::default(), &patch)
-            .await;
-        write::tolerate_missing(marked)?;
-        write::delete(&api, &key.name, pod.metadata.uid.as_deref()).await?;
-        Ok(())
+        let why = (
+            "DeletionByTaintManager",
+            "Taint manager: deleting due to NoExecute taint",
+        );
+        pod_control::evict(&self.context, pod, why).await
     }
 }

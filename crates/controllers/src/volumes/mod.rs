@@ -8,6 +8,8 @@
 //! A binding is written in four steps (volume's reference, volume's phase, claim's volume, claim's
 //! phase), each done only where it is not done yet, so that it can be interrupted anywhere.
 
+mod attributes;
+mod ephemeral;
 mod expand;
 mod folders;
 mod plan;
@@ -32,6 +34,8 @@ use kube::Api;
 use serde_json::json;
 
 use crate::{Context, Controller};
+pub use attributes::CONTROLLER as ATTRIBUTES_PROTECTION;
+pub use ephemeral::CONTROLLER as EPHEMERAL;
 pub use expand::CONTROLLER as EXPANDER;
 pub use folders::{Folders, MachineFolders};
 use plan::{BIND_COMPLETED, BOUND_BY_CONTROLLER, ClaimAct, Consumers, SELECTED_NODE, VolumeAct};

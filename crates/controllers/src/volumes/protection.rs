@@ -30,13 +30,13 @@ const PAGE_PODS: u32 = 500;
 
 /// What is to be done about a finalizer.
 #[derive(Debug, PartialEq, Eq)]
-enum Act {
+pub(super) enum Act {
     Nothing,
     Add,
     Remove,
 }
 
-fn decide(entry: &Entry, finalizer: &str, in_use: impl FnOnce() -> bool) -> Act {
+pub(super) fn decide(entry: &Entry, finalizer: &str, in_use: impl FnOnce() -> bool) -> Act {
     let has = entry.finalizers.iter().any(|f| &**f == finalizer);
     match (entry.deleting, has) {
         (false, false) => Act::Add,
@@ -46,7 +46,7 @@ fn decide(entry: &Entry, finalizer: &str, in_use: impl FnOnce() -> bool) -> Act 
 }
 
 /// The finalizers as they are to be, guarded by the version they were read at.
-fn patch(entry: &Entry, finalizer: &str, act: &Act) -> serde_json::Value {
+pub(super) fn patch(entry: &Entry, finalizer: &str, act: &Act) -> serde_json::Value {
     let mut all: Vec<&str> = entry.finalizers.iter().map(|f| &**f).collect();
     match act {
         Act::Add => all.push(finalizer),
@@ -60,7 +60,7 @@ fn patch(entry: &Entry, finalizer: &str, act: &Act) -> serde_json::Value {
     }})
 }
 
-async fn write_finalizers<K>(
+pub(super) async fn write_finalizers<K>(
     api: &Api<K>,
     entry: &Entry,
     patch: serde_json::Value,

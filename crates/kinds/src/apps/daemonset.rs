@@ -32,7 +32,7 @@ pub(crate) static DAEMON_SETS: Simple = Simple {
     generation: true,
     warnings: super::template_warnings,
     default,
-    prepare: count_templates,
+    prepare: |new, old, _| count_templates(new, old),
     validate,
     validate_update: |new, old| {
         immutable(new, old, &["spec", "selector"])

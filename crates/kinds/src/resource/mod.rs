@@ -64,6 +64,7 @@ pub(crate) static SLICES: Simple = Simple {
         ("spec.driver", &["spec", "driver"]),
     ],
     generation: true,
+    prepare: |slice, _, now| slices::stamp_all(slice, now),
     validate: slices::validate,
     validate_update: |new, old| {
         let fixed: [&[&str]; 3] = [
@@ -88,6 +89,7 @@ pub(crate) static TAINT_RULES: Simple = Simple {
         Cell::Age,
     ],
     generation: true,
+    prepare: slices::stamp_rule,
     validate: |obj| {
         let taint = meta::get(obj, &["spec", "taint"]).unwrap_or(&Value::Null);
         slices::taint(taint, "spec.taint")

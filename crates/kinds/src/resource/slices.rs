@@ -1,5 +1,6 @@
 //! What drivers may offer.
 
+use api::time::Timestamp;
 use api::{FieldError, meta, names};
 use serde_json::{Map, Value};
 
@@ -38,6 +39,38 @@ fn items<'a>(of: &'a Value, field: &str) -> &'a [Value] {
 fn entries<'a>(of: &'a Value, field: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
     let map = of.get(field).and_then(Value::as_object);
     map.into_iter().flat_map(Map::iter)
+}
+
+/// A taint that does not say since when it is there is there since now.
+fn stamp(taint: &mut Value, now: Timestamp) {
+    if taint["timeAdded"].is_null() {
+        taint["timeAdded"] = api::time::format(now).into();
+    }
+}
+
+/// The taints of a slice's devices say since when they are there.
+pub(super) fn stamp_all(slice: &mut Value, now: Timestamp) {
+    let devices = slice.pointer_mut("/spec/devices");
+    for device in devices.and_then(Value::as_array_mut).into_iter().flatten() {
+        let taints = device.get_mut("taints").and_then(Value::as_array_mut);
+        for taint in taints.into_iter().flatten() {
+            stamp(taint, now);
+        }
+    }
+}
+
+/// A rule with another effect has it since now, unless it says otherwise.
+pub(super) fn stamp_rule(rule: &mut Value, old: Option<&Value>, now: Timestamp) {
+    let Some(taint) = rule.pointer_mut("/spec/taint") else {
+        return;
+    };
+    if let Some(old) = old.and_then(|old| old.pointer("/spec/taint"))
+        && old["effect"] != taint["effect"]
+        && old["timeAdded"] == taint["timeAdded"]
+    {
+        taint["timeAdded"] = Value::Null;
+    }
+    stamp(taint, now);
 }
 
 /// Every broken rule of a ResourceSlice.

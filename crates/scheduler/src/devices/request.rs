@@ -39,20 +39,12 @@ impl Wanted<'_> {
     pub fn tolerates<'t>(&self, taints: impl IntoIterator<Item = &'t DeviceTaint>) -> bool {
         let hard = |t: &&DeviceTaint| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute");
         let mut taints = taints.into_iter().filter(hard);
-        taints.all(|taint| self.tolerations.iter().any(|t| tolerates(t, taint)))
+        taints.all(|taint| {
+            self.tolerations
+                .iter()
+                .any(|t| placement::taints::tolerates_device(t, taint))
+        })
     }
-}
-
-/// Whether a toleration is for a taint.
-pub fn tolerates(toleration: &DeviceToleration, taint: &DeviceTaint) -> bool {
-    let given = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
-    given(&toleration.effect).is_none_or(|e| e == taint.effect)
-        && given(&toleration.key).is_none_or(|k| k == taint.key)
-        && match toleration.operator.as_deref().unwrap_or("Equal") {
-            "Exists" => true,
-            "" | "Equal" => given(&toleration.value) == given(&taint.value),
-            _ => false,
-        }
 }
 
 /// A request.

@@ -275,3 +275,48 @@ async fn devices_for_administration_need_a_namespace_that_is_meant_for_it() -> a
     );
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn taints_of_devices_drive_pods_away() -> anyhow::Result<()> {
+    const RULES: &str = "resource.k8s.io/v1/devicetaintrules";
+    let rig = rig(&["n1"]).await?;
+    publish(&rig, "n1", &["gpu-0"]).await?;
+    claim(&rig, "mine").await?;
+    pod(&rig, "a", json!({"resourceClaimName": "mine"}), json!({})).await?;
+    runs_on(&rig, "a").await?;
+    let rule = json!({"apiVersion": "resource.k8s.io/v1", "kind": "DeviceTaintRule",
+        "metadata": {"name": "broken"}, "spec": {"deviceSelector": {"device": "gpu-0"},
+            "taint": {"key": "example.com/broken", "effect": "None"}}});
+    let made = rig.create(RULES, rule).await?;
+    assert!(made["spec"]["taint"]["timeAdded"].is_string(), "{made}");
+    rig.until(RULES, "broken", "to say what it would do", |r| {
+        let condition = &r["status"]["conditions"][0];
+        let message = text(condition, "/message");
+        condition["type"] == "EvictionInProgress"
+            && condition["reason"] == "NoEffect"
+            && message.contains("1 allocated device selected.")
+    })
+    .await?;
+    assert!(rig.get("v1/pods", "a").await?["metadata"]["deletionTimestamp"].is_null());
+    let hard = json!({"spec": {"taint": {"effect": "NoExecute"}}});
+    rig.merge(RULES, "broken", hard).await?;
+    rig.until_gone("v1/pods", "a").await?;
+    rig.until_all("v1/events", "", "to tell why it went", |all| {
+        let told = |e: &Value| {
+            e["reason"] == "DeviceTaintManagerEviction" && e["message"] == "Marking for deletion"
+        };
+        all.iter().any(told)
+    })
+    .await?;
+    rig.until(CLAIMS, "mine", "to be free", |c| {
+        c["status"]["allocation"].is_null()
+    })
+    .await?;
+    pod(&rig, "b", json!({"resourceClaimName": "mine"}), json!({})).await?;
+    refused(
+        &rig,
+        "b",
+        "0/1 nodes are available: 1 cannot allocate all claims.",
+    )
+    .await
+}

@@ -453,6 +453,33 @@ async fn a_secret_may_hold_a_token_that_lasts() -> anyhow::Result<()> {
         text(&answer, "/status/user/username"),
         "system:serviceaccount:default:bot"
     );
+    let noted = |s: &Value| {
+        let label = &s["metadata"]["labels"]["kubernetes.io/legacy-token-last-used"];
+        label
+            .as_str()
+            .is_some_and(|day| day.len() == "2026-01-01".len())
+    };
+    rig.until(SECRETS, "bot", "to say when it was used", noted)
+        .await?;
+    let mark = |value: Value| json!({"metadata": {"labels": {"kubernetes.io/legacy-token-invalid-since": value}}});
+    rig.merge(SECRETS, "bot", mark(json!("2026-01-01"))).await?;
+    let answer = rig.raw(Method::POST, path, review.clone()).await?;
+    assert_ne!(answer["status"]["authenticated"], true, "marked invalid");
+    rig.merge(SECRETS, "bot", mark(Value::Null)).await?;
+    let answer = rig.raw(Method::POST, path, review.clone()).await?;
+    assert_eq!(answer["status"]["authenticated"], true);
+    // One that is asked for anew takes the place of the old one.
+    rig.merge(SECRETS, "bot", json!({"data": {"token": null}}))
+        .await?;
+    let anew = |s: &Value| {
+        s["data"]["token"]
+            .as_str()
+            .is_some_and(|t| t != text(&filled, "/data/token"))
+    };
+    rig.until(SECRETS, "bot", "to hold another token", anew)
+        .await?;
+    let answer = rig.raw(Method::POST, path, review.clone()).await?;
+    assert_ne!(answer["status"]["authenticated"], true, "replaced");
     // It goes with its account, and its token with it.
     rig.delete(ACCOUNTS, "bot", Value::Null).await?;
     rig.until_gone(SECRETS, "bot").await?;

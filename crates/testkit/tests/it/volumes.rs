@@ -187,3 +187,58 @@ async fn a_claim_is_bound_where_its_pod_is_already() -> anyhow::Result<()> {
     assert_eq!(bound["metadata"]["annotations"][selected], "n2");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_comes_and_goes_with_the_pod_that_asks_for_it() -> anyhow::Result<()> {
+    let rig = Rig::start(&["n1"]).await?;
+    // Somebody else's claim of the same name is not used.
+    rig.create(CLAIMS, claim("p-scratch", "manual")).await?;
+    for name in ["v1", "v2"] {
+        let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
+            "spec": {"storageClassName": "manual", "capacity": {"storage": "20Gi"},
+                "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/v"}}});
+        rig.create("v1/persistentvolumes", volume).await?;
+    }
+    let template =
+        json!({"metadata": {"labels": {"of": "p"}}, "spec": claim("", "manual")["spec"]});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+        "spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": "i"}],
+            "volumes": [{"name": "scratch", "ephemeral": {"volumeClaimTemplate": template}}]}});
+    let pod = rig.create("v1/pods", pod).await?;
+    rig.until_all("v1/events", "", "to tell whose claim it is", |all| {
+        let why = "ephemeral volume scratch: PVC default/p-scratch was not created for pod default/p (pod is not owner)";
+        let told = |e: &Value| e["reason"] == "FailedBinding" && e["message"] == why;
+        all.iter().any(told)
+    })
+    .await?;
+    rig.delete(CLAIMS, "p-scratch", Value::Null).await?;
+    let own = |c: &Value| c["metadata"]["ownerReferences"][0]["uid"] == pod["metadata"]["uid"];
+    let made = rig
+        .until(CLAIMS, "p-scratch", "to be the pod's", own)
+        .await?;
+    assert_eq!(made["metadata"]["labels"]["of"], "p");
+    let runs = |p: &Value| p["status"]["phase"] == "Running";
+    rig.until("v1/pods", "p", "to run", runs).await?;
+    rig.delete("v1/pods", "p", Value::Null).await?;
+    rig.until_gone(CLAIMS, "p-scratch").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attributes_stay_while_a_claim_names_them() -> anyhow::Result<()> {
+    const CLASSES: &str = "storage.k8s.io/v1/volumeattributesclasses";
+    let rig = Rig::start(&[]).await?;
+    let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttributesClass",
+        "metadata": {"name": "gold"}, "driverName": "d", "parameters": {"iops": "9"}});
+    rig.create(CLASSES, class).await?;
+    let mut named = claim("c", "manual");
+    named["spec"]["volumeAttributesClassName"] = json!("gold");
+    rig.create(CLAIMS, named).await?;
+    rig.until(CLASSES, "gold", "to be protected", |c| {
+        c["metadata"]["finalizers"] == json!(["kubernetes.io/vac-protection"])
+    })
+    .await?;
+    rig.delete(CLASSES, "gold", Value::Null).await?;
+    assert!(rig.get(CLASSES, "gold").await?["metadata"]["deletionTimestamp"].is_string());
+    rig.delete(CLAIMS, "c", Value::Null).await?;
+    rig.until_gone(CLASSES, "gold").await
+}

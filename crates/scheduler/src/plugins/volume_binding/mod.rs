@@ -101,7 +101,7 @@ impl VolumeBinding {
         let mut found = Claims::default();
         for wanted in &pod.footprint.claims {
             let key = Key::new(Arc::clone(&pod.key.namespace), wanted.name.as_str());
-            let claim = self.usable(wanted.ephemeral, &key)?;
+            let claim = self.usable(pod, wanted.ephemeral, &key)?;
             if let Some(volume) = &claim.volume {
                 let volume = self.storage.volumes.get(&Key::cluster(volume.as_str()));
                 found.bound.push(volume);
@@ -123,7 +123,7 @@ impl VolumeBinding {
         Ok(found)
     }
 
-    fn usable(&self, ephemeral: bool, key: &Key) -> Result<Arc<ClaimSpec>, Status> {
+    fn usable(&self, pod: &PodInfo, ephemeral: bool, key: &Key) -> Result<Arc<ClaimSpec>, Status> {
         let name = &key.name;
         let Some(claim) = self.storage.claims.get(key) else {
             return Err(Status::unresolvable(if ephemeral {
@@ -134,6 +134,12 @@ impl VolumeBinding {
                 format!("persistentvolumeclaim \"{name}\" not found")
             }));
         };
+        if ephemeral && claim.owner.as_deref() != Some(&**pod.uid()) {
+            return Err(Status::unresolvable(format!(
+                "PVC {key} was not created for pod {} (pod is not owner)",
+                pod.key
+            )));
+        }
         if claim.lost {
             let volume = claim.volume.as_deref().unwrap_or_default();
             return Err(Status::unresolvable(format!(
