@@ -177,8 +177,8 @@ impl Session {
         self.connection.gone().cancelled_owned()
     }
 
-    /// Tells the client how the command ended and closes the connection. Resolves when the client
-    /// has everything or has left: streams that were taken out must be dropped for that.
+    /// Tells the client, after all output, how the command ended and closes the connection. Resolves when
+    /// the client has everything or has left: streams that were taken out must be dropped for that.
     pub async fn finish(mut self, exit: Exit) {
         drop((self.stdin, self.stdout, self.stderr));
         let text = match self.json_status {
@@ -267,7 +267,7 @@ async fn websocket_streams(
         Channel::In,
         Channel::Out,
         Channel::Out,
-        Channel::Out,
+        Channel::Last,
         Channel::In,
     ];
     let (connection, streams) = websocket::serve(io, encoding, &channels, &[hello]).await;

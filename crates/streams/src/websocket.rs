@@ -89,6 +89,8 @@ pub(crate) enum Channel {
     In,
     /// The server sends on it.
     Out,
+    /// The server sends on it when the others have ended: clients take what comes here for the end of all.
+    Last,
 }
 
 /// Opens the channels on an upgraded connection. `hello` is the channel that gets an empty message
@@ -111,21 +113,35 @@ where
         // The queue is empty and longer than there are channels to greet.
         let _ = queue.try_send(encoding.encode(*channel, &[]));
     }
+    // Cancelled by whoever is the last to drop a guard of it.
+    let others_ended = CancellationToken::new();
+    let others = Arc::new(others_ended.clone().drop_guard());
     for (number, kind) in (0..).zip(channels) {
         let (ours, theirs) = tokio::io::duplex(STREAM_BUFFER_BYTES);
         let (from_user, to_user) = tokio::io::split(ours);
         users.push(theirs);
         inbound.push(Some(to_user));
-        if *kind == Channel::Out {
-            let (queue, gone) = (queue.clone(), gone.clone());
-            tokio::spawn(async move {
-                tokio::select! {
-                    () = pump(from_user, number, encoding, queue) => {}
-                    () = gone.cancelled() => {}
+        let (sends, waits) = match kind {
+            Channel::In => continue,
+            Channel::Out => (Some(others.clone()), None),
+            Channel::Last => (None, Some(others_ended.clone())),
+        };
+        let (queue, gone) = (queue.clone(), gone.clone());
+        tokio::spawn(async move {
+            let sending = async {
+                if let Some(others_ended) = waits {
+                    others_ended.cancelled().await;
                 }
-            });
-        }
+                pump(from_user, number, encoding, queue).await;
+            };
+            tokio::select! {
+                () = sending => {}
+                () = gone.cancelled() => {}
+            }
+            drop(sends);
+        });
     }
+    drop(others);
     let connection = Connection::new(queue, gone.clone(), ended.clone());
     let reading = tokio::spawn(read(source, encoding, inbound, gone.clone()));
     tokio::spawn(async move {
@@ -269,6 +285,33 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_last_channel_comes_last() {
+        let (io, peer) = tokio::io::duplex(STREAM_BUFFER_BYTES);
+        let encoding = Encoding {
+            base64: false,
+            close: false,
+        };
+        let channels = [Channel::Out, Channel::Last];
+        let (connection, mut users) = serve(io, encoding, &channels, &[]).await;
+        let (mut last, mut first) = (users.pop().unwrap(), users.pop().unwrap());
+        let much = vec![b'x'; STREAM_BUFFER_BYTES];
+        first.write_all(&much).await.unwrap();
+        drop(first);
+        last.write_all(b"end").await.unwrap();
+        drop(last);
+        let finish = tokio::spawn(connection.finish());
+        let mut client = WebSocketStream::from_raw_socket(peer, Role::Client, None).await;
+        let mut seen = Vec::new();
+        while let Some(Ok(message)) = client.next().await {
+            seen.extend(encoding.decode(message));
+        }
+        assert_eq!(seen.pop(), Some((1, Bytes::from_static(b"end"))));
+        let bytes: Vec<u8> = seen.into_iter().flat_map(|(_, bytes)| bytes).collect();
+        assert_eq!(bytes, much);
+        finish.await.unwrap();
+    }
 
     #[test]
     fn messages_carry_their_channel() {
