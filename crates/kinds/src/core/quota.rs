@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::cells::{Cell, text};
 use crate::check::{NOT_NEGATIVE, quantity};
-use crate::core::resources::{is_native, resource_name};
+use crate::core::resources::{is_counted_or_summed, is_native, resource_name};
 use crate::simple::Simple;
 
 /// Rules of ResourceQuotas.
@@ -69,29 +69,7 @@ const SCOPES: [&str; 7] = [
     "Terminating",
     "VolumeAttributesClass",
 ];
-/// Resources that quotas count or sum, without a group in their names.
-const RESOURCES: [&str; 19] = [
-    "configmaps",
-    "cpu",
-    "ephemeral-storage",
-    "limits.cpu",
-    "limits.ephemeral-storage",
-    "limits.memory",
-    "memory",
-    "persistentvolumeclaims",
-    "pods",
-    "replicationcontrollers",
-    "requests.cpu",
-    "requests.ephemeral-storage",
-    "requests.memory",
-    "requests.storage",
-    "resourcequotas",
-    "secrets",
-    "services",
-    "services.loadbalancers",
-    "services.nodeports",
-];
-/// Of them, those that count.
+/// Resources of quotas that count.
 const COUNTED: [&str; 9] = [
     "configmaps",
     "persistentvolumeclaims",
@@ -103,7 +81,7 @@ const COUNTED: [&str; 9] = [
     "services.loadbalancers",
     "services.nodeports",
 ];
-/// Of them, those that pods ask for.
+/// Resources of quotas that pods ask for.
 const OF_PODS: [&str; 6] = [
     "cpu",
     "limits.cpu",
@@ -114,7 +92,7 @@ const OF_PODS: [&str; 6] = [
 ];
 
 fn is_quota_resource(name: &str) -> bool {
-    RESOURCES.contains(&name)
+    is_counted_or_summed(name)
         || name.starts_with("hugepages-")
         || name.starts_with("requests.hugepages-")
 }

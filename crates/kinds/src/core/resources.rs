@@ -28,6 +28,12 @@ const STANDARD: &[&str] = &[
     "storage",
 ];
 
+/// Whether quotas count or sum it under this name.
+pub(crate) fn is_counted_or_summed(name: &str) -> bool {
+    // What claims ask for is summed as `requests.storage`.
+    name != "storage" && STANDARD.contains(&name)
+}
+
 /// Pages of a size of their own.
 pub(crate) fn is_huge_page(name: &str) -> bool {
     name.starts_with("hugepages-")
