@@ -160,7 +160,7 @@ impl Catalogue {
 
 /// Asks the server; each resource in the version its group prefers. A group that somebody else
 /// serves can fail alone.
-async fn discover(client: &Client) -> kube::Result<Catalogue> {
+pub async fn discover(client: &Client) -> kube::Result<Catalogue> {
     let mut known = Catalogue::default();
     for version in client.list_core_api_versions().await?.versions {
         let list = client.list_core_api_resources(&version).await?;

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::{
     api::apps::v1::{DeploymentCondition, ReplicaSetCondition},
-    apimachinery::pkg::apis::meta::v1::Time,
+    apimachinery::pkg::apis::meta::v1::{Condition as Plain, Time},
 };
 
 /// What is said of one aspect of an object.
@@ -73,6 +73,31 @@ impl Condition for ReplicaSetCondition {
             reason: Some(verdict.reason.into()),
             message: Some(verdict.message),
             last_transition_time: Some(since),
+        }
+    }
+}
+
+impl Condition for Plain {
+    fn kind(&self) -> &str {
+        &self.type_
+    }
+    fn status(&self) -> &str {
+        &self.status
+    }
+    fn reason(&self) -> &str {
+        &self.reason
+    }
+    fn since(&self) -> Option<Time> {
+        Some(self.last_transition_time.clone())
+    }
+    fn new(verdict: Verdict, since: Time, _: Time) -> Self {
+        Self {
+            type_: verdict.kind.into(),
+            status: verdict.status.into(),
+            reason: verdict.reason.into(),
+            message: verdict.message,
+            last_transition_time: since,
+            observed_generation: None,
         }
     }
 }

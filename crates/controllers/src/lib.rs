@@ -49,6 +49,7 @@ pub mod root_ca;
 pub mod serviceaccount;
 pub mod serviceaddresses;
 pub mod statefulset;
+pub mod storage_migration;
 pub mod tokens;
 pub mod ttl;
 pub mod volumes;
@@ -109,6 +110,7 @@ pub const ALL: &[Controller] = &[
     serviceaddresses::RANGES,
     serviceaddresses::REPAIR,
     statefulset::CONTROLLER,
+    storage_migration::CONTROLLER,
     tokens::CONTROLLER,
     ttl::CONTROLLER,
     volumes::ATTRIBUTES_PROTECTION,

@@ -20,6 +20,7 @@ mod scheduling;
 mod scheduling_preemption;
 mod simulated;
 mod statefulsets;
+mod storage_migration;
 mod upkeep;
 mod volumes;
 mod workloads;

@@ -39,6 +39,8 @@ fn collection(resource: &str) -> String {
         "deviceclasses",
         "devicetaintrules",
         "resourceslices",
+        "customresourcedefinitions",
+        "storageversionmigrations",
     ];
     if cluster_wide.contains(&plural) {
         format!("{root}/{version}/{plural}")
