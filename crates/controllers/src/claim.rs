@@ -52,6 +52,13 @@ where
     settle(owner, &owners, &objects, cache, claims).await
 }
 
+/// Whether an object is controlled by this very owner, and not by an earlier one of its name.
+pub fn is_of<O: Resource>(object: &impl Resource, owner: &O) -> bool {
+    let owners = object.meta().owner_references.iter().flatten();
+    let mut controllers = owners.filter(|o| o.controller == Some(true));
+    controllers.any(|o| Some(&o.uid) == owner.meta().uid.as_ref())
+}
+
 /// Sorts out `candidates` for the owner of this uid. An owner being deleted neither adopts nor
 /// releases, and nothing being deleted is adopted or released.
 pub fn sort(uid: &str, deleting: bool, selector: &Selector, candidates: Vec<Arc<Entry>>) -> Claims {

@@ -13,7 +13,7 @@ use client::{Cache, Change, Entry, Error, Key, Queue, Reconcile, Recorder, Reque
 use futures::future::BoxFuture;
 use k8s_openapi::{
     api::{
-        core::v1::{Pod, PodResourceClaim},
+        core::v1::{Pod, PodResourceClaim, PodResourceClaimStatus},
         resource::v1::{ResourceClaim, ResourceClaimConsumerReference, ResourceClaimTemplate},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -37,7 +37,9 @@ const POD_CLAIM: &str = "resource.kubernetes.io/pod-claim-name";
 /// What keeps an allocated claim from vanishing.
 const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
 /// Bytes of a name to which the server adds an ending.
-const NAME_MAX: usize = 58;
+const NAME_MAX: usize = 57;
+/// Consumers that a claim can be kept for.
+const CONSUMERS_MAX: usize = 256;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Target {
@@ -157,11 +159,9 @@ fn new_claim(pod: &Pod, of: &PodResourceClaim, template: &ResourceClaimTemplate)
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let mut base = format!("{name}-{}-", of.name);
     if base.len() > NAME_MAX {
-        // Names are ASCII: both halves keep what tells most.
-        let half = |text: &str, room: usize| text[..text.len().min(room)].to_owned();
-        let claim = half(&of.name, NAME_MAX / 2);
-        let room = NAME_MAX - claim.len() - 2;
-        base = format!("{}-{claim}-", half(name, room));
+        // Names are ASCII. The server would cut off the end only, which is what tells claims apart.
+        let part = |text: &str| text[..text.len() * NAME_MAX / base.len()].to_owned();
+        base = format!("{}-{}", part(name), part(&of.name));
     }
     let wanted = template.spec.clone().unwrap_or_default();
     let meta = wanted.metadata.unwrap_or_default();
@@ -179,6 +179,25 @@ fn new_claim(pod: &Pod, of: &PodResourceClaim, template: &ResourceClaimTemplate)
         spec: wanted.spec,
         status: None,
     }
+}
+
+/// What keeps an allocated claim for a pod that is not among its consumers yet.
+fn reservation(claim: &ResourceClaim, pod: &Pod) -> Option<Value> {
+    let status = claim.status.as_ref()?;
+    status.allocation.as_ref()?;
+    let mut all = status.reserved_for.clone().unwrap_or_default();
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    if all.len() >= CONSUMERS_MAX || all.iter().any(|c| c.uid == uid) {
+        return None;
+    }
+    all.push(ResourceClaimConsumerReference {
+        resource: "pods".into(),
+        name: pod.metadata.name.clone().unwrap_or_default(),
+        uid: uid.to_owned(),
+        api_group: None,
+    });
+    let version = &claim.metadata.resource_version;
+    Some(json!({"metadata": {"resourceVersion": version}, "status": {"reservedFor": all}}))
 }
 
 /// What is to be done about a claim.
@@ -261,12 +280,14 @@ impl Claims {
             .iter()
             .filter(|c| c.resource_claim_template_name.is_some())
         {
-            if let Some(known) = known.iter().find(|k| k.name == of.name) {
+            if let Some(known) = known.iter().find(|k| k.name == of.name)
+                && self.is_still_there(key, &pod, known).await?
+            {
                 named.push(known.clone());
                 continue;
             }
             match self.made(key, &pod, of).await {
-                Ok(name) => named.push(k8s_openapi::api::core::v1::PodResourceClaimStatus {
+                Ok(name) => named.push(PodResourceClaimStatus {
                     name: of.name.clone(),
                     resource_claim_name: Some(name),
                 }),
@@ -279,7 +300,7 @@ impl Claims {
             }
         }
         if named == known {
-            return Ok(());
+            return self.reserve(key, &pod).await;
         }
         let api: Api<Pod> = write::namespaced(&self.context.client, &key.namespace);
         let body = json!({"metadata": {"uid": pod.metadata.uid},
@@ -289,6 +310,44 @@ impl Claims {
         let written = api.patch_status(&key.name, &params, &patch).await;
         if let Some(written) = write::tolerate_missing(written)? {
             self.pods.caught_up(write::revision_of(&written)).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a claim that a pod names in its status is there, and the pod's: somebody may have deleted it.
+    async fn is_still_there(
+        &self,
+        key: &Key,
+        pod: &Pod,
+        known: &PodResourceClaimStatus,
+    ) -> Result<bool, Error> {
+        let Some(name) = &known.resource_claim_name else {
+            return Ok(true);
+        };
+        let of = Key::new(key.namespace.clone(), name.as_str());
+        if self.claims.get(&of)?.is_some_and(|c| claim::is_of(&c, pod)) {
+            return Ok(true);
+        }
+        // The cache may not show it yet.
+        let fresh = write::tolerate_missing(self.api(key).get(name).await)?;
+        Ok(fresh.is_some_and(|c| claim::is_of(&c, pod)))
+    }
+
+    /// Keeps claims for a pod that was given its node by others than the scheduler, which does so itself.
+    async fn reserve(&self, key: &Key, pod: &Pod) -> Result<(), Error> {
+        if pods::node(pod).is_empty() {
+            return Ok(());
+        }
+        for name in claim_names(pod) {
+            let of = Key::new(key.namespace.clone(), name);
+            let Some(claim) = self.claims.get(&of)? else {
+                return Ok(());
+            };
+            if let Some(patch) = reservation(&claim, pod) {
+                let written = write::patch_status(&self.api(key), &of.name, &patch).await?;
+                let revision = written.as_ref().map_or(0, write::revision_of);
+                self.claims.caught_up(revision).await?;
+            }
         }
         Ok(())
     }
@@ -483,6 +542,28 @@ mod tests {
     }
 
     #[test]
+    fn allocated_claims_are_kept_for_pods_that_have_a_node() {
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "p", "uid": "u"}})).unwrap();
+        let user = |uid: &str| json!({"resource": "pods", "name": "p", "uid": uid});
+        let many: Vec<_> = (0..CONSUMERS_MAX).map(|i| user(&i.to_string())).collect();
+        for (status, expected) in [
+            (json!({}), None),
+            (json!({"allocation": {}}), Some(1)),
+            (
+                json!({"allocation": {}, "reservedFor": [user("other")]}),
+                Some(2),
+            ),
+            (json!({"allocation": {}, "reservedFor": [user("u")]}), None),
+            (json!({"allocation": {}, "reservedFor": many}), None),
+        ] {
+            let patch = reservation(&claim(json!({"resourceVersion": "7"}), status), &pod);
+            let users = patch.map(|p| p["status"]["reservedFor"].as_array().unwrap().len());
+            assert_eq!(users, expected);
+        }
+    }
+
+    #[test]
     fn claims_are_made_of_templates() {
         let pod: Pod = serde_json::from_value(
             json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}}),
@@ -502,8 +583,12 @@ mod tests {
         assert_eq!(meta.labels.as_ref().unwrap()["a"], "b");
         assert_eq!(meta.owner_references.as_ref().unwrap()[0].name, "p");
         assert!(new.spec.unwrap().devices.is_some());
-        let long = new_claim(&pod, &of(&"x".repeat(63)), &template);
-        assert!(long.metadata.generate_name.unwrap().len() <= NAME_MAX);
+        let mut named = pod.clone();
+        named.metadata.name = Some("p".repeat(63));
+        let long = new_claim(&named, &of(&"x".repeat(63)), &template);
+        let half = |letter: &str| letter.repeat(63 * NAME_MAX / 128);
+        let expected = format!("{}-{}", half("p"), half("x"));
+        assert_eq!(long.metadata.generate_name, Some(expected));
     }
 
     #[test]

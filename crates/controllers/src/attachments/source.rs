@@ -84,9 +84,7 @@ pub struct MountedClaim {
 impl MountedClaim {
     /// Whether this claim is the one that is meant: one made for another pod has its name by chance.
     pub fn is(&self, claim: &PersistentVolumeClaim, pod: &Pod) -> bool {
-        let mut owners = claim.metadata.owner_references.iter().flatten();
-        let uid = pod.metadata.uid.as_deref();
-        !self.ephemeral || owners.any(|o| o.controller == Some(true) && Some(&*o.uid) == uid)
+        !self.ephemeral || crate::claim::is_of(claim, pod)
     }
 }
 

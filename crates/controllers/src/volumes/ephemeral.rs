@@ -85,18 +85,11 @@ fn wanted(pod: &Pod) -> Vec<(&str, PersistentVolumeClaim)> {
     made.collect()
 }
 
-/// Whether a claim was made for this very pod.
-fn is_of(claim: &PersistentVolumeClaim, pod: &Pod) -> bool {
-    let owners = claim.metadata.owner_references.iter().flatten();
-    let mut controllers = owners.filter(|o| o.controller == Some(true));
-    controllers.any(|o| Some(&o.uid) == pod.metadata.uid.as_ref())
-}
-
 impl Ephemeral {
     async fn provide(&self, pod: &Pod, claim: &PersistentVolumeClaim) -> Result<(), Error> {
         let key = Key::of(claim);
         if let Some(known) = self.claims.get(&key)? {
-            return match is_of(&known, pod) {
+            return match crate::claim::is_of(&known, pod) {
                 true => Ok(()),
                 false => Err(Error::Other(format!(
                     "PVC {key} was not created for pod {} (pod is not owner)",
@@ -138,6 +131,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::claim::is_of;
 
     #[test]
     fn a_claim_is_made_as_the_pod_says_and_is_the_pods_own() {

@@ -4,7 +4,10 @@
 use std::path::PathBuf;
 
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Volume};
+use k8s_openapi::{
+    api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use kube::Api;
 
 use super::{Kind, Ready, Result, Setup, host_path, ownership};
@@ -54,6 +57,9 @@ async fn set_up(setup: Setup<'_>) -> Result<Ready> {
             setup.namespace()
         ));
     }
+    if let Some(why) = not_made_for(setup.volume, setup.pod, &claim) {
+        return Err(why);
+    }
     let bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
     let volume = claim
         .spec
@@ -91,6 +97,24 @@ async fn set_up(setup: Setup<'_>) -> Result<Ready> {
     })
 }
 
+/// Why the claim of a volume that comes and goes with its pod is not the pod's: somebody else may have made one
+/// of its name.
+fn not_made_for(volume: &Volume, pod: &Pod, claim: &PersistentVolumeClaim) -> Option<String> {
+    volume.ephemeral.as_ref()?;
+    let pod = &pod.metadata;
+    let mut owners = claim.metadata.owner_references.iter().flatten();
+    if owners.any(|o| o.controller == Some(true) && Some(&o.uid) == pod.uid.as_ref()) {
+        return None;
+    }
+    let name = |meta: &ObjectMeta| meta.name.clone().unwrap_or_default();
+    let namespace = pod.namespace.as_deref().unwrap_or_default();
+    Some(format!(
+        "PVC {namespace}/{} was not created for pod {namespace}/{} (pod is not owner)",
+        name(&claim.metadata),
+        name(pod)
+    ))
+}
+
 fn path_of(volume: &PersistentVolume) -> Result<PathBuf> {
     let spec = volume.spec.clone().unwrap_or_default();
     if let Some(source) = spec.host_path {
@@ -105,4 +129,39 @@ fn path_of(volume: &PersistentVolume) -> Result<PathBuf> {
         return Ok(path);
     }
     Err("no volume plugin matched".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_claim_that_others_made_is_not_the_pods() {
+        let pod: Pod = serde_json::from_value(
+            json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}}),
+        )
+        .unwrap();
+        let claim = |owners: Value| -> PersistentVolumeClaim {
+            serde_json::from_value(json!({"metadata": {"name": "p-v", "ownerReferences": owners}}))
+                .unwrap()
+        };
+        let owner = |uid: &str| json!([{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid, "controller": true}]);
+        let volume = |kind: &str, source: Value| -> Volume {
+            serde_json::from_value(json!({"name": "v", kind: source})).unwrap()
+        };
+        let made = volume("ephemeral", json!({}));
+        let named = volume("persistentVolumeClaim", json!({"claimName": "p-v"}));
+        let why = "PVC n/p-v was not created for pod n/p (pod is not owner)";
+        for (volume, owners, expected) in [
+            (&made, owner("u"), None),
+            (&made, owner("before"), Some(why)),
+            (&made, json!([]), Some(why)),
+            (&named, json!([]), None),
+        ] {
+            let found = not_made_for(volume, &pod, &claim(owners.clone()));
+            assert_eq!(found.as_deref(), expected, "{volume:?} {owners}");
+        }
+    }
 }
