@@ -15,6 +15,7 @@ mod folders;
 mod plan;
 mod protection;
 mod provision;
+mod release;
 mod users;
 
 use std::{
@@ -38,7 +39,7 @@ pub use attributes::CONTROLLER as ATTRIBUTES_PROTECTION;
 pub use ephemeral::CONTROLLER as EPHEMERAL;
 pub use expand::CONTROLLER as EXPANDER;
 pub use folders::{Folders, MachineFolders};
-use plan::{BIND_COMPLETED, BOUND_BY_CONTROLLER, ClaimAct, Consumers, SELECTED_NODE, VolumeAct};
+use plan::{BIND_COMPLETED, BOUND_BY_CONTROLLER, ClaimAct, Consumers, SELECTED_NODE};
 pub use protection::{CLAIMS as CLAIM_PROTECTION, VOLUMES as VOLUME_PROTECTION};
 use users::Users;
 
@@ -458,68 +459,5 @@ impl Binder {
                 Err(e)
             }
         }
-    }
-
-    async fn volume(&self, key: &Key) -> Result<Requeue, Error> {
-        let Some(volume) = self.volumes.get(key)? else {
-            return Ok(Requeue::OnChange);
-        };
-        let claim_key = plan::volume_ref(&volume).map(claim_key);
-        let claim = match &claim_key {
-            Some(claim) => self.claims.get(claim)?,
-            None => None,
-        };
-        match plan::volume(&volume, claim.as_ref()) {
-            VolumeAct::Phase(phase) => self.volume_phase(key, &volume, phase).await?,
-            VolumeAct::AskClaim => {
-                if let Some(claim) = claim_key {
-                    Box::pin(self.claim(&claim)).await?;
-                }
-            }
-            VolumeAct::Release { delete } => {
-                self.volume_phase(key, &volume, "Released").await?;
-                if delete {
-                    self.delete(key, &volume).await?;
-                }
-            }
-        }
-        Ok(Requeue::OnChange)
-    }
-
-    async fn volume_phase(
-        &self,
-        key: &Key,
-        volume: &PersistentVolume,
-        phase: &str,
-    ) -> Result<(), Error> {
-        let current = volume.status.as_ref().and_then(|s| s.phase.as_deref());
-        if current == Some(phase) || phase == "Released" && current == Some("Failed") {
-            return Ok(());
-        }
-        let api: Api<PersistentVolume> = write::cluster(&self.context.client);
-        let patch = json!({"status": {"phase": phase}});
-        let written = write::patch_status(&api, &key.name, &patch).await?;
-        self.volumes
-            .caught_up(written.as_ref().map_or(0, write::revision_of))
-            .await
-    }
-
-    async fn delete(&self, key: &Key, volume: &PersistentVolume) -> Result<(), Error> {
-        match provision::remove_data(&self.context, volume).await {
-            Ok(true) => {}
-            // An external provisioner deletes its own.
-            Ok(false) => return Ok(()),
-            Err(error) => {
-                let api: Api<PersistentVolume> = write::cluster(&self.context.client);
-                let patch = json!({"status": {"phase": "Failed", "message": error.to_string()}});
-                write::patch_status(&api, &key.name, &patch).await?;
-                self.recorder
-                    .warning(volume, "VolumeFailedDelete", error.to_string());
-                return Err(error);
-            }
-        }
-        let api: Api<PersistentVolume> = write::cluster(&self.context.client);
-        write::delete(&api, &key.name, volume.metadata.uid.as_deref()).await?;
-        Ok(())
     }
 }

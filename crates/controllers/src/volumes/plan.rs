@@ -19,6 +19,8 @@ use k8s_openapi::{
 pub const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 /// On an object whose side of the binding was written here, not by a user.
 pub const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
+/// On a volume: who made it.
+pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 /// On a claim: the node its first pod will run on.
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 
@@ -102,7 +104,6 @@ fn mismatch(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Option<
         return Some(format!("the volume is marked for deletion \"{name}\""));
     }
     let text = |t: &Option<String>| t.clone().unwrap_or_default();
-    let mode = |t: &Option<String>| t.clone().unwrap_or_else(|| "Filesystem".into());
     let attributes = |t: &Option<String>| t.clone().filter(|name| !name.is_empty());
     let why = if capacity(volume) < request(wanted) {
         "requested PV is too small"
@@ -112,7 +113,7 @@ fn mismatch(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Option<
         != attributes(&wanted.volume_attributes_class_name)
     {
         "volumeAttributesClassName does not match"
-    } else if mode(&offer.volume_mode) != mode(&wanted.volume_mode) {
+    } else if mode(offer.volume_mode.as_ref()) != mode(wanted.volume_mode.as_ref()) {
         "incompatible volumeMode"
     } else if !offers_modes(offer, wanted) {
         "incompatible accessMode"
@@ -259,9 +260,8 @@ fn best<'a>(
 /// Class, mode and access modes.
 fn suits(volume: &PersistentVolumeSpec, claim: &PersistentVolumeClaimSpec) -> bool {
     let text = |t: &Option<String>| t.clone().unwrap_or_default();
-    let mode = |t: &Option<String>| t.clone().unwrap_or_else(|| "Filesystem".into());
     text(&volume.storage_class_name) == text(&claim.storage_class_name)
-        && mode(&volume.volume_mode) == mode(&claim.volume_mode)
+        && mode(volume.volume_mode.as_ref()) == mode(claim.volume_mode.as_ref())
         && offers_modes(volume, claim)
 }
 
@@ -327,48 +327,9 @@ fn node_matches(selector: &NodeSelector, node: &Node) -> bool {
     })
 }
 
-/// What is to be done about a volume.
-#[derive(Debug, PartialEq, Eq)]
-pub enum VolumeAct {
-    /// Report this phase, if it is another one.
-    Phase(&'static str),
-    /// Its claim is gone: report that, and delete it if that is its policy.
-    Release {
-        /// Whether its data and itself are to be deleted.
-        delete: bool,
-    },
-    /// Its claim has to be looked at first.
-    AskClaim,
-}
-
-/// Decides about a volume, given the claim of the name it refers to.
-pub fn volume(volume: &PersistentVolume, claim: Option<&PersistentVolumeClaim>) -> VolumeAct {
-    let Some(reference) = volume_ref(volume) else {
-        return VolumeAct::Phase("Available");
-    };
-    if reference.uid.as_deref().unwrap_or_default().is_empty() {
-        return match claim {
-            Some(_) => VolumeAct::AskClaim,
-            None => VolumeAct::Phase("Available"),
-        };
-    }
-    let Some(claim) = claim.filter(|c| c.metadata.uid == reference.uid) else {
-        let policy = volume
-            .spec
-            .as_ref()
-            .and_then(|s| s.persistent_volume_reclaim_policy.as_deref());
-        return VolumeAct::Release {
-            delete: policy == Some("Delete"),
-        };
-    };
-    let named = claim_spec(claim)
-        .and_then(|s| s.volume_name.as_deref())
-        .unwrap_or_default();
-    if Some(named) == volume.metadata.name.as_deref() {
-        VolumeAct::Phase("Bound")
-    } else {
-        VolumeAct::AskClaim
-    }
+/// The mode of a volume or claim.
+pub fn mode(of: Option<&String>) -> &str {
+    of.map_or("Filesystem", String::as_str)
 }
 
 #[cfg(test)]
@@ -576,38 +537,5 @@ mod tests {
             claim(&settled, None, &[], None, Consumers::default()),
             ClaimAct::Lost("ClaimLost", _)
         ));
-    }
-
-    #[test]
-    fn volumes_follow_their_claims() {
-        let claim = pvc(json!({"volumeName": "v"}));
-        let bound = |policy: &str| {
-            pv(
-                "v",
-                "5Gi",
-                json!({"persistentVolumeReclaimPolicy": policy,
-                "claimRef": {"namespace": "n", "name": "c", "uid": "u"}}),
-            )
-        };
-        assert_eq!(
-            volume(&pv("v", "1Gi", json!({})), None),
-            VolumeAct::Phase("Available")
-        );
-        assert_eq!(
-            volume(&bound("Retain"), Some(&claim)),
-            VolumeAct::Phase("Bound")
-        );
-        assert_eq!(
-            volume(&bound("Retain"), None),
-            VolumeAct::Release { delete: false }
-        );
-        assert_eq!(
-            volume(&bound("Delete"), None),
-            VolumeAct::Release { delete: true }
-        );
-        assert_eq!(
-            volume(&bound("Retain"), Some(&pvc(json!({})))),
-            VolumeAct::AskClaim
-        );
     }
 }

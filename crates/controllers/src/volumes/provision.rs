@@ -11,13 +11,11 @@ use k8s_openapi::api::{
 use kube::{Api, api::PostParams};
 use serde_json::{Value, json};
 
-use super::plan;
+use super::plan::{self, PROVISIONED_BY};
 use crate::Context;
 
 /// The name of the provisioner in storage classes.
 pub const PROVISIONER: &str = "styr.dev/host-path";
-/// On a volume: who made it.
-const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 /// On a claim: who is to make its volume.
 const ASKED: &str = "volume.kubernetes.io/storage-provisioner";
 const CLASS: &str = "standard";
