@@ -10,17 +10,22 @@ use k8s_openapi::api::{
 };
 
 use super::{
-    HEADLESS,
     backends::{self, Port},
-    slices::{self, Act, MANAGED_BY, SERVICE, Wanted, Whose, Writer},
+    packing::{self, Act, Wanted, Whose},
+    slices::{self, MANAGED_BY, SERVICE, Writer},
 };
 use crate::{Context, claim};
 
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
-/// Addresses of a subset that are mirrored.
+/// Addresses of a subset that are mirrored, into one slice.
 const SUBSET_MAX: usize = 1000;
+/// Annotations that say something of the Endpoints only.
+const NOT_MIRRORED: [&str; 2] = [
+    "endpoints.kubernetes.io/last-change-trigger-time",
+    "kubectl.kubernetes.io/last-applied-configuration",
+];
 const FAMILIES: [&str; 2] = ["IPv4", "IPv6"];
 
 struct Mirror {
@@ -83,45 +88,56 @@ fn is_mirrored(endpoints: &Endpoints, service: &Service) -> bool {
 fn whose(endpoints: &Endpoints) -> Whose {
     let name = endpoints.metadata.name.clone().unwrap_or_default();
     let mut labels = endpoints.metadata.labels.clone().unwrap_or_default();
-    labels.remove(HEADLESS);
     labels.insert(SERVICE.into(), name.clone());
     labels.insert(MANAGED_BY.into(), MANAGER.into());
+    let mut annotations = endpoints.metadata.annotations.clone().unwrap_or_default();
+    annotations.retain(|key, _| !NOT_MIRRORED.contains(&key.as_str()));
     Whose {
         namespace: endpoints.metadata.namespace.clone(),
         name,
         labels,
+        annotations: Some(annotations),
         owner: claim::owner_reference(endpoints),
+        most: SUBSET_MAX,
+        says_nobody: false,
     }
 }
 
-/// The endpoints of one family, and how many were left out.
-fn wanted(subsets: &[EndpointSubset], family: &str) -> (Wanted, usize) {
-    let mut wanted: BTreeMap<Vec<Port>, Vec<Endpoint>> = BTreeMap::new();
-    let mut skipped = 0;
+/// Addresses by their ports: those that are ready, and the others.
+type Subsets<'a> = BTreeMap<Vec<Port>, [Vec<&'a EndpointAddress>; 2]>;
+
+/// Subsets of the same ports are one.
+fn merged(subsets: &[EndpointSubset]) -> Subsets<'_> {
+    let mut all = Subsets::new();
     for subset in subsets {
-        let mut ports: Vec<Port> = subset
-            .ports
-            .iter()
-            .flatten()
-            .map(|p| Port {
-                name: p.name.clone().unwrap_or_default(),
-                protocol: p.protocol.clone().unwrap_or_else(|| "TCP".into()),
-                port: p.port,
-                app_protocol: p.app_protocol.clone(),
-            })
-            .collect();
+        let ports = subset.ports.iter().flatten().map(|p| Port {
+            name: p.name.clone().unwrap_or_default(),
+            protocol: p.protocol.clone().unwrap_or_else(|| "TCP".into()),
+            port: p.port,
+            app_protocol: p.app_protocol.clone(),
+        });
+        let mut ports: Vec<Port> = ports.collect();
         ports.sort();
-        let ready = subset.addresses.iter().flatten().map(|a| (a, true));
-        let rest = subset.not_ready_addresses.iter().flatten();
-        let all = ready.chain(rest.map(|a| (a, false)));
-        let mine: Vec<Endpoint> = all
-            .filter(|(a, _)| backends::is_of_family(&a.ip, family))
-            .map(|(a, ready)| endpoint(a, ready))
-            .collect();
-        skipped += mine.len().saturating_sub(SUBSET_MAX);
-        if !mine.is_empty() {
-            let of = wanted.entry(ports).or_default();
-            of.extend(mine.into_iter().take(SUBSET_MAX));
+        let [ready, others] = all.entry(ports).or_default();
+        ready.extend(subset.addresses.iter().flatten());
+        others.extend(subset.not_ready_addresses.iter().flatten());
+    }
+    all
+}
+
+/// The endpoints of each family, and how many were left out.
+fn wanted(subsets: &[EndpointSubset]) -> ([Wanted; 2], usize) {
+    let (mut wanted, mut skipped) = (<[Wanted; 2]>::default(), 0);
+    for (ports, [ready, others]) in merged(subsets) {
+        skipped += (ready.len() + others.len()).saturating_sub(SUBSET_MAX);
+        let ready = ready.into_iter().map(|a| (a, true));
+        let all = ready.chain(others.into_iter().map(|a| (a, false)));
+        for (address, ready) in all.take(SUBSET_MAX) {
+            let of = FAMILIES.map(|family| backends::is_of_family(&address.ip, family));
+            for (wanted, _) in wanted.iter_mut().zip(of).filter(|(_, is)| *is) {
+                let endpoints = wanted.entry(ports.clone()).or_default();
+                endpoints.push(endpoint(address, ready));
+            }
         }
     }
     (wanted, skipped)
@@ -144,16 +160,15 @@ fn endpoint(address: &EndpointAddress, ready: bool) -> Endpoint {
 fn plan(endpoints: &Endpoints, existing: &[EndpointSlice]) -> (Vec<Act>, usize) {
     let subsets = endpoints.subsets.as_deref().unwrap_or_default();
     let whose = whose(endpoints);
-    let (mut acts, mut skipped) = (Vec::new(), 0);
-    for family in FAMILIES {
+    let (wanted, skipped) = wanted(subsets);
+    let mut acts = Vec::new();
+    for (family, wanted) in FAMILIES.into_iter().zip(wanted) {
         let existing: Vec<EndpointSlice> = existing
             .iter()
             .filter(|s| s.address_type == family)
             .cloned()
             .collect();
-        let (wanted, more) = wanted(subsets, family);
-        acts.extend(slices::plan(&whose, family, &wanted, &existing));
-        skipped += more;
+        acts.extend(packing::plan(&whose, family, &wanted, &existing));
     }
     (acts, skipped)
 }
@@ -286,12 +301,45 @@ mod tests {
     }
 
     #[test]
+    fn what_people_write_of_their_endpoints_is_said_of_the_slices() {
+        let of = |note: &str, time: &str| {
+            let annotations = json!({"note": note, NOT_MIRRORED[0]: time, NOT_MIRRORED[1]: time});
+            let labels = json!({"service.kubernetes.io/headless": ""});
+            let meta = json!({"name": "e", "annotations": annotations, "labels": labels});
+            endpoints(meta, json!([{"addresses": [{"ip": "10.0.0.1"}]}]))
+        };
+        let (acts, _) = plan(&of("a", "1"), &[]);
+        let [Act::Create(slice)] = acts.as_slice() else {
+            panic!("{acts:?}");
+        };
+        let said = BTreeMap::from([("note".to_owned(), "a".to_owned())]);
+        assert_eq!(slice.metadata.annotations, Some(said));
+        let labels = slice.metadata.labels.as_ref().unwrap();
+        assert!(labels.contains_key("service.kubernetes.io/headless"));
+        let there = std::slice::from_ref(slice);
+        assert_eq!(plan(&of("a", "2"), there), (vec![], 0));
+        let (acts, _) = plan(&of("b", "2"), there);
+        assert!(matches!(acts.as_slice(), [Act::Update(_)]), "{acts:?}");
+    }
+
+    #[test]
     fn too_many_are_cut() {
-        let many: Vec<_> = (0..1100)
+        let many: Vec<_> = (0..900)
             .map(|i| json!({"ip": format!("10.0.{}.{}", i / 250, i % 250)}))
             .collect();
-        let subsets = json!([{"addresses": many, "ports": [{"port": 80}]}]);
+        let more: Vec<_> = (0..200)
+            .map(|i| json!({"ip": format!("fd00::{i}")}))
+            .collect();
+        let subsets = json!([{"addresses": many, "ports": [{"port": 80}]},
+            {"notReadyAddresses": more, "ports": [{"port": 80}]}]);
         let (acts, skipped) = plan(&endpoints(json!({"name": "e"}), subsets), &[]);
-        assert_eq!((acts.len(), skipped), (10, 100));
+        let sizes: Vec<_> = acts
+            .iter()
+            .map(|act| match act {
+                Act::Create(slice) => slice.endpoints.as_ref().unwrap().len(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!((sizes, skipped), (vec![900, 100], 100));
     }
 }

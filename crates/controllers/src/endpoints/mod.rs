@@ -6,8 +6,10 @@ mod backends;
 mod hints;
 mod legacy;
 mod mirror;
+mod packing;
 mod slices;
 mod topology;
+mod trigger;
 
 use client::{Cache, Change, Key, Queue, Scope, Selector};
 use futures::future::BoxFuture;
@@ -34,7 +36,6 @@ pub const MIRRORING: Controller = Controller {
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 const HEADLESS: &str = "service.kubernetes.io/headless";
-const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// What both look at.
 struct View {

@@ -1,24 +1,22 @@
-//! EndpointSlices: at most a hundred endpoints each, changed as little as possible.
+//! EndpointSlices of the services that select pods.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use client::{Cache, Error, Key, Queue, Reconcile, Recorder, Requeue, Scope, events, write};
-use k8s_openapi::{
-    api::{
-        core::v1::{Node, Pod, Service},
-        discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
-    },
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+use k8s_openapi::api::{
+    core::v1::{Node, Pod, Service},
+    discovery::v1::{Endpoint, EndpointConditions, EndpointSlice},
 };
 use kube::{Api, api::PostParams};
-use serde_json::json;
 
 use super::{
-    HEADLESS, TRIGGER_TIME, View, ZONE,
-    backends::{self, Backend, Groups, Port},
+    HEADLESS, View, ZONE,
+    backends::{self, Backend, Groups},
     hints::{self, Policy},
+    packing::{self, Act, Wanted, Whose},
     selector_of,
     topology::Topology,
+    trigger::{Trigger, Triggers},
 };
 use crate::{Context, claim};
 
@@ -28,127 +26,31 @@ pub(super) const SERVICE: &str = "kubernetes.io/service-name";
 pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 
-/// What is to be done about one slice.
-#[derive(Debug, PartialEq)]
-pub(super) enum Act {
-    Create(EndpointSlice),
-    Update(EndpointSlice),
-    Delete(String),
-}
-
-/// Whom slices are about.
-pub(super) struct Whose {
-    /// Where they are.
-    pub namespace: Option<String>,
-    /// What their names begin with.
-    pub name: String,
-    /// What they say of themselves.
-    pub labels: BTreeMap<String, String>,
-    /// What goes before they go.
-    pub owner: OwnerReference,
-}
-
-impl Whose {
-    fn of(service: &Service) -> Self {
-        Self {
-            namespace: service.metadata.namespace.clone(),
-            name: service.metadata.name.clone().unwrap_or_default(),
-            labels: labels(service),
-            owner: claim::owner_reference(service),
-        }
+fn whose(service: &Service) -> Whose {
+    Whose {
+        namespace: service.metadata.namespace.clone(),
+        name: service.metadata.name.clone().unwrap_or_default(),
+        labels: labels(service),
+        annotations: None,
+        owner: claim::owner_reference(service),
+        most: SLICE_MAX,
+        says_nobody: true,
     }
 }
 
-/// Endpoints by the ports they serve.
-pub(super) type Wanted = BTreeMap<Vec<Port>, Vec<Endpoint>>;
-
-/// What a service wants of its backends. One slice stays even if nobody answers.
+/// What a service wants of its backends.
 fn wanted(service: &Service, groups: &Groups) -> Wanted {
     let spec = service.spec.as_ref();
     let all = spec
         .and_then(|s| s.publish_not_ready_addresses)
         .unwrap_or(false);
-    let mut wanted: Wanted = groups
+    groups
         .iter()
         .map(|(ports, backends)| {
             let endpoints = backends.iter().map(|b| endpoint(b, all));
             (ports.clone(), endpoints.collect())
         })
-        .collect();
-    if wanted.is_empty() {
-        wanted.insert(Vec::new(), Vec::new());
-    }
-    wanted
-}
-
-/// Decides for one address family. `existing` are the slices of that family.
-pub(super) fn plan(
-    whose: &Whose,
-    family: &str,
-    groups: &Wanted,
-    existing: &[EndpointSlice],
-) -> Vec<Act> {
-    let mut acts = Vec::new();
-    let mut used: Vec<bool> = vec![false; existing.len()];
-    for (ports, endpoints) in groups {
-        let ports: Vec<EndpointPort> = ports.iter().map(slice_port).collect();
-        let mut wanted: BTreeMap<(String, String), Endpoint> =
-            endpoints.iter().map(|e| (key_of(e), e.clone())).collect();
-        let same_ports = |s: &EndpointSlice| {
-            let mut own = s.ports.clone().unwrap_or_default();
-            own.sort_by(|a, b| a.name.cmp(&b.name));
-            let mut want = ports.clone();
-            want.sort_by(|a, b| a.name.cmp(&b.name));
-            own == want
-        };
-        let mut filled: Vec<(usize, Vec<Endpoint>)> = Vec::new();
-        for (i, slice) in existing.iter().enumerate() {
-            if !used[i] && same_ports(slice) {
-                used[i] = true;
-                let kept = slice.endpoints.iter().flatten();
-                filled.push((i, kept.filter_map(|e| wanted.remove(&key_of(e))).collect()));
-            }
-        }
-        let mut rest = wanted.into_values();
-        for (_, endpoints) in &mut filled {
-            let room = SLICE_MAX.saturating_sub(endpoints.len());
-            endpoints.extend(rest.by_ref().take(room));
-        }
-        let rest: Vec<Endpoint> = rest.collect();
-        let mut left = filled.len();
-        for (i, endpoints) in filled {
-            // One slice stays even if it is empty: it says that nobody answers.
-            if endpoints.is_empty() && (left > 1 || !rest.is_empty()) {
-                left -= 1;
-                acts.push(Act::Delete(
-                    existing[i].metadata.name.clone().unwrap_or_default(),
-                ));
-            } else if let Some(changed) = changed(whose, &existing[i], endpoints) {
-                acts.push(Act::Update(changed));
-            }
-        }
-        let none_there = left == 0 && rest.is_empty();
-        for chunk in rest.chunks(SLICE_MAX).chain(none_there.then_some(&[][..])) {
-            acts.push(Act::Create(new_slice(
-                whose,
-                family,
-                &ports,
-                chunk.to_vec(),
-            )));
-        }
-    }
-    let stale = existing.iter().zip(&used).filter(|(_, used)| !**used);
-    acts.extend(stale.map(|(s, _)| Act::Delete(s.metadata.name.clone().unwrap_or_default())));
-    acts
-}
-
-fn slice_port(port: &Port) -> EndpointPort {
-    EndpointPort {
-        name: Some(port.name.clone()),
-        protocol: Some(port.protocol.clone()),
-        port: Some(port.port),
-        app_protocol: port.app_protocol.clone(),
-    }
+        .collect()
 }
 
 fn endpoint(backend: &Backend, publish_all: bool) -> Endpoint {
@@ -167,14 +69,6 @@ fn endpoint(backend: &Backend, publish_all: bool) -> Endpoint {
     }
 }
 
-pub(super) fn key_of(endpoint: &Endpoint) -> (String, String) {
-    let uid = endpoint.target_ref.as_ref().and_then(|t| t.uid.clone());
-    (
-        endpoint.addresses.first().cloned().unwrap_or_default(),
-        uid.unwrap_or_default(),
-    )
-}
-
 fn labels(service: &Service) -> BTreeMap<String, String> {
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
     labels.remove(HEADLESS);
@@ -189,38 +83,6 @@ fn labels(service: &Service) -> BTreeMap<String, String> {
     labels
 }
 
-fn changed(whose: &Whose, old: &EndpointSlice, endpoints: Vec<Endpoint>) -> Option<EndpointSlice> {
-    let labels = Some(whose.labels.clone());
-    let same_endpoints = old.endpoints.as_deref().unwrap_or_default() == endpoints;
-    if same_endpoints && old.metadata.labels == labels {
-        return None;
-    }
-    let mut new = old.clone();
-    new.endpoints = Some(endpoints);
-    new.metadata.labels = labels;
-    Some(new)
-}
-
-fn new_slice(
-    whose: &Whose,
-    family: &str,
-    ports: &[EndpointPort],
-    endpoints: Vec<Endpoint>,
-) -> EndpointSlice {
-    EndpointSlice {
-        metadata: ObjectMeta {
-            generate_name: Some(format!("{}-", whose.name)),
-            namespace: whose.namespace.clone(),
-            labels: Some(whose.labels.clone()),
-            owner_references: Some(vec![whose.owner.clone()]),
-            ..ObjectMeta::default()
-        },
-        address_type: family.to_owned(),
-        ports: Some(ports.to_vec()),
-        endpoints: Some(endpoints),
-    }
-}
-
 struct Slices {
     context: Context,
     recorder: Recorder,
@@ -229,6 +91,7 @@ struct Slices {
     nodes: Cache<Node>,
     slices: Cache<EndpointSlice>,
     topology: Arc<Topology>,
+    triggers: Triggers,
 }
 
 pub(super) async fn run(context: Context, view: View, queue: Queue<Key>) {
@@ -259,6 +122,7 @@ pub(super) async fn run(context: Context, view: View, queue: Queue<Key>) {
         nodes,
         slices,
         topology,
+        triggers: Triggers::default(),
     };
     context.work(reconciler, queue).await;
 }
@@ -273,15 +137,14 @@ impl Reconcile for Slices {
     async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
         let Some(service) = self.services.get(key)? else {
             self.topology.forget(key);
+            self.triggers.forget(key);
             return Ok(Requeue::OnChange);
         };
         let Some(selector) = selector_of(&service) else {
             return Ok(Requeue::OnChange);
         };
-        if service.metadata.deletion_timestamp.is_some() {
-            return Ok(Requeue::OnChange);
-        }
         let pods = self.pods.list_matching(&key.namespace, &selector);
+        let trigger = self.triggers.look(key, &service, &pods);
         let own: Vec<EndpointSlice> = owned(&self.slices, key, MANAGER);
         let families = backends::families(&service);
         let is_of = |s: &EndpointSlice| {
@@ -304,8 +167,13 @@ impl Reconcile for Slices {
                 .collect();
             let mut groups = wanted(&service, &groups);
             self.hint(&service, key, family, &mut groups, &existing);
-            acts.extend(plan(&Whose::of(&service), family, &groups, &existing));
+            acts.extend(packing::plan(&whose(&service), family, &groups, &existing));
         }
+        if service.metadata.deletion_timestamp.is_some() {
+            // They would be deleted as soon as they are made.
+            acts.retain(|act| !matches!(act, Act::Create(_)));
+        }
+        acts.iter_mut().for_each(|act| stamp(act, &trigger));
         let writer = Writer {
             context: &self.context,
             slices: &self.slices,
@@ -318,7 +186,15 @@ impl Reconcile for Slices {
                 return Err(e);
             }
         }
+        self.triggers.told(key, trigger);
         Ok(Requeue::OnChange)
+    }
+}
+
+/// Says in a slice that is written why it is.
+fn stamp(act: &mut Act, trigger: &Trigger) {
+    if let Act::Create(slice) | Act::Update(slice) = act {
+        trigger.stamp(slice.metadata.annotations.get_or_insert_default());
     }
 }
 
@@ -346,8 +222,10 @@ impl Slices {
         let policy = Policy::of(service);
         let told = if policy == Policy::Auto {
             let existing = existing.iter().flat_map(|s| s.endpoints.iter().flatten());
-            let before: BTreeMap<_, _> = existing.map(|e| (key_of(e), hints::zone(e))).collect();
-            let before = |e: &Endpoint| before.get(&key_of(e)).cloned().flatten();
+            let before: BTreeMap<_, _> = existing
+                .map(|e| (packing::key_of(e), hints::zone(e)))
+                .collect();
+            let before = |e: &Endpoint| before.get(&packing::key_of(e)).cloned().flatten();
             let shares = self.topology.shares();
             let outcome = hints::share_out(&mut endpoints, shares.as_ref(), before);
             self.topology.note(key, family, outcome)
@@ -380,7 +258,7 @@ pub(super) fn owned(
 
 /// Carries plans out.
 pub(super) struct Writer<'a> {
-    /// For the client and the time.
+    /// For the client.
     pub context: &'a Context,
     /// Has to show what was written.
     pub slices: &'a Cache<EndpointSlice>,
@@ -390,24 +268,12 @@ impl Writer<'_> {
     /// Carries out one act.
     pub async fn act(&self, namespace: &str, act: Act) -> Result<(), Error> {
         let api: Api<EndpointSlice> = write::namespaced(&self.context.client, namespace);
-        let now = json!(api::time::format(self.context.now()));
-        let stamp = |slice: &mut EndpointSlice| {
-            let all = slice.metadata.annotations.get_or_insert_default();
-            all.insert(
-                TRIGGER_TIME.into(),
-                now.as_str().unwrap_or_default().to_owned(),
-            );
-        };
         let written = match act {
-            Act::Create(mut slice) => {
-                stamp(&mut slice);
-                match api.create(&PostParams::default(), &slice).await {
-                    Err(e) if client::is_forbidden_by_termination(&e) => return Ok(()),
-                    other => other?,
-                }
-            }
-            Act::Update(mut slice) => {
-                stamp(&mut slice);
+            Act::Create(slice) => match api.create(&PostParams::default(), &slice).await {
+                Err(e) if client::is_forbidden_by_termination(&e) => return Ok(()),
+                other => other?,
+            },
+            Act::Update(slice) => {
                 let name = slice.metadata.name.clone().unwrap_or_default();
                 let replaced = api.replace(&name, &PostParams::default(), &slice).await;
                 match write::tolerate_missing(replaced)? {
@@ -430,7 +296,9 @@ impl Writer<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use serde_json::json;
+
+    use super::{super::backends::Port, *};
 
     fn service() -> Service {
         serde_json::from_value(json!({
@@ -442,75 +310,19 @@ mod tests {
 
     fn plan_for(service: &Service, groups: &Groups, existing: &[EndpointSlice]) -> Vec<Act> {
         let groups = wanted(service, groups);
-        plan(&Whose::of(service), "IPv4", &groups, existing)
+        packing::plan(&whose(service), "IPv4", &groups, existing)
     }
 
-    fn groups(count: usize) -> Groups {
-        let port = Port {
-            name: "".into(),
-            protocol: "TCP".into(),
-            port: 80,
-            app_protocol: None,
-        };
-        let backend = |i: usize| Backend {
-            address: format!("10.0.{}.{}", i / 250, i % 250),
+    fn backend() -> Backend {
+        Backend {
+            address: "10.0.0.1".into(),
             serving: true,
             terminating: false,
             node: None,
             zone: None,
             hostname: None,
             target: Default::default(),
-        };
-        Groups::from([(vec![port], (0..count).map(backend).collect())])
-    }
-
-    /// Carries a plan out.
-    fn apply(existing: &mut Vec<EndpointSlice>, acts: Vec<Act>) -> usize {
-        let count = acts.len();
-        for act in acts {
-            match act {
-                Act::Create(mut s) => {
-                    s.metadata.name = Some(format!("s-{}", existing.len()));
-                    existing.push(s);
-                }
-                Act::Update(s) => {
-                    let at = existing
-                        .iter()
-                        .position(|e| e.metadata.name == s.metadata.name);
-                    existing[at.unwrap()] = s;
-                }
-                Act::Delete(name) => existing.retain(|e| e.metadata.name != Some(name.clone())),
-            }
         }
-        count
-    }
-
-    fn sizes(existing: &[EndpointSlice]) -> Vec<usize> {
-        existing
-            .iter()
-            .map(|s| s.endpoints.as_ref().unwrap().len())
-            .collect()
-    }
-
-    #[test]
-    fn slices_fill_up_and_change_only_where_needed() {
-        let service = service();
-        let mut slices = Vec::new();
-        let mut go = |n: usize| {
-            let acts = plan_for(&service, &groups(n), &slices);
-            let count = apply(&mut slices, acts);
-            (count, sizes(&slices))
-        };
-        assert_eq!(go(250), (3, vec![100, 100, 50]));
-        assert_eq!(go(250), (0, vec![100, 100, 50]));
-        assert_eq!(go(251), (1, vec![100, 100, 51]));
-        let (count, after) = go(100);
-        assert_eq!(after.iter().sum::<usize>(), 100);
-        assert!(
-            count <= 3 && after.iter().all(|n| *n <= SLICE_MAX),
-            "{count} {after:?}"
-        );
-        assert_eq!(go(0).1.iter().sum::<usize>(), 0);
     }
 
     #[test]
@@ -529,15 +341,30 @@ mod tests {
             ),
             ("s", "", "m")
         );
-        let again = plan_for(&service(), &Groups::new(), std::slice::from_ref(slice));
-        assert_eq!(again, []);
-        let some = plan_for(&service(), &groups(1), std::slice::from_ref(slice));
-        assert_eq!(some.len(), 2, "another port set: {some:?}");
+        let mut empty = slice.clone();
+        empty.metadata.name = Some("s-1".into());
+        let there = std::slice::from_ref(&empty);
+        assert_eq!(plan_for(&service(), &Groups::new(), there), []);
+        let port = Port {
+            name: "".into(),
+            protocol: "TCP".into(),
+            port: 80,
+            app_protocol: None,
+        };
+        let groups = Groups::from([(vec![port], vec![backend()])]);
+        let some = plan_for(&service(), &groups, there);
+        let [Act::Update(filled)] = some.as_slice() else {
+            panic!("it takes the place of the empty one: {some:?}");
+        };
+        assert_eq!(filled.metadata.name.as_deref(), Some("s-1"));
+        assert_eq!(filled.endpoints.as_ref().unwrap().len(), 1);
+        let none = plan_for(&service(), &Groups::new(), std::slice::from_ref(filled));
+        assert_eq!(none, [Act::Update(empty)], "and gives it back");
     }
 
     #[test]
     fn conditions() {
-        let mut backend = groups(1).into_values().next().unwrap().remove(0);
+        let mut backend = backend();
         let of = |b: &Backend, all| {
             let c = endpoint(b, all).conditions.unwrap();
             (c.ready, c.serving, c.terminating)

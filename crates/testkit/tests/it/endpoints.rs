@@ -1,6 +1,7 @@
 //! Who answers for a service, as the older Endpoints tell it.
 
 use serde_json::{Value, json};
+use testkit::eventually;
 
 use crate::apps::rig::{Rig, is_empty, text, workload};
 
@@ -92,6 +93,27 @@ async fn they_are_there_for_a_service_without_pods() -> anyhow::Result<()> {
     assert!(is_empty(&found["subsets"]));
     rig.delete(SERVICES, "empty", Value::Null).await?;
     rig.until_gone(ENDPOINTS, "empty").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_that_people_write_are_mirrored_and_go_with_their_service() -> anyhow::Result<()> {
+    let rig = Rig::start(&[]).await?;
+    let bare = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "own"},
+        "spec": {"ports": [{"port": 80}]}});
+    rig.create(SERVICES, bare).await?;
+    let written = json!({"apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": "own", "annotations": {"note": "mine"}},
+        "subsets": [{"addresses": [{"ip": "10.1.2.3"}], "ports": [{"port": 80}]}]});
+    rig.create(ENDPOINTS, written).await?;
+    let mirrored = eventually("a slice to be there", || async {
+        let slices = "discovery.k8s.io/v1/endpointslices";
+        let found = rig.list(slices, "kubernetes.io/service-name=own").await?;
+        Ok(found.first().cloned())
+    })
+    .await?;
+    assert_eq!(mirrored["metadata"]["annotations"], json!({"note": "mine"}));
+    rig.delete(SERVICES, "own", Value::Null).await?;
+    rig.until_gone(ENDPOINTS, "own").await
 }
 
 /// The zones that the endpoints of a Service are meant for, sorted.
