@@ -23,21 +23,42 @@ const FIRST_BATCH: usize = 1;
 
 /// Deletes a pod that cannot stay where it is; `why` (reason and message) stands in its status before.
 pub async fn evict(context: &Context, pod: &Pod, why: (&str, &str)) -> Result<(), Error> {
+    let condition = disruption(pod, why, context.now());
+    if !mark(context, pod, &json!({"conditions": [condition]})).await? {
+        return Ok(());
+    }
     let key = Key::of(pod);
     let api: Api<Pod> = write::namespaced(&context.client, &key.namespace);
-    let condition = json!({
+    Ok(write::delete(&api, &key.name, pod.metadata.uid.as_deref()).await?)
+}
+
+/// The condition of a pod that goes though nobody asked for it; `why`: reason and message.
+pub fn disruption(pod: &Pod, why: (&str, &str), now: Timestamp) -> Value {
+    json!({
         "type": "DisruptionTarget",
         "status": "True",
         "reason": why.0,
         "message": why.1,
-        "lastTransitionTime": api::time::format(context.now()),
-    });
-    let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
+        "observedGeneration": pod.metadata.generation,
+        "lastTransitionTime": api::time::format(now),
+    })
+}
+
+/// Merges into the status of a pod; answers whether it is still there. What has its name by now may
+/// be its successor, which is left alone.
+pub async fn mark(context: &Context, pod: &Pod, status: &Value) -> Result<bool, Error> {
+    let key = Key::of(pod);
+    let api: Api<Pod> = write::namespaced(&context.client, &key.namespace);
+    let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": status});
+    let patch = Patch::Strategic(patch);
     let marked = api
         .patch_status(&key.name, &PatchParams::default(), &patch)
         .await;
-    write::tolerate_missing(marked)?;
-    Ok(write::delete(&api, &key.name, pod.metadata.uid.as_deref()).await?)
+    match marked {
+        Ok(_) => Ok(true),
+        Err(e) if client::is_not_found(&e) || client::is_conflict(&e) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// Acts on pods. Cheap to clone.
@@ -273,7 +294,10 @@ pub fn by_loss(pod: &Pod) -> impl Ord + use<> {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
+    use std::{
+        convert::Infallible,
+        sync::{Arc, Mutex},
+    };
 
     use client::{Caches, Clock, Scope};
     use http::{Method, Request, Response};
@@ -311,6 +335,40 @@ mod tests {
             client,
             pods,
         }
+    }
+
+    #[tokio::test]
+    async fn a_successor_is_not_marked_in_the_place_of_a_pod_that_went() {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let seen = asked.clone();
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+            let seen = seen.clone();
+            async move {
+                let method = request.method().clone();
+                let body = request.into_body().collect_bytes().await.unwrap();
+                seen.lock()
+                    .unwrap()
+                    .push((method, String::from_utf8_lossy(&body).into_owned()));
+                let status = json!({"kind": "Status", "status": "Failure", "code": 409,
+                    "reason": "Conflict", "message": "Precondition failed: UID in precondition: u"});
+                let mut response = Response::new(status.to_string());
+                *response.status_mut() = 409.try_into().unwrap();
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let client = client::in_process(service);
+        let context = Context::new(client, Default::default(), Default::default());
+        let pod: Pod = serde_json::from_value(json!({"metadata":
+            {"name": "p", "namespace": "n", "uid": "u", "generation": 3}}))
+        .unwrap();
+        evict(&context, &pod, ("R", "m")).await.unwrap();
+        let asked = asked.lock().unwrap();
+        let [(Method::PATCH, body)] = asked.as_slice() else {
+            panic!("{asked:?}");
+        };
+        let body: Value = serde_json::from_str(body).unwrap();
+        assert_eq!(body["metadata"]["uid"], "u");
+        assert_eq!(body["status"]["conditions"][0]["observedGeneration"], 3);
     }
 
     /// Else who counts the pods it let go of would find one of them again, as it was, and count it

@@ -13,11 +13,11 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, Preconditions},
 };
 use serde_json::json;
 
-use crate::{Context, Controller, pods};
+use crate::{Context, Controller, pod_control, pods};
 
 /// The entry of [`crate::ALL`].
 pub const CONTROLLER: Controller = Controller {
@@ -80,7 +80,8 @@ struct PodGc {
     context: Context,
     pods: Cache<Pod>,
     nodes: Cache<Node>,
-    /// Missing nodes that pods refer to, and since when they are missed.
+    /// Missing nodes that pods refer to, and since when they are missed. Forgotten when the node is
+    /// back or its last pod is gone.
     missing: Arc<Missing>,
     ended: Arc<Ended>,
 }
@@ -120,13 +121,21 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
         let queue = Queue::default();
         let ended = Arc::new(Mutex::default());
         let (to, of, seen) = (queue.clone(), nodes.clone(), Arc::clone(&ended));
+        let missing = Arc::new(Missing::default());
+        let (left, on) = (Arc::clone(&missing), pods.clone());
         pods.on_change(move |change| {
             let has_node = |name: &str| of.contains(&Key::cluster(name));
             if noticed(change, has_node, &seen) {
                 to.add(change.key.clone());
             }
+            let gone = change.old.as_ref().filter(|_| change.new.is_none());
+            if let Some(node) = gone.and_then(|e| e.node.as_deref()) {
+                let mut missing = left.lock().unwrap_or_else(PoisonError::into_inner);
+                if missing.contains_key(node) && on.entries_on(node).is_empty() {
+                    missing.remove(node);
+                }
+            }
         });
-        let missing = Arc::new(Missing::default());
         let (to, on, back) = (queue.clone(), pods.clone(), Arc::clone(&missing));
         nodes.on_change(move |change| {
             if change.new.is_some() {
@@ -176,6 +185,8 @@ impl Reconcile for PodGc {
         match plan(&pod, self.node_state(pods::node(&pod), now)?, now) {
             Act::Nothing => Ok(Requeue::OnChange),
             Act::Wait(left) => Ok(left.try_into().map_or(Requeue::OnChange, Requeue::After)),
+            // The cache may lag behind; the node's change brings its pods here again.
+            Act::Delete(Some(_)) if self.is_there(pods::node(&pod)).await? => Ok(Requeue::OnChange),
             Act::Delete(why) => {
                 self.delete(&pod, why).await?;
                 Ok(Requeue::OnChange)
@@ -206,6 +217,11 @@ impl PodGc {
         })
     }
 
+    async fn is_there(&self, node: &str) -> Result<bool, Error> {
+        let api: Api<Node> = write::cluster(&self.context.client);
+        Ok(api.get_metadata_opt(node).await?.is_some())
+    }
+
     async fn limit_ended(&self) -> Result<(), Error> {
         let keys: Vec<Key> = {
             let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
@@ -229,25 +245,16 @@ impl PodGc {
     }
 
     async fn delete(&self, pod: &Pod, why: Option<&str>) -> Result<(), Error> {
-        let key = Key::of(pod);
-        let api: Api<Pod> = write::namespaced(&self.context.client, &key.namespace);
         // Nobody else will say how it ended, which those who hold on to it want to know.
         if !pods::is_terminal(pod) {
-            let mut status = json!({"phase": "Failed"});
+            let generation = pod.metadata.generation;
+            let mut status = json!({"phase": "Failed", "observedGeneration": generation});
             if let Some(message) = why {
-                status["conditions"] = json!([{
-                    "type": "DisruptionTarget",
-                    "status": "True",
-                    "reason": "DeletionByPodGC",
-                    "message": message,
-                    "lastTransitionTime": api::time::format(self.context.now()),
-                }]);
+                let why = ("DeletionByPodGC", message);
+                let condition = pod_control::disruption(pod, why, self.context.now());
+                status["conditions"] = json!([condition]);
             }
-            let patch = Patch::Strategic(json!({"status": status}));
-            let marked = api
-                .patch_status(&key.name, &PatchParams::default(), &patch)
-                .await;
-            if write::tolerate_missing(marked)?.is_none() {
+            if !pod_control::mark(&self.context, pod, &status).await? {
                 return Ok(());
             }
         }
@@ -259,6 +266,8 @@ impl PodGc {
             }),
             ..DeleteParams::default()
         };
+        let key = Key::of(pod);
+        let api: Api<Pod> = write::namespaced(&self.context.client, &key.namespace);
         match api.delete(&key.name, &now).await {
             Err(e) if client::is_not_found(&e) || client::is_conflict(&e) => Ok(()),
             other => Ok(other.map(drop)?),
@@ -268,6 +277,14 @@ impl PodGc {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        convert::Infallible,
+        sync::atomic::{AtomicU32, Ordering},
+    };
+
+    use http::{Method, Request, Response};
+    use serde_json::Value;
+
     use super::*;
 
     #[test]
@@ -298,6 +315,52 @@ mod tests {
         assert_eq!(look(pod("", "Pending", true)), (true, 0));
         assert_eq!(look(pod("there", "Succeeded", false)), (false, 1));
         assert_eq!(look(pod("there", "Succeeded", true)), (true, 0));
+    }
+
+    /// A node that came back, of which no watch has told yet, keeps its pods.
+    #[tokio::test]
+    async fn pods_stay_with_a_node_that_only_the_cache_misses() {
+        let writes = Arc::new(AtomicU32::new(0));
+        let written = writes.clone();
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+            let watches = request.uri().query().is_some_and(|q| q.contains("watch="));
+            let list = |items: Value| json!({"metadata": {"resourceVersion": "5"}, "items": items});
+            let body = match (request.method(), request.uri().path()) {
+                (&Method::GET, "/api/v1/nodes/m") => json!({"metadata": {"name": "m"}}),
+                (&Method::GET, path) if path.ends_with("/pods") => list(json!([{
+                    "metadata": {"name": "p", "namespace": "n", "uid": "u", "resourceVersion": "5"},
+                    "spec": {"containers": [], "nodeName": "m"}}])),
+                (&Method::GET, _) => list(json!([])),
+                _ => {
+                    written.fetch_add(1, Ordering::Relaxed);
+                    json!({})
+                }
+            };
+            async move {
+                if watches {
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, Infallible>(Response::new(body.to_string()))
+            }
+        });
+        let client = client::in_process(service);
+        let context = Context::new(client, Default::default(), Default::default());
+        let (pods, nodes) = (
+            context.caches.get::<Pod>(Scope::all()),
+            context.caches.get::<Node>(Scope::all()),
+        );
+        pods.synced().await;
+        nodes.synced().await;
+        let since = HashMap::from([("m".to_owned(), Timestamp::UNIX_EPOCH)]);
+        let collector = PodGc {
+            context,
+            pods,
+            nodes,
+            missing: Arc::new(Mutex::new(since)),
+            ended: Arc::default(),
+        };
+        collector.reconcile(&Key::new("n", "p")).await.unwrap();
+        assert_eq!(writes.load(Ordering::Relaxed), 0);
     }
 
     #[test]

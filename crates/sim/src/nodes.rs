@@ -64,8 +64,10 @@ impl Fleet {
         let profile = &self.profile.nodes;
         let mut labels = BTreeMap::new();
         let mut set = |key: &str, value: &str| labels.insert(key.to_owned(), value.to_owned());
-        set("kubernetes.io/arch", "amd64");
-        set("kubernetes.io/os", "linux");
+        for prefix in ["kubernetes.io", "beta.kubernetes.io"] {
+            set(&format!("{prefix}/arch"), "amd64");
+            set(&format!("{prefix}/os"), "linux");
+        }
         set("node.kubernetes.io/instance-type", "simulated");
         set(LABEL, "true");
         if let Some(region) = &profile.region {

@@ -49,6 +49,7 @@ const LEASES: &str = "kube-node-lease";
 /// What was heard of a node last, and when.
 #[derive(Clone, Debug, PartialEq)]
 struct Heard {
+    uid: String,
     lease: u64,
     heartbeat: Option<Timestamp>,
     at: Timestamp,
@@ -119,17 +120,26 @@ impl Reconcile for Lifecycle {
 
     async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
         let Some(node) = self.nodes.get(key)? else {
-            if lock(&self.heard).remove(key).is_some() {
-                self.tell(key, "RemovingNode", "Removing Node", "from Controller");
+            let known = lock(&self.heard).remove(key);
+            if let Some(Heard { uid, .. }) = known {
+                let about = about(key, &uid);
+                self.tell(about, "RemovingNode", "Removing Node", "from Controller");
             }
             return Ok(Requeue::OnChange);
         };
         let now = self.context.now();
+        let about = about(key, node.metadata.uid.as_deref().unwrap_or_default());
         if !lock(&self.heard).contains_key(key) {
-            self.tell(key, "RegisteredNode", "Registered Node", "in Controller");
+            let about = about.clone();
+            self.tell(about, "RegisteredNode", "Registered Node", "in Controller");
         }
-        let heard = self.last_heard(key, &node, now);
+        let mut heard = self.last_heard(key, &node, now);
         let mut planned = plan::plan(&node, heard, Evict::NotYet, now);
+        // Silence that is news has to be sure: it may be the watch that is silent.
+        if planned.silent && planned.conditions.is_some() && self.is_lease_behind(key).await? {
+            heard = self.last_heard(key, &node, now);
+            planned = plan::plan(&node, heard, Evict::NotYet, now);
+        }
         let mut turn = Turn::Wait;
         if planned.waits || planned.silent || !is_ready(&node) {
             turn = self.turn(key, &node, &planned, now);
@@ -162,9 +172,11 @@ impl Reconcile for Lifecycle {
             revision = write::tolerate_missing(written)?
                 .as_ref()
                 .map_or(0, write::revision_of);
-            let message = format!("Node {key} status is now: NodeNotReady");
-            self.recorder
-                .event(&about(key), EventType::Normal, "NodeNotReady", message);
+            if is_ready(&node) {
+                let message = format!("Node {key} status is now: NodeNotReady");
+                self.recorder
+                    .event(&about, EventType::Normal, "NodeNotReady", message);
+            }
         }
         if let Some(taints) = taints {
             let version = if revision > 0 {
@@ -177,8 +189,14 @@ impl Reconcile for Lifecycle {
             let written = write::patch(&api, &key.name, &patch).await?;
             revision = written.as_ref().map_or(0, write::revision_of);
         }
+        if let Some(labels) = plan::labels(&node) {
+            let patch = json!({"metadata": {"uid": node.metadata.uid, "labels": labels}});
+            let written = write::patch(&api, &key.name, &patch).await?;
+            revision = written.as_ref().map_or(revision, write::revision_of);
+        }
         self.nodes.caught_up(revision).await?;
-        if silent || !is_ready(&node) {
+        // A kubelet that is there tells of its pods itself, whether the node is well or not.
+        if silent {
             self.mark_pods(key).await?;
         }
         let its_turn = match turn {
@@ -199,23 +217,35 @@ fn is_ready(node: &Node) -> bool {
     conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
 }
 
-/// Events about nodes name them by name where others have a uid, and live in no namespace of theirs.
-fn about(node: &Key) -> ObjectReference {
+/// A node as events name it, which live in no namespace of theirs.
+fn about(node: &Key, uid: &str) -> ObjectReference {
     ObjectReference {
         api_version: Some("v1".into()),
         kind: Some("Node".into()),
         name: Some(node.name.to_string()),
-        uid: Some(node.name.to_string()),
+        uid: Some(uid.to_owned()),
         ..ObjectReference::default()
     }
 }
 
 impl Lifecycle {
     /// Tells who comes and goes.
-    fn tell(&self, node: &Key, reason: &str, what: &str, whence: &str) {
+    fn tell(&self, about: ObjectReference, reason: &str, what: &str, whence: &str) {
+        let node = about.name.as_deref().unwrap_or_default();
         let message = format!("Node {node} event: {what} {node} {whence}");
         self.recorder
-            .event(&about(node), EventType::Normal, reason, message);
+            .event(&about, EventType::Normal, reason, message);
+    }
+
+    /// Whether the server has a lease that the cache did not show; it does after this.
+    async fn is_lease_behind(&self, node: &Key) -> Result<bool, Error> {
+        let key = Key::new(LEASES, node.name.clone());
+        let known = self.leases.entry(&key).map_or(0, |l| l.revision);
+        let api: Api<Lease> = write::namespaced(&self.context.client, LEASES);
+        let found = write::tolerate_missing(api.get(&node.name).await)?;
+        let current = found.as_ref().map_or(known, write::revision_of);
+        self.leases.caught_up(current).await?;
+        Ok(current != known)
     }
 
     /// Whether the pods of a node that is unwell may be told to leave.
@@ -247,43 +277,38 @@ impl Lifecycle {
             .and_then(|all| all.iter().find(|c| c.type_ == "Ready"))
             .and_then(|c| c.last_heartbeat_time.as_ref())
             .map(|t| t.0);
-        let mut heard = lock(&self.heard);
-        let known = heard.entry(key.clone()).or_insert(Heard {
+        let uid = node.metadata.uid.clone().unwrap_or_default();
+        let fresh = Heard {
+            uid,
             lease,
             heartbeat,
             at: now,
-        });
-        if (known.lease, known.heartbeat) != (lease, heartbeat) {
-            *known = Heard {
-                lease,
-                heartbeat,
-                at: now,
-            };
+        };
+        let mut heard = lock(&self.heard);
+        let known = heard.entry(key.clone()).or_insert_with(|| fresh.clone());
+        if (&known.uid, known.lease, known.heartbeat) != (&fresh.uid, lease, heartbeat) {
+            *known = fresh;
         }
         known.at
     }
 
-    /// Pods of a node that is not ready are not ready either, or services would send to them.
+    /// Pods of a node that says nothing are not ready either, or services would send to them.
     async fn mark_pods(&self, node: &Key) -> Result<(), Error> {
         for pod in self.pods.list_on(&node.name) {
             let ready = pods::condition(&pod, "Ready").filter(|c| c.status == "True");
             if ready.is_none() {
                 continue;
             }
-            let key = Key::of(&pod);
-            let api: Api<Pod> = write::namespaced(&self.context.client, &key.namespace);
             let condition = json!({
                 "type": "Ready",
                 "status": "False",
                 "lastTransitionTime": api::time::format(self.context.now()),
             });
-            let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
-            let written = api
-                .patch_status(&key.name, &PatchParams::default(), &patch)
-                .await;
-            write::tolerate_missing(written)?;
-            self.recorder
-                .warning(&pod, "NodeNotReady", "Node is not ready");
+            let status = json!({"conditions": [condition]});
+            if pod_control::mark(&self.context, &pod, &status).await? {
+                self.recorder
+                    .warning(&pod, "NodeNotReady", "Node is not ready");
+            }
         }
         Ok(())
     }
@@ -295,12 +320,10 @@ fn mentions(entry: Option<Arc<Entry>>, word: &str) -> bool {
 
 struct Eviction {
     context: Context,
-    started: Timestamp,
     recorder: Recorder,
     nodes: Cache<Node>,
     pods: Cache<Pod>,
-    /// Pods that are to leave later, and since when that is known: taints that people add do not
-    /// tell their time.
+    /// Pods that are to leave later, and since when that is known: their time runs from there.
     due: Mutex<HashMap<Key, Timestamp>>,
 }
 
@@ -339,7 +362,6 @@ fn run_eviction(context: Context) -> BoxFuture<'static, ()> {
         let recorder = context.recorder();
         let reconciler = Eviction {
             context: context.clone(),
-            started: context.now(),
             recorder,
             nodes,
             pods,
@@ -374,7 +396,7 @@ impl Reconcile for Eviction {
             .unwrap_or_default();
         let now = self.context.now();
         let known = lock(&self.due).get(key).copied().unwrap_or(now);
-        match plan::leave(&taints, &tolerations, (self.started, known), now) {
+        match plan::leave(&taints, &tolerations, known, now) {
             Leave::Never => {
                 if lock(&self.due).remove(key).is_some() {
                     let message = format!("Cancelling deletion of Pod {key}");

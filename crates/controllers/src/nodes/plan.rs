@@ -1,5 +1,7 @@
 //! What a node's silence and its conditions mean: conditions, taints, and who has to leave. Pure.
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::core::v1::{Node, NodeCondition, Taint, Toleration},
@@ -26,6 +28,12 @@ const PRESSURES: [(&str, &str); 4] = [
         "NetworkUnavailable",
         "node.kubernetes.io/network-unavailable",
     ),
+];
+
+/// Labels of nodes, and what they were called before.
+const OLDER_LABELS: [(&str, &str); 2] = [
+    ("kubernetes.io/os", "beta.kubernetes.io/os"),
+    ("kubernetes.io/arch", "beta.kubernetes.io/arch"),
 ];
 
 /// What is to be written, and when to look again.
@@ -69,7 +77,7 @@ pub fn plan(node: &Node, heard: Timestamp, evict: Evict, now: Timestamp) -> Plan
     let left = grace - now.duration_since(heard);
     let silent = !left.is_positive();
     let conditions = if silent {
-        unknown(&current, now)
+        unknown(&current, node.metadata.creation_timestamp.as_ref(), now)
     } else {
         current.clone()
     };
@@ -88,7 +96,11 @@ pub fn plan(node: &Node, heard: Timestamp, evict: Evict, now: Timestamp) -> Plan
     }
 }
 
-fn unknown(current: &[NodeCondition], now: Timestamp) -> Vec<NodeCondition> {
+fn unknown(
+    current: &[NodeCondition],
+    created: Option<&Time>,
+    now: Timestamp,
+) -> Vec<NodeCondition> {
     let mut all = current.to_vec();
     for kind in VOUCHED {
         match all.iter_mut().find(|c| c.type_ == kind) {
@@ -104,7 +116,7 @@ fn unknown(current: &[NodeCondition], now: Timestamp) -> Vec<NodeCondition> {
                 status: "Unknown".into(),
                 reason: Some("NodeStatusNeverUpdated".into()),
                 message: Some("Kubelet never posted node status.".into()),
-                last_heartbeat_time: None,
+                last_heartbeat_time: created.cloned(),
                 last_transition_time: Some(Time(now)),
             }),
         }
@@ -136,10 +148,11 @@ fn taints(
             .find(|c| c.type_ == kind)
             .map(|c| c.status.as_str())
     };
+    // Of one that has yet to say how it is nothing is said here.
     let unwell = match status("Ready") {
-        Some("True") => None,
         Some("Unknown") => Some(UNREACHABLE),
-        _ => Some(NOT_READY),
+        Some("False") => Some(NOT_READY),
+        _ => None,
     };
     let mut wanted: Vec<(&str, &str)> = Vec::new();
     wanted.extend(unwell.map(|key| (key, "NoSchedule")));
@@ -197,35 +210,39 @@ pub enum Leave {
     At(Timestamp),
 }
 
-/// Decides about a pod. No toleration is taken to run before `started`: while nobody watched, the
-/// node may have been well. That of a taint that does not tell its time runs since it is `known`.
+/// Decides about a pod. What it tolerates for a while it tolerates since that is `known`: a pod that
+/// came to a node after the taint has all of its time there.
 pub fn leave(
     taints: &[Taint],
     tolerations: &[Toleration],
-    (started, known): (Timestamp, Timestamp),
+    known: Timestamp,
     now: Timestamp,
 ) -> Leave {
-    let mut earliest: Option<Timestamp> = None;
+    let mut shortest: Option<i64> = None;
     for taint in taints.iter().filter(|t| t.effect == "NoExecute") {
-        let matching: Vec<&Toleration> =
-            tolerations.iter().filter(|t| tolerates(t, taint)).collect();
-        if matching.is_empty() {
+        let Some(first) = tolerations.iter().find(|t| tolerates(t, taint)) else {
             return Leave::At(now);
-        }
-        let Some(seconds) = matching.iter().filter_map(|t| t.toleration_seconds).min() else {
-            continue;
         };
-        let since = taint
-            .time_added
-            .as_ref()
-            .map_or(known, |t| t.0)
-            .max(started);
-        let at = since
-            .saturating_add(SignedDuration::from_secs(seconds.max(0)))
-            .unwrap_or(now);
-        earliest = Some(earliest.map_or(at, |e| e.min(at)));
+        shortest = match (shortest, first.toleration_seconds) {
+            (Some(known), Some(new)) => Some(known.min(new)),
+            (known, new) => known.or(new),
+        };
     }
-    earliest.map_or(Leave::Never, Leave::At)
+    shortest.map_or(Leave::Never, |seconds| {
+        let wait = SignedDuration::from_secs(seconds.max(0));
+        Leave::At(known.saturating_add(wait).unwrap_or(now))
+    })
+}
+
+/// Labels by their older names, which say what the newer ones say: what has to change of them.
+pub fn labels(node: &Node) -> Option<BTreeMap<&'static str, &str>> {
+    let all = node.metadata.labels.as_ref()?;
+    let stale = OLDER_LABELS.into_iter().filter_map(|(new, old)| {
+        let value = all.get(new)?;
+        (all.get(old) != Some(value)).then_some((old, value.as_str()))
+    });
+    let stale: BTreeMap<_, _> = stale.collect();
+    (!stale.is_empty()).then_some(stale)
 }
 
 #[cfg(test)]
@@ -305,38 +322,64 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_said_of_a_node_that_has_yet_to_say_how_it_is() {
+        let born = json!([{"key": NOT_READY, "effect": "NoSchedule"}]);
+        let young = node(None, born);
+        let plan = plan(&young, at(0), Evict::NotYet, at(10));
+        assert_eq!((plan.taints, plan.waits), (Some(vec![]), false));
+        let mut never = node(None, json!([]));
+        never.metadata.creation_timestamp = Some(Time(at(5)));
+        let told = super::plan(&never, at(5), Evict::NotYet, at(65));
+        let told = told.conditions.unwrap();
+        let heartbeats = told.iter().map(|c| c.last_heartbeat_time.clone());
+        assert!(heartbeats.eq(vec![Some(Time(at(5))); 4]));
+    }
+
+    #[test]
+    fn older_labels_follow_the_newer() {
+        let with = |labels: serde_json::Value| -> Node {
+            serde_json::from_value(json!({"metadata": {"labels": labels}})).unwrap()
+        };
+        let (os, arch) = ("beta.kubernetes.io/os", "beta.kubernetes.io/arch");
+        let both = json!({"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64", os: "linux", arch: "x"});
+        let both = with(both);
+        assert_eq!(labels(&both), Some(BTreeMap::from([(arch, "amd64")])));
+        let one = with(json!({"kubernetes.io/os": "linux", arch: "x"}));
+        assert_eq!(labels(&one), Some(BTreeMap::from([(os, "linux")])));
+        assert_eq!(labels(&with(json!({}))), None);
+    }
+
+    #[test]
     fn pods_leave_when_their_toleration_ends() {
-        let taint = |json| vec![serde_json::from_value::<Taint>(json).unwrap()];
-        let taints = taint(
-            json!({"key": UNREACHABLE, "effect": "NoExecute", "timeAdded": "1970-01-01T00:01:40Z"}),
-        );
-        let tolerate = |json| serde_json::from_value::<Vec<Toleration>>(json).unwrap();
-        assert_eq!(
-            leave(&taints, &[], (at(0), at(500)), at(500)),
-            Leave::At(at(500))
-        );
-        let some = tolerate(
-            json!([{"key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}]),
-        );
-        assert_eq!(
-            leave(&taints, &some, (at(0), at(150)), at(150)),
-            Leave::At(at(400))
-        );
-        assert_eq!(
-            leave(&taints, &some, (at(900), at(901)), at(901)),
-            Leave::At(at(1200))
-        );
-        let timeless = taint(json!({"key": UNREACHABLE, "effect": "NoExecute"}));
-        assert_eq!(
-            leave(&timeless, &some, (at(0), at(120)), at(150)),
-            Leave::At(at(420))
-        );
-        let forever = tolerate(json!([{"operator": "Exists"}]));
-        assert_eq!(
-            leave(&taints, &forever, (at(0), at(150)), at(150)),
-            Leave::Never
-        );
-        let mild = taint(json!({"key": "k", "effect": "NoSchedule"}));
-        assert_eq!(leave(&mild, &[], (at(0), at(150)), at(150)), Leave::Never);
+        let taints = |json| serde_json::from_value::<Vec<Taint>>(json).unwrap();
+        let unreachable =
+            json!({"key": UNREACHABLE, "effect": "NoExecute", "timeAdded": "1970-01-01T00:01:40Z"});
+        let one = || taints(json!([unreachable]));
+        let for_a_while = json!({"key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300});
+        let briefly = json!({"key": "k", "operator": "Exists", "tolerationSeconds": 10});
+        let forever = json!({"operator": "Exists"});
+        let two = taints(json!([unreachable, {"key": "k", "effect": "NoExecute"}]));
+        let mild = taints(json!([{"key": "k", "effect": "NoSchedule"}]));
+        for (taints, tolerations, expected) in [
+            (one(), json!([]), Leave::At(at(500))),
+            // From when the taint and the pod were seen together, not from when the taint came.
+            (one(), json!([for_a_while]), Leave::At(at(750))),
+            (one(), json!([forever]), Leave::Never),
+            // The first that matches counts.
+            (one(), json!([for_a_while, forever]), Leave::At(at(750))),
+            (one(), json!([forever, for_a_while]), Leave::Never),
+            (two.clone(), json!([for_a_while]), Leave::At(at(500))),
+            (
+                two.clone(),
+                json!([for_a_while, briefly]),
+                Leave::At(at(460)),
+            ),
+            (two, json!([for_a_while, forever]), Leave::At(at(750))),
+            (mild, json!([]), Leave::Never),
+        ] {
+            let tolerations: Vec<Toleration> = serde_json::from_value(tolerations).unwrap();
+            let found = leave(&taints, &tolerations, at(450), at(500));
+            assert_eq!(found, expected, "{taints:?} {tolerations:?}");
+        }
     }
 }
