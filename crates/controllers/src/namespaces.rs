@@ -198,6 +198,33 @@ impl Left {
     }
 }
 
+/// The conditions with these among them; those of others stay as they are.
+fn said(
+    old: &[NamespaceCondition],
+    wanted: Vec<(&'static str, bool, &'static str, String)>,
+    now: Time,
+) -> Vec<NamespaceCondition> {
+    let mut all = old.to_vec();
+    for (kind, holds, reason, message) in wanted {
+        let status = if holds { "True" } else { "False" };
+        let at = all.iter().position(|c| c.type_ == kind);
+        let before = at.map(|i| &all[i]).filter(|c| c.status == status);
+        let since = before.and_then(|c| c.last_transition_time.clone());
+        let new = NamespaceCondition {
+            type_: kind.into(),
+            status: status.into(),
+            reason: Some(reason.into()),
+            message: Some(message),
+            last_transition_time: since.or_else(|| Some(now.clone())),
+        };
+        match at {
+            Some(i) => all[i] = new,
+            None => all.push(new),
+        }
+    }
+    all
+}
+
 impl Reconcile for Namespaces {
     type Key = Key;
 
@@ -206,12 +233,16 @@ impl Reconcile for Namespaces {
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
-        let Some(namespace) = self.namespaces.get(key)? else {
-            return Ok(Requeue::OnChange);
-        };
-        if namespace.metadata.deletion_timestamp.is_none() {
+        let is_doomed = |n: &Namespace| n.metadata.deletion_timestamp.is_some();
+        if !self.namespaces.get(key)?.is_some_and(|n| is_doomed(&n)) {
             return Ok(Requeue::OnChange);
         }
+        // What the cache shows may be gone, and what has its name now must not be emptied.
+        let api: Api<Namespace> = write::cluster(&self.context.client);
+        let fresh = write::tolerate_missing(api.get(&key.name).await)?;
+        let Some(mut namespace) = fresh.filter(is_doomed) else {
+            return Ok(Requeue::OnChange);
+        };
         let finalizers = namespace
             .spec
             .as_ref()
@@ -231,7 +262,7 @@ impl Reconcile for Namespaces {
                 None => return Err(Error::Other("other resources are served by now".into())),
             }
         }
-        self.report(key, &namespace, left.conditions(&silent, words))
+        self.report(key, &mut namespace, left.conditions(&silent, words))
             .await?;
         if let Some(failure) = failures.pop() {
             return Err(failure);
@@ -269,10 +300,22 @@ impl Namespaces {
                 }
             }
             if !(all && failures.is_empty()) {
-                break;
+                return (all, failures);
             }
         }
+        if let Err(failure) = self.clear_events(namespace).await {
+            failures.push(failure);
+        }
         (all, failures)
+    }
+
+    /// Deletes the events, which nobody watches here, when nothing is left that could cause more.
+    async fn clear_events(&self, namespace: &str) -> Result<(), Error> {
+        let path = format!("/api/v1/namespaces/{namespace}/events");
+        let params = DeleteParams::background();
+        let request = Request::new(path).delete_collection(&params, &ListParams::default())?;
+        self.context.client.request::<IgnoredAny>(request).await?;
+        Ok(())
     }
 
     /// Deletes what is there of one resource; answers whether the server says that nothing is.
@@ -313,43 +356,29 @@ impl Namespaces {
         Ok(found["items"].as_array().is_none_or(Vec::is_empty))
     }
 
+    /// Writes the conditions, if they say something new, into the namespace as it was read.
     async fn report(
         &self,
         key: &Key,
-        namespace: &Namespace,
+        namespace: &mut Namespace,
         wanted: Vec<(&'static str, bool, &'static str, String)>,
     ) -> Result<(), Error> {
-        let old = namespace
-            .status
-            .as_ref()
+        let status = namespace.status.as_ref();
+        let old = status
             .and_then(|s| s.conditions.clone())
             .unwrap_or_default();
-        let now = Time(self.context.now());
-        let new: Vec<NamespaceCondition> = wanted
-            .into_iter()
-            .map(|(kind, holds, reason, message)| {
-                let status = if holds { "True" } else { "False" };
-                let before = old.iter().find(|c| c.type_ == kind && c.status == status);
-                NamespaceCondition {
-                    type_: kind.into(),
-                    status: status.into(),
-                    reason: Some(reason.into()),
-                    message: Some(message),
-                    last_transition_time: before
-                        .and_then(|c| c.last_transition_time.clone())
-                        .or_else(|| Some(now.clone())),
-                }
-            })
-            .collect();
+        let new = said(&old, wanted, Time(self.context.now()));
         if new == old {
             return Ok(());
         }
         let api: Api<Namespace> = write::cluster(&self.context.client);
-        let patch = json!({"status": {"conditions": new}});
+        let version = &namespace.metadata.resource_version;
+        let patch =
+            json!({"metadata": {"resourceVersion": version}, "status": {"conditions": new}});
         let written = write::patch_status(&api, &key.name, &patch).await?;
-        self.namespaces
-            .caught_up(written.as_ref().map_or(0, write::revision_of))
-            .await
+        let revision = written.as_ref().map_or(0, write::revision_of);
+        namespace.metadata.resource_version = Some(revision.to_string());
+        self.namespaces.caught_up(revision).await
     }
 
     async fn finalize(
@@ -360,8 +389,6 @@ impl Namespaces {
     ) -> Result<(), Error> {
         finalizers.retain(|f| f != FINALIZER);
         namespace.spec.get_or_insert_default().finalizers = Some(finalizers);
-        // The status was just written, so the version is not the one that was read.
-        namespace.metadata.resource_version = None;
         let body = serde_json::to_vec(&namespace).map_err(|e| Error::Other(e.to_string()))?;
         let request = Request::new(Namespace::url_path(&(), None)).replace_subresource(
             "finalize",
@@ -376,6 +403,11 @@ impl Namespaces {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        convert::Infallible,
+        sync::{Arc, Mutex},
+    };
+
     use super::*;
 
     #[test]
@@ -407,5 +439,67 @@ mod tests {
                 "Some content in the namespace has finalizers remaining: x.io/y in 1 resource instances",
             ]
         );
+    }
+
+    #[test]
+    fn conditions_of_others_stay() {
+        let at = |second| Time(jiff::Timestamp::from_second(second).unwrap());
+        let condition = |kind: &str, status: &str, second| NamespaceCondition {
+            type_: kind.into(),
+            status: status.into(),
+            reason: Some("R".into()),
+            message: Some("m".into()),
+            last_transition_time: Some(at(second)),
+        };
+        let old = [condition("Mine", "True", 1), condition("Kept", "True", 2)];
+        let wanted = vec![
+            ("Kept", true, "R", "m".to_owned()),
+            ("New", false, "R", "m".to_owned()),
+        ];
+        let all = said(&old, wanted, at(9));
+        let expected = [old[0].clone(), old[1].clone(), condition("New", "False", 9)];
+        assert_eq!(all, expected);
+        let turned = said(&all, vec![("Kept", false, "R", "m".to_owned())], at(10));
+        assert_eq!(turned[1], condition("Kept", "False", 10));
+    }
+
+    /// A namespace that came after the one of its name that is being deleted keeps what is in it.
+    #[tokio::test]
+    async fn a_namespace_that_was_made_anew_is_not_emptied() {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let seen = asked.clone();
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let watches = request.uri().query().is_some_and(|q| q.contains("watch="));
+            let doomed = json!({"metadata": {"name": "n", "uid": "a", "resourceVersion": "5",
+                "deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"finalizers": [FINALIZER]}});
+            let body = match request.uri().path() {
+                "/api/v1/namespaces/n" => json!({"metadata": {"name": "n", "uid": "b"},
+                    "spec": {"finalizers": [FINALIZER]}}),
+                _ => json!({"metadata": {"resourceVersion": "5"}, "items": [doomed]}),
+            };
+            if !watches {
+                let what = format!("{} {}", request.method(), request.uri().path());
+                seen.lock().unwrap().push(what);
+            }
+            async move {
+                if watches {
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, Infallible>(http::Response::new(body.to_string()))
+            }
+        });
+        let client = client::in_process(service);
+        let context = Context::new(client, Default::default(), Default::default());
+        let namespaces = context.caches.get::<Namespace>(Scope::all());
+        namespaces.synced().await;
+        let controller = Namespaces {
+            context,
+            namespaces,
+            contents: Vec::new(),
+            known: Catalogue::default(),
+        };
+        controller.reconcile(&Key::cluster("n")).await.unwrap();
+        let asked = asked.lock().unwrap();
+        assert!(asked.iter().all(|a| a.starts_with("GET ")), "{asked:?}");
     }
 }

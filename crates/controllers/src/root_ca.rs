@@ -10,7 +10,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::api::PostParams;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{Context, Controller};
 
@@ -71,6 +71,24 @@ impl Publisher {
     }
 }
 
+/// What makes of a map, whatever somebody did to it, what it is to be; `None`: it is that.
+fn repair(found: &ConfigMap, wanted: &ConfigMap) -> Option<Value> {
+    let annotations = found.metadata.annotations.as_ref();
+    let is_noted = annotations.is_some_and(|a| a.get(NOTE).is_some_and(|note| !note.is_empty()));
+    if found.data == wanted.data && is_noted {
+        return None;
+    }
+    let data = write::merge_patch(found.data.as_ref(), wanted.data.as_ref()?);
+    let mut patch = json!({"metadata": {
+        "uid": found.metadata.uid,
+        "annotations": wanted.metadata.annotations,
+    }});
+    if let Some(data) = data {
+        patch["data"] = data;
+    }
+    Some(patch)
+}
+
 impl Reconcile for Publisher {
     type Key = Key;
 
@@ -87,11 +105,10 @@ impl Reconcile for Publisher {
         let api = write::namespaced::<ConfigMap>(&self.context.client, &key.name);
         let written = match self.maps.get(&Key::new(key.name.clone(), NAME))? {
             None => api.create(&PostParams::default(), &wanted).await.map(drop),
-            Some(found) if found.data == wanted.data => return Ok(Requeue::OnChange),
-            Some(_) => {
-                let data = json!({"data": wanted.data, "metadata": {"annotations": wanted.metadata.annotations}});
-                write::patch(&api, NAME, &data).await.map(drop)
-            }
+            Some(found) => match repair(&found, &wanted) {
+                None => return Ok(Requeue::OnChange),
+                Some(patch) => write::patch(&api, NAME, &patch).await.map(drop),
+            },
         };
         match written {
             Err(e) if client::is_not_found(&e) || client::is_forbidden_by_termination(&e) => {}
@@ -99,5 +116,34 @@ impl Reconcile for Publisher {
             other => other?,
         }
         Ok(Requeue::OnChange)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_stays_of_what_others_write() {
+        let map = |data: Value, note: &str| -> ConfigMap {
+            let annotations = json!({NOTE: note});
+            let meta = json!({"name": NAME, "uid": "u", "annotations": annotations});
+            serde_json::from_value(json!({"metadata": meta, "data": data})).unwrap()
+        };
+        let wanted = map(json!({"ca.crt": "a"}), "why");
+        for (data, note, expected) in [
+            (json!({"ca.crt": "a"}), "anything", None),
+            (json!({"ca.crt": "a"}), "", Some(Value::Null)),
+            (json!({"ca.crt": "b"}), "why", Some(json!({"ca.crt": "a"}))),
+            (
+                json!({"ca.crt": "a", "more": "b"}),
+                "why",
+                Some(json!({"more": null})),
+            ),
+            (Value::Null, "why", Some(json!({"ca.crt": "a"}))),
+        ] {
+            let patch = repair(&map(data.clone(), note), &wanted);
+            assert_eq!(patch.map(|p| p["data"].clone()), expected, "{data} {note}");
+        }
     }
 }

@@ -1,5 +1,5 @@
 //! Secrets that hold an account's token: fills in what they lack, and deletes them with their
-//! account.
+//! account, which names them only while they are there.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use client::{Cache, Error, Key, Queue, Reconcile, Requeue, Scope, write};
 use futures::future::BoxFuture;
 use k8s_openapi::{
     ByteString,
-    api::core::v1::{Secret, ServiceAccount},
+    api::core::v1::{ObjectReference, Secret, ServiceAccount},
 };
 use serde_json::{Value, json};
 
@@ -128,6 +128,7 @@ impl Reconcile for Tokens {
 
     async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
         let Some(secret) = self.secrets.get(key)? else {
+            self.forget(key).await?;
             return Ok(Requeue::OnChange);
         };
         let name = account_of(&secret);
@@ -169,9 +170,64 @@ impl Reconcile for Tokens {
     }
 }
 
+/// The secrets that an account names without this one, as a patch; `None`: it does not name it.
+fn without(account: &ServiceAccount, secret: &str) -> Option<Value> {
+    let all = account.secrets.as_deref().unwrap_or_default();
+    let is_it = |s: &&ObjectReference| s.name.as_deref() == Some(secret);
+    all.iter().find(is_it)?;
+    let left: Vec<_> = all.iter().filter(|s| !is_it(s)).collect();
+    let left = (!left.is_empty()).then_some(left);
+    let meta = &account.metadata;
+    Some(json!({
+        "metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version},
+        "secrets": left,
+    }))
+}
+
+impl Tokens {
+    /// Takes a secret that is gone off the accounts that name it.
+    async fn forget(&self, key: &Key) -> Result<(), Error> {
+        let word = format!("\"{}\"", key.name);
+        let mut accounts = self.accounts.entries_in(&key.namespace);
+        accounts.retain(|a| a.mentions(&word));
+        let accounts: Vec<ServiceAccount> = client::cache::decode_all(&accounts);
+        if accounts.iter().all(|a| without(a, &key.name).is_none()) {
+            return Ok(());
+        }
+        // It may have been made anew, of another type even.
+        let secrets = write::namespaced::<Secret>(&self.context.client, &key.namespace);
+        if secrets.get_metadata_opt(&key.name).await?.is_some() {
+            return Ok(());
+        }
+        let api = write::namespaced::<ServiceAccount>(&self.context.client, &key.namespace);
+        for account in &accounts {
+            let name = account.metadata.name.as_deref().unwrap_or_default();
+            if let Some(patch) = without(account, &key.name) {
+                write::patch(&api, name, &patch).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn accounts_name_no_secret_that_is_gone() {
+        let account = |names: &[&str]| -> ServiceAccount {
+            let secrets: Vec<_> = names.iter().map(|n| json!({"name": n})).collect();
+            let meta = json!({"name": "a", "uid": "u", "resourceVersion": "7"});
+            serde_json::from_value(json!({"metadata": meta, "secrets": secrets})).unwrap()
+        };
+        assert_eq!(without(&account(&["b"]), "a"), None);
+        let patch = without(&account(&["a", "b"]), "a").unwrap();
+        assert_eq!(patch["secrets"], json!([{"name": "b"}]));
+        assert_eq!(patch["metadata"]["resourceVersion"], "7");
+        let last = without(&account(&["a"]), "a").unwrap();
+        assert_eq!(last["secrets"], Value::Null);
+    }
 
     #[test]
     fn secrets_get_what_they_lack() {

@@ -50,9 +50,9 @@ pub const CLEANING: Controller = Controller {
     run: run_cleaning,
 };
 
-/// A signed, denied, failed or approved request is kept this long.
+/// A signed, denied or failed request is kept this long.
 const DECIDED_KEPT: SignedDuration = SignedDuration::from_hours(1);
-/// A request that nobody decides about is kept this long.
+/// A request that nobody decides about, or that is approved and nobody signs, is kept this long.
 const PENDING_KEPT: SignedDuration = SignedDuration::from_hours(24);
 
 fn condition<'a>(
@@ -287,21 +287,29 @@ fn run_cleaning(context: Context) -> BoxFuture<'static, ()> {
 /// When a request has had its time.
 fn due(csr: &CertificateSigningRequest) -> Option<Timestamp> {
     let created = csr.metadata.creation_timestamp.as_ref()?.0;
-    let after = |since: Timestamp, kept: SignedDuration| since.checked_add(kept).ok();
-    let decided = ["Approved", "Denied", "Failed"]
-        .into_iter()
-        .filter_map(|kind| condition(csr, kind))
-        .map(|c| c.last_update_time.as_ref().map_or(created, |t| t.0))
-        .min();
-    let due = match decided {
-        Some(since) => after(since, DECIDED_KEPT),
-        None => after(created, PENDING_KEPT),
+    let status = csr.status.as_ref();
+    let is_new = status.is_none_or(|s| s.conditions.as_ref().is_none_or(Vec::is_empty));
+    let signed = certificate(csr);
+    // Whoever signs for others may take longer than we do.
+    let approved_kept = match signed {
+        Some(_) => DECIDED_KEPT,
+        None => PENDING_KEPT,
     };
-    let ends = certificate(csr).and_then(request::expiry);
-    match (due, ends) {
-        (Some(due), Some(ends)) => Some(due.min(ends)),
-        (due, ends) => due.or(ends),
-    }
+    let kept = |kind: &str, kept: SignedDuration| {
+        let since = condition(csr, kind)?.last_update_time.as_ref()?.0;
+        since.checked_add(kept).ok()
+    };
+    let unanswered = || created.checked_add(PENDING_KEPT).ok();
+    [
+        kept("Approved", approved_kept),
+        kept("Denied", DECIDED_KEPT),
+        kept("Failed", DECIDED_KEPT),
+        is_new.then(unanswered).flatten(),
+        signed.and_then(request::expiry),
+    ]
+    .into_iter()
+    .flatten()
+    .min()
 }
 
 impl Reconcile for Cleaning {
@@ -334,11 +342,12 @@ mod tests {
     #[test]
     fn requests_have_their_time() {
         let at = |second: i64| Timestamp::from_second(second).unwrap().to_string();
-        for (conditions, expected) in [
-            (json!([]), 100 + 24 * 3600),
-            (json!(["Approved"]), 200 + 3600),
-            (json!(["Denied"]), 200 + 3600),
-            (json!(["Approved", "Failed"]), 200 + 3600),
+        for (conditions, certificate, expected) in [
+            (json!([]), "", 100 + 24 * 3600),
+            (json!(["Approved"]), "", 200 + 24 * 3600),
+            (json!(["Approved"]), "cGVt", 200 + 3600),
+            (json!(["Denied"]), "", 200 + 3600),
+            (json!(["Approved", "Failed"]), "", 200 + 3600),
         ] {
             let all = conditions
                 .as_array()
@@ -348,7 +357,7 @@ mod tests {
             let csr: CertificateSigningRequest = serde_json::from_value(json!({
                 "metadata": {"name": "r", "creationTimestamp": at(100)},
                 "spec": {"request": "", "signerName": "s/n"},
-                "status": {"conditions": all.collect::<Vec<_>>()},
+                "status": {"conditions": all.collect::<Vec<_>>(), "certificate": certificate},
             }))
             .unwrap();
             assert_eq!(

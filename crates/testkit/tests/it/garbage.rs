@@ -225,6 +225,37 @@ async fn services_go_with_their_namespace() -> anyhow::Result<()> {
     removes("services", service).await
 }
 
+/// No controller watches events, and whoever makes the namespace anew must not find old ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_go_with_their_namespace() -> anyhow::Result<()> {
+    let event = json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "e"},
+        "involvedObject": {"kind": "Pod", "namespace": "new", "name": "p"},
+        "reason": "Said", "message": "something", "type": "Normal"});
+    removes("events", event).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_forgets_a_token_that_was_deleted() -> anyhow::Result<()> {
+    let rig = Rig::start(&[]).await?;
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {"name": "bot"}, "secrets": [{"name": "kept"}, {"name": "token"}]});
+    rig.create("v1/serviceaccounts", account).await?;
+    let secret = json!({"apiVersion": "v1", "kind": "Secret",
+        "type": "kubernetes.io/service-account-token", "metadata": {"name": "token",
+            "annotations": {"kubernetes.io/service-account.name": "bot"}}});
+    rig.create("v1/secrets", secret).await?;
+    rig.until("v1/secrets", "token", "to be filled", |s| {
+        s["data"]["namespace"].is_string()
+    })
+    .await?;
+    rig.delete("v1/secrets", "token", Value::Null).await?;
+    rig.until("v1/serviceaccounts", "bot", "to forget it", |a| {
+        a["secrets"] == json!([{"name": "kept"}])
+    })
+    .await?;
+    Ok(())
+}
+
 /// Conformance: Ordered Namespace Deletion
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pods_go_before_all_else() -> anyhow::Result<()> {
