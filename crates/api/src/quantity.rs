@@ -59,14 +59,6 @@ impl Quantity {
         }
     }
 
-    /// Bytes, written with binary suffixes.
-    pub fn from_bytes(value: i64) -> Self {
-        Self {
-            nanos: i128::from(value) * 1_000_000_000,
-            format: Format::BinarySi,
-        }
-    }
-
     /// The value in whole units, rounded up; saturates.
     pub fn value(&self) -> i64 {
         saturate(div_up(self.nanos, 1_000_000_000))

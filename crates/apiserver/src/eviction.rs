@@ -113,11 +113,16 @@ impl ApiServer {
                     return Err(Box::new(Status::conflict("", "pods", write.name, why)));
                 }
                 let mut pod = current.clone();
+                let generation = meta::int_at(current, &["metadata", "generation"]);
                 let mut conditions = meta::list_at(current, &["status", "conditions"]).to_vec();
                 conditions.retain(|c| c["type"] != "DisruptionTarget");
-                conditions.push(json!({"type": "DisruptionTarget", "status": "True",
+                let mut target = json!({"type": "DisruptionTarget", "status": "True",
                     "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting",
-                    "lastTransitionTime": now}));
+                    "lastTransitionTime": now});
+                if let Some(generation) = generation {
+                    target["observedGeneration"] = generation.into();
+                }
+                conditions.push(target);
                 meta::set(&mut pod, &["status", "conditions"], conditions.into());
                 Ok(pod)
             })
@@ -232,11 +237,7 @@ fn disrupt(budget: &Value, pod: &str, now: &str, dry_run: bool) -> Result<Value,
         );
     }
     if allowed == 0 {
-        let (wanted, healthy) = (number("desiredHealthy"), number("currentHealthy"));
-        let why = format!(
-            "The disruption budget {name} needs {wanted} healthy pods and has {healthy} currently"
-        );
-        return Err(refused(why, 0));
+        return Err(refused(why_none(budget), 0));
     }
     let mut taken = budget.clone();
     if dry_run {
@@ -254,6 +255,33 @@ fn disrupt(budget: &Value, pod: &str, now: &str, dry_run: bool) -> Result<Value,
         meta::set(&mut taken, &["status", "conditions"], conditions.into());
     }
     Ok(taken)
+}
+
+/// Why a budget has nothing to spare. What it counted is not to be trusted where its controller
+/// could not tell how many pods there should be.
+fn why_none(budget: &Value) -> String {
+    let name = meta::name(budget);
+    let number = |field: &str| meta::int_at(budget, &["status", field]).unwrap_or(0);
+    let (wanted, healthy) = (number("desiredHealthy"), number("currentHealthy"));
+    let denies = |c: &&Value| {
+        c["type"] == "DisruptionAllowed"
+            && c["status"] == "False"
+            && !meta::str_at(c, &["message"]).is_empty()
+    };
+    let conditions = meta::list_at(budget, &["status", "conditions"]);
+    let said = conditions.iter().find(denies).map(|c| {
+        let part = |field: &str| meta::str_at(c, &[field]);
+        (part("reason"), part("message"))
+    });
+    let none = format!("The disruption budget {name} does not allow evicting pods currently");
+    match said {
+        Some(("SyncFailed", message)) => format!("{none} because it failed sync: {message}"),
+        _ if healthy <= wanted => format!(
+            "The disruption budget {name} needs {wanted} healthy pods and has {healthy} currently"
+        ),
+        Some((reason, message)) => format!("{none} ({reason}): {message}"),
+        None => none,
+    }
 }
 
 /// 429: the budget has nothing to spare, for this reason.
@@ -308,6 +336,32 @@ mod tests {
                 .message
                 .contains("still being processed")
         );
+    }
+
+    #[test]
+    fn a_budget_says_why_it_has_nothing_to_spare() {
+        let none = "The disruption budget b does not allow evicting pods currently";
+        for (healthy, reason, message, expected) in [
+            (
+                1,
+                "SyncFailed",
+                "why",
+                format!("{none} because it failed sync: why"),
+            ),
+            (
+                1,
+                "InsufficientPods",
+                "",
+                "The disruption budget b needs 2 healthy pods and has 1 currently".to_owned(),
+            ),
+            (3, "Odd", "why", format!("{none} (Odd): why")),
+            (3, "InsufficientPods", "", none.to_owned()),
+        ] {
+            let budget = json!({"metadata": {"name": "b"}, "status": {
+                "desiredHealthy": 2, "currentHealthy": healthy, "conditions": [
+                    {"type": "DisruptionAllowed", "status": "False", "reason": reason, "message": message}]}});
+            assert_eq!(why_none(&budget), expected);
+        }
     }
 
     #[test]

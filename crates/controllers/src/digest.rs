@@ -117,6 +117,12 @@ impl Digest for PodDigest {
     }
 }
 
+/// Whether all containers of a pod have ended for good; one that cannot be read is none of these.
+pub fn is_over(pod: &Entry) -> bool {
+    pod.digest::<PodDigest>()
+        .is_ok_and(|digest| digest.phase == Phase::Over)
+}
+
 /// A pod as its owner sees it.
 #[derive(Clone, Debug)]
 pub struct Member {

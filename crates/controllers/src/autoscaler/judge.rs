@@ -79,9 +79,11 @@ impl Subject<'_> {
         }
     }
 
-    fn ready(&self) -> i32 {
+    /// How many pods are ready; `None`: there are no pods at all.
+    fn ready(&self) -> Option<i32> {
         let ready = |p: &&Pod| pods::phase(p) == "Running" && pods::is_ready(p);
-        i32::try_from(self.pods.iter().filter(ready).count()).unwrap_or(i32::MAX)
+        let ready = i32::try_from(self.pods.iter().filter(ready).count()).unwrap_or(i32::MAX);
+        (!self.pods.is_empty()).then_some(ready)
     }
 
     /// Asks for one metric.
@@ -141,9 +143,10 @@ impl Subject<'_> {
             }),
             ..MetricStatus::default()
         };
+        let whose = if what.is_empty() { "" } else { " container" };
         Ok(judged(
             found,
-            format!("{name} container resource{what}"),
+            format!("{name}{whose} resource{what}"),
             status,
         ))
     }
@@ -169,11 +172,7 @@ impl Subject<'_> {
         if let Some(average) = amount(target.average_value.as_ref()) {
             let found = self.of_pods(&samples, cpu, &Target::Average(average));
             let found = found.map_err(failed)?;
-            let current = MetricValueStatus {
-                average_value: Some(written(resource, found.value)),
-                ..MetricValueStatus::default()
-            };
-            return Ok((found, current, ""));
+            return Ok((found, average_of(found.value), ""));
         }
         let Some(percent) = target.average_utilization else {
             return Err("invalid resource metric source: neither an average utilization target nor an average value (usage) target was set".into());
@@ -186,8 +185,7 @@ impl Subject<'_> {
         let found = self.of_pods(&samples, cpu, &target).map_err(failed)?;
         let current = MetricValueStatus {
             average_utilization: found.utilization,
-            average_value: Some(written(resource, found.value)),
-            value: None,
+            ..average_of(found.value)
         };
         Ok((found, current, " utilization (percentage of request)"))
     }
@@ -243,7 +241,8 @@ impl Subject<'_> {
         let (metric, about) = (&source.metric, &source.described_object);
         let namespace = self.namespace();
         let failed = |why: String| {
-            let what = format!("{} on {} {namespace}/{}", why, about.kind, about.name);
+            // Upstream has the parts in this order.
+            let what = format!("{} on {namespace} {}/{why}", about.kind, about.name);
             let message = format!("unable to get metric {}: {what}", metric.name);
             let summary = format!("failed to get object metric value: {message}");
             unknown(REASON, &message, summary)
@@ -262,7 +261,7 @@ impl Subject<'_> {
             )
             .await
             .map_err(failed)?;
-        let (found, current) = self.of_value(value, &source.target, REASON)?;
+        let (found, current) = self.of_value(value, &source.target, (REASON, "object"))?;
         let status = MetricStatus {
             type_: spec.type_.clone(),
             object: Some(ObjectMetricStatus {
@@ -282,16 +281,19 @@ impl Subject<'_> {
             return Err(empty(REASON));
         };
         let (metric, namespace) = (&source.metric, self.namespace());
+        let chosen = selectors::spelled(metric.selector.as_ref());
+        let name = &metric.name;
         let value = metrics
-            .external(namespace, &metric.name, metric.selector.as_ref())
+            .external(namespace, name, metric.selector.as_ref())
             .await
             .map_err(|why| {
-                let name = &metric.name;
-                let message = format!("unable to get external metric {namespace}/{name}: {why}");
+                let message =
+                    format!("unable to get external metric {namespace}/{name}/{chosen}: {why}");
                 let summary = format!("failed to get {name} external metric value: {message}");
                 unknown(REASON, &message, summary)
             })?;
-        let (found, current) = self.of_value(value, &source.target, REASON)?;
+        let what = format!("{name} external");
+        let (found, current) = self.of_value(value, &source.target, (REASON, &what))?;
         let status = MetricStatus {
             type_: spec.type_.clone(),
             external: Some(ExternalMetricStatus {
@@ -300,8 +302,7 @@ impl Subject<'_> {
             }),
             ..MetricStatus::default()
         };
-        let chosen = selectors::spelled(metric.selector.as_ref());
-        let name = format!("external metric {}({chosen})", metric.name);
+        let name = format!("external metric {name}({chosen})");
         Ok(judged(found, name, status))
     }
 
@@ -310,7 +311,7 @@ impl Subject<'_> {
         &self,
         value: i64,
         target: &MetricTarget,
-        reason: &'static str,
+        (reason, what): (&'static str, &str),
     ) -> Result<(Proposal, MetricValueStatus), Unknown> {
         let tolerance = self.tolerance();
         if let Some(wanted) = amount(target.average_value.as_ref()) {
@@ -319,6 +320,10 @@ impl Subject<'_> {
         }
         let wanted = amount(target.value.as_ref()).ok_or_else(|| empty(reason))?;
         let found = replicas::of_value(self.scale.wanted, self.ready(), value, wanted, tolerance);
+        let found = found.map_err(|why| {
+            let summary = format!("failed to get {what} metric value: {why}");
+            unknown(reason, &why, summary)
+        })?;
         let current = MetricValueStatus {
             value: Some(Amount(Quantity::from_milli(value).to_string())),
             ..MetricValueStatus::default()
@@ -357,16 +362,6 @@ fn average_of(value: i64) -> MetricValueStatus {
         average_value: Some(Amount(Quantity::from_milli(value).to_string())),
         ..MetricValueStatus::default()
     }
-}
-
-/// Memory is told in bytes, everything else in thousandths.
-fn written(resource: &str, value: i64) -> Amount {
-    let quantity = if resource == "memory" {
-        Quantity::from_bytes(value / 1000)
-    } else {
-        Quantity::from_milli(value)
-    };
-    Amount(quantity.to_string())
 }
 
 /// The server's words for a failure.

@@ -7,8 +7,10 @@ mod judge;
 mod metrics;
 mod replicas;
 pub(crate) mod scale;
+mod zero;
 
 use std::{
+    cmp::Ordering,
     collections::HashMap,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -48,6 +50,9 @@ const PERIOD: Duration = Duration::from_secs(15);
 const ABLE: &str = "AbleToScale";
 const ACTIVE: &str = "ScalingActive";
 const LIMITED: &str = "ScalingLimited";
+const BELOW_LEAST: &str = "Current number of replicas below Spec.MinReplicas";
+/// The event that no metric was of use.
+const NOTHING_COMPUTED: &str = "FailedComputeMetricsReplicas";
 
 struct Autoscalers {
     context: Context,
@@ -112,8 +117,10 @@ impl Reconcile for Autoscalers {
         };
         let mut turn = Turn {
             now: self.context.now(),
+            generation: autoscaler.metadata.generation,
             status: autoscaler.status.clone().unwrap_or_default(),
         };
+        turn.status.observed_generation = turn.generation;
         self.scale(&autoscaler, key, &mut turn).await;
         self.write_status(&autoscaler, key, &turn.status).await?;
         Ok(Requeue::After(PERIOD))
@@ -123,6 +130,8 @@ impl Reconcile for Autoscalers {
 /// One look, and the status that comes of it.
 struct Turn {
     now: Timestamp,
+    /// Of the autoscaler that is looked at.
+    generation: Option<i64>,
     status: HorizontalPodAutoscalerStatus,
 }
 
@@ -140,7 +149,7 @@ impl Turn {
             reason: Some(reason.into()),
             message: Some(message.into()),
             last_transition_time: since.or(Some(Time(self.now))),
-            observed_generation: None,
+            observed_generation: self.generation,
         };
         match all.iter_mut().find(|c| c.type_ == kind) {
             Some(old) => *old = new,
@@ -225,6 +234,8 @@ impl Autoscalers {
         let message =
             format!("the HPA controller was able to update the target scale to {replicas}");
         turn.set(ABLE, true, "SucceededRescale", message);
+        let (asleep, why, said) = zero::verdict(autoscaler, scale.wanted, *replicas);
+        turn.set(zero::CONDITION, asleep, why, said);
         let message = format!("New size: {replicas}; reason: {reason}");
         self.recorder
             .normal(autoscaler, "SuccessfulRescale", message);
@@ -254,19 +265,21 @@ impl Autoscalers {
             })
         };
         if scale.wanted == 0 {
-            let message = "scaling is disabled since the replica count of the target is zero";
-            turn.set(ACTIVE, false, "ScalingDisabled", message);
-            return wish(0, "");
-        }
-        if scale.wanted > most {
+            if !zero::may_wake(autoscaler, &turn.status) {
+                let message = "scaling is disabled since the replica count of the target is zero";
+                turn.set(ACTIVE, false, "ScalingDisabled", message);
+                return wish(0, "");
+            }
+        } else if scale.wanted > most {
             return wish(most, "Current number of replicas above Spec.MaxReplicas");
-        }
-        if scale.wanted < least {
-            return wish(least, "Current number of replicas below Spec.MinReplicas");
+        } else if scale.wanted < least {
+            return wish(least, BELOW_LEAST);
         }
         let (desired, metric) = self.ask(autoscaler, key, scale, turn).await?;
         let reason = match desired.cmp(&scale.wanted) {
-            std::cmp::Ordering::Greater => format!("{metric} above target"),
+            Ordering::Greater => format!("{metric} above target"),
+            // It sleeps, and the least that it may have is not zero any more.
+            Ordering::Equal if desired == 0 => BELOW_LEAST.into(),
             _ => "All metrics below target".into(),
         };
         let mut memories = self.lock(&self.memories);
@@ -281,8 +294,9 @@ impl Autoscalers {
         turn.set(ABLE, true, settled.able.0, settled.able.1);
         let (limited, why, message) = settled.limited;
         turn.set(LIMITED, limited, why, message);
+        // Only one that sleeps can be below the least here.
         Some(Wish {
-            replicas: settled.replicas,
+            replicas: settled.replicas.max(least),
             reason,
         })
     }
@@ -295,7 +309,13 @@ impl Autoscalers {
         scale: &Scale,
         turn: &mut Turn,
     ) -> Option<(i32, String)> {
-        let pods = self.select(autoscaler, key, scale, turn)?;
+        let pods = match self.select(autoscaler, key, scale, turn) {
+            Ok(pods) => pods,
+            Err(why) => {
+                self.recorder.warning(autoscaler, NOTHING_COMPUTED, why);
+                return None;
+            }
+        };
         let subject = Subject {
             autoscaler,
             scale,
@@ -338,8 +358,7 @@ impl Autoscalers {
                 "invalid metrics ({failed} invalid out of {all}), first error is: {}",
                 first.summary
             );
-            self.recorder
-                .warning(autoscaler, "FailedComputeMetricsReplicas", message);
+            self.recorder.warning(autoscaler, NOTHING_COMPUTED, message);
         }
         let (most, name) = best?;
         let message =
@@ -348,21 +367,21 @@ impl Autoscalers {
         Some((most, name))
     }
 
-    /// The pods that are scaled.
+    /// The pods that are scaled; in words if that cannot be told.
     fn select(
         &self,
         autoscaler: &HorizontalPodAutoscaler,
         key: &Key,
         scale: &Scale,
         turn: &mut Turn,
-    ) -> Option<Vec<Pod>> {
+    ) -> Result<Vec<Pod>, String> {
         if scale.selector.is_empty() {
             let message = "selector is required";
             self.recorder
                 .warning(autoscaler, "SelectorRequired", message);
             let message = "the HPA target's scale is missing a selector";
             turn.set(ACTIVE, false, "InvalidSelector", message);
-            return None;
+            return Err("selector is required".into());
         }
         let selector = match LabelSelector::parse(&scale.selector) {
             Ok(selector) => selector,
@@ -372,8 +391,8 @@ impl Autoscalers {
                 );
                 self.recorder
                     .warning(autoscaler, "InvalidSelector", message.as_str());
-                turn.set(ACTIVE, false, "InvalidSelector", message);
-                return None;
+                turn.set(ACTIVE, false, "InvalidSelector", message.as_str());
+                return Err(message);
             }
         };
         let mut entries = self.pods.entries_in(&key.namespace);
@@ -396,10 +415,10 @@ impl Autoscalers {
             );
             self.recorder
                 .warning(autoscaler, "AmbiguousSelector", message.as_str());
-            turn.set(ACTIVE, false, "AmbiguousSelector", message);
-            return None;
+            turn.set(ACTIVE, false, "AmbiguousSelector", message.as_str());
+            return Err(message);
         }
-        Some(client::cache::decode_all(&entries))
+        Ok(client::cache::decode_all(&entries))
     }
 
     async fn write_status(

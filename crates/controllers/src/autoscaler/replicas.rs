@@ -76,7 +76,7 @@ pub fn of_pods(
     now: Timestamp,
 ) -> Result<Proposal, String> {
     if pods.is_empty() {
-        return Err("no pods returned by selector while calculating replica count".into());
+        return Err(NO_PODS.into());
     }
     let groups = Groups::of(pods, samples, cpu, now);
     let mut samples = samples.clone();
@@ -278,34 +278,36 @@ pub fn milli(text: &str) -> Option<i64> {
     Some(quantity.milli_value())
 }
 
-/// Judges a value that belongs to all pods together.
+const NO_PODS: &str = "no pods returned by selector while calculating replica count";
+
+/// Judges a value that belongs to all pods together; `ready`: how many are, if there are pods.
 pub fn of_value(
     current: i32,
-    ready: i32,
+    ready: Option<i32>,
     value: i64,
     wanted: i64,
     tolerance: Tolerance,
-) -> Proposal {
+) -> Result<Proposal, String> {
     let ratio = value as f64 / wanted.max(1) as f64;
-    let replicas = if current == 0 {
-        ceil(ratio)
-    } else if tolerance.covers(ratio) {
-        current
-    } else {
-        ceil(ratio * f64::from(ready))
+    let replicas = match ready {
+        _ if current == 0 => ceil(ratio),
+        _ if tolerance.covers(ratio) => current,
+        Some(ready) => ceil(ratio * f64::from(ready)),
+        None => return Err(format!("unable to calculate ready pods: {NO_PODS}")),
     };
-    Proposal {
+    Ok(Proposal {
         replicas,
         value,
         utilization: None,
-    }
+    })
 }
 
 /// Judges a value that is to be shared by the replicas there are.
 pub fn of_shared(replicas: i32, value: i64, wanted: i64, tolerance: Tolerance) -> Proposal {
     let (wanted, count) = (wanted.max(1) as f64, f64::from(replicas.max(1)));
     let ratio = value as f64 / (wanted * count);
-    let proposed = if tolerance.covers(ratio) {
+    // What nobody shares is above any mark.
+    let proposed = if replicas > 0 && tolerance.covers(ratio) {
         replicas
     } else {
         ceil(value as f64 / wanted)
@@ -467,20 +469,22 @@ mod tests {
         assert_eq!((found.replicas, found.value), (4, 40_000));
 
         for (current, ready, value, wanted, expected) in [
-            (4, 4, 20_000, 10_000, 8),
-            (4, 2, 20_000, 10_000, 4),
-            (4, 4, 10_500, 10_000, 4),
-            (0, 0, 25_000, 10_000, 3),
+            (4, Some(4), 20_000, 10_000, Ok(8)),
+            (4, Some(2), 20_000, 10_000, Ok(4)),
+            (4, Some(4), 10_500, 10_000, Ok(4)),
+            (4, None, 10_500, 10_000, Ok(4)),
+            (4, None, 20_000, 10_000, Err(())),
+            (0, None, 25_000, 10_000, Ok(3)),
         ] {
-            assert_eq!(
-                of_value(current, ready, value, wanted, FIRM).replicas,
-                expected
-            );
+            let found = of_value(current, ready, value, wanted, FIRM);
+            assert_eq!(found.map(|f| f.replicas).map_err(drop), expected);
         }
         for (replicas, value, wanted, expected, average) in [
             (4, 80_000, 10_000, 8, 20_000),
             (4, 41_000, 10_000, 4, 10_250),
             (4, 5_000, 10_000, 1, 1_250),
+            (0, 10_000, 10_000, 1, 10_000),
+            (0, 0, 10_000, 0, 0),
         ] {
             let found = of_shared(replicas, value, wanted, FIRM);
             assert_eq!((found.replicas, found.value), (expected, average));

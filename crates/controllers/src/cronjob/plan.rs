@@ -71,6 +71,14 @@ pub fn plan(cron: &CronJob, jobs: &[Job], now: Timestamp) -> Plan {
     if spec.suspend == Some(true) {
         return plan;
     }
+    if spec.schedule.contains("TZ") {
+        let message = format!(
+            "CRON_TZ or TZ used in schedule {:?} is not officially supported, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details",
+            spec.schedule
+        );
+        plan.events
+            .push((EventType::Warning, "UnsupportedSchedule", message));
+    }
     let schedule = match Schedule::parse(&spec.schedule, zone.clone()) {
         Ok(schedule) => schedule,
         Err(why) => {
@@ -263,13 +271,12 @@ fn job(cron: &CronJob, at: Timestamp, zone: &jiff::tz::TimeZone) -> Job {
     let template = &cron.spec.job_template;
     let meta = template.metadata.as_ref();
     let name = cron.metadata.name.as_deref().unwrap_or_default();
-    let when = at
-        .to_zoned(zone.clone())
-        .strftime(if *zone == jiff::tz::TimeZone::UTC {
-            "%Y-%m-%dT%H:%M:%SZ"
-        } else {
-            "%Y-%m-%dT%H:%M:%S%:z"
-        });
+    let when = at.to_zoned(zone.clone());
+    let when = when.strftime(if when.offset().is_zero() {
+        "%Y-%m-%dT%H:%M:%SZ"
+    } else {
+        "%Y-%m-%dT%H:%M:%S%:z"
+    });
     let mut annotations = meta.and_then(|m| m.annotations.clone()).unwrap_or_default();
     annotations.insert(SCHEDULED.into(), when.to_string());
     Job {
@@ -439,6 +446,10 @@ mod tests {
             (json!({"schedule": "x"}), "UnparseableSchedule"),
             (json!({"timeZone": "No/Where"}), "UnknownTimeZone"),
             (json!({"schedule": "59 23 31 2 *"}), "InvalidSchedule"),
+            (
+                json!({"schedule": "TZ=Asia/Tokyo 0 9 * * *"}),
+                "UnsupportedSchedule",
+            ),
         ] {
             assert_eq!(
                 reasons(&plan(&cron(spec, json!({})), &[], at("00:10:00"))),
@@ -449,9 +460,13 @@ mod tests {
 
     #[test]
     fn a_run_names_itself() {
-        let spec = json!({"timeZone": "Asia/Tokyo"});
-        let plan = plan(&cron(spec, json!({})), &[], at("00:10:00"));
-        let job = plan.start.unwrap().job;
+        let start = |zone: &str| {
+            let cron = cron(json!({"timeZone": zone}), json!({}));
+            plan(&cron, &[], at("00:10:00")).start.unwrap().job
+        };
+        let london = start("Europe/London").metadata.annotations.unwrap();
+        assert_eq!(london[SCHEDULED], "2026-01-01T00:10:00Z", "at no distance");
+        let job = start("Asia/Tokyo");
         assert_eq!(job.metadata.name.as_deref(), Some("c-29453770"));
         assert_eq!(job.metadata.labels.unwrap()["a"], "b");
         assert_eq!(

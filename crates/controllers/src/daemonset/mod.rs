@@ -250,6 +250,9 @@ impl DaemonSets {
             .collect();
         let mut live: BTreeSet<&str> = names.iter().map(String::as_str).collect();
         live.insert(&current);
+        // Outdated ones that still run are part of the history.
+        let rolling = i32::try_from(live.len() - 1).unwrap_or(i32::MAX);
+        let limit = limit.saturating_sub(rolling).max(0);
         self.history
             .delete(&history::excess(all, &live, limit))
             .await

@@ -181,6 +181,9 @@ impl<'a> View<'a> {
 
     /// Unavailability and surge that a roll-out may cause, in pods.
     fn fence(&self) -> (usize, usize) {
+        if !is_rolling(self.s.set) {
+            return (1, 0);
+        }
         let rolling = self
             .s
             .set
@@ -188,8 +191,7 @@ impl<'a> View<'a> {
             .update_strategy
             .as_ref()
             .and_then(|u| u.rolling_update.as_ref());
-        let run = self.places.values().filter(|p| **p == Place::Run).count();
-        let total = i32::try_from(run).unwrap_or(i32::MAX);
+        let total = i32::try_from(self.wanted()).unwrap_or(i32::MAX);
         let of = |amount: Option<&_>, default: i32| {
             usize::try_from(amount.map_or(default, |a| scaled(a, total, true))).unwrap_or(0)
         };
@@ -225,6 +227,10 @@ impl<'a> View<'a> {
                 }
                 _ => running.push(i),
             }
+        }
+        // With surge, a new pod need not wait until the last one has gone.
+        if running.is_empty() && place == Place::Run && self.fence().1 > 0 {
+            plan.create.push(node.to_owned());
         }
         self.thin_out(running, plan);
     }
@@ -318,26 +324,45 @@ impl<'a> View<'a> {
     }
 
     fn roll_with_surge(&self, limit: usize, plan: &mut Plan) {
-        let mut surging = 0;
-        let mut candidates = Vec::new();
+        let (mut surging, mut available) = (0, 0);
+        let (mut candidates, mut unsuited) = (Vec::new(), Vec::new());
         for node in self.by_node.keys() {
-            match self.pair(node) {
-                None => surging += 1,
-                Some((_, None)) => {}
-                Some((None, Some(_))) if self.places.get(node) != Some(&Place::Run) => {}
-                Some((None, Some(old))) if !self.is_available(old) => {
-                    plan.create.push((*node).to_owned());
+            let pair = self.pair(node);
+            let first = pair.and_then(|(new, old)| old.or(new));
+            available += usize::from(first.is_some_and(|i| self.is_available(i)));
+            let (new, old) = match pair {
+                None => {
+                    surging += 1;
+                    continue;
                 }
-                Some((None, Some(_))) => candidates.push((*node).to_owned()),
-                Some((Some(new), Some(old))) if self.is_available(new) => plan.delete.push(old),
-                Some((Some(new), Some(_))) => {
+                Some((_, None)) => continue,
+                Some((new, Some(old))) => (new, old),
+            };
+            match (new, self.places.get(node)) {
+                (Some(new), _) if self.is_available(new) => plan.delete.push(old),
+                (Some(new), _) => {
                     surging += 1;
                     self.watch(new, plan);
                 }
+                (None, Some(Place::Run)) if self.is_available(old) => {
+                    candidates.push((*node).to_owned());
+                }
+                (None, Some(Place::Run)) => plan.create.push((*node).to_owned()),
+                (None, Some(Place::Stay)) if self.is_available(old) => unsuited.push(old),
+                (None, Some(Place::Stay)) => plan.delete.push(old),
+                (None, Some(Place::Away) | None) => {}
             }
         }
         let more = limit.saturating_sub(surging);
         plan.create.extend(candidates.into_iter().take(more));
+        // Where none may be missing, one on a node that suits no more goes when there are enough others.
+        let spare = available.saturating_sub(self.wanted());
+        plan.delete.extend(unsuited.into_iter().take(spare));
+    }
+
+    /// How many nodes shall have a pod.
+    fn wanted(&self) -> usize {
+        self.places.values().filter(|p| **p == Place::Run).count()
     }
 
     /// Looks again when a ready pod becomes available.

@@ -222,3 +222,40 @@ fn on_delete_waits_for_the_user() {
     world.settle();
     assert_eq!(world.status().updated_number_scheduled, Some(1));
 }
+
+#[test]
+fn with_surge_a_new_pod_comes_while_the_last_one_goes() {
+    for (rolling, expected) in [
+        (json!({"type": "RollingUpdate"}), vec![]),
+        (
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}),
+            vec!["n00"],
+        ),
+        (
+            json!({"type": "OnDelete", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}),
+            vec![],
+        ),
+    ] {
+        let mut world = World::new(1, rolling.clone());
+        world.settle();
+        let now = Timestamp::from_second(world.now).unwrap();
+        world.pods[0].metadata.deletion_timestamp = Some(Time(now));
+        assert_eq!(world.step().create, expected, "{rolling}");
+    }
+}
+
+#[test]
+fn with_surge_outdated_pods_leave_nodes_that_suit_no_more_when_there_are_others() {
+    let surge =
+        json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}});
+    let mut world = World::new(2, surge);
+    world.settle();
+    let tainted = json!({"metadata": {"name": "n00"}, "spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}});
+    world.nodes[0] = Arc::new(NodeFacts::of(serde_json::from_value(tainted).unwrap()));
+    world.hash = "two".into();
+    let plan = world.step();
+    assert_eq!(
+        (plan.create, plan.delete),
+        (vec!["n01".to_owned()], vec![0])
+    );
+}

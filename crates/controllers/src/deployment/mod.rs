@@ -10,6 +10,7 @@
 pub(crate) mod hash;
 mod model;
 mod plan;
+mod rollback;
 mod rolling;
 mod scale;
 mod status;
@@ -36,6 +37,7 @@ use crate::{
 };
 use model::Snapshot;
 use plan::{Action, Plan};
+use rollback::Rollback;
 
 /// The entry of [`crate::ALL`].
 pub const CONTROLLER: Controller = Controller {
@@ -100,6 +102,10 @@ impl Reconcile for Deployments {
             return Ok(Requeue::OnChange);
         }
         let snapshot = self.look(deployment).await?;
+        if let Some(rollback) = rollback::plan(&snapshot) {
+            self.roll_back(key, rollback).await?;
+            return Ok(Requeue::OnChange);
+        }
         let Plan { actions, status } = plan::plan(&snapshot, self.context.now());
         for action in actions {
             self.act(&snapshot, key, action).await?;
@@ -138,6 +144,23 @@ impl Deployments {
             }
         }
         Ok(Snapshot::new(deployment, sets, running))
+    }
+
+    /// Fails with a conflict if the Deployment is not as it was when this was decided.
+    async fn roll_back(&self, key: &Key, rollback: Rollback) -> Result<(), Error> {
+        let Rollback { deployment, event } = rollback;
+        let params = PostParams::default();
+        let written = self.api(key).replace(&key.name, &params, &deployment).await;
+        let Some(written) = write::tolerate_missing(written)? else {
+            return Ok(());
+        };
+        let (kind, reason, message) = event;
+        self.recorder
+            .event(&events::reference(&written), kind, reason, message);
+        self.owners
+            .all
+            .caught_up(write::revision_of(&written))
+            .await
     }
 
     async fn act(&self, s: &Snapshot, key: &Key, action: Action) -> Result<(), Error> {

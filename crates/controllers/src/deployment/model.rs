@@ -20,6 +20,17 @@ pub const REVISION_HISTORY: &str = "deployment.kubernetes.io/revision-history";
 pub const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
 /// The most pods the Deployment may have had then.
 pub const MAX: &str = "deployment.kubernetes.io/max-replicas";
+/// The revision that the Deployment is to return to.
+pub const ROLLBACK_TO: &str = "deprecated.deployment.rollback.to";
+/// Annotations of a Deployment that its ReplicaSets do not inherit.
+pub const NOT_INHERITED: [&str; 6] = [
+    "kubectl.kubernetes.io/last-applied-configuration",
+    REVISION,
+    REVISION_HISTORY,
+    DESIRED,
+    MAX,
+    ROLLBACK_TO,
+];
 /// Tells the ReplicaSets of a Deployment apart.
 pub const HASH_LABEL: &str = "pod-template-hash";
 /// No deadline: what the API means by the largest number.
@@ -103,7 +114,8 @@ pub fn same(a: &PodTemplateSpec, b: &PodTemplateSpec) -> bool {
     without_hash(a) == without_hash(b)
 }
 
-fn without_hash(template: &PodTemplateSpec) -> PodTemplateSpec {
+/// A template without the label that tells ReplicaSets apart.
+pub fn without_hash(template: &PodTemplateSpec) -> PodTemplateSpec {
     let mut template = template.clone();
     let meta = template.metadata.get_or_insert_default();
     if let Some(labels) = &mut meta.labels {

@@ -20,15 +20,8 @@ use crate::{
     conditions::{self, Verdict},
 };
 
-/// Annotations of a Deployment that its ReplicaSets do not inherit.
-const NOT_INHERITED: [&str; 6] = [
-    "kubectl.kubernetes.io/last-applied-configuration",
-    model::REVISION,
-    model::REVISION_HISTORY,
-    model::DESIRED,
-    model::MAX,
-    "deprecated.deployment.rollback.to",
-];
+/// Most characters of the earlier numbers of a template.
+const HISTORY_MAX: usize = 2000;
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -114,7 +107,7 @@ impl Step<'_> {
         if model::is_paused(d) || !sizes.is_empty() {
             self.sync_revision(false);
             self.actions.extend(sizes);
-            if model::is_paused(d) {
+            if model::is_paused(d) && model::number(&d.metadata, model::ROLLBACK_TO).is_none() {
                 self.clean_up();
             }
             return false;
@@ -356,7 +349,7 @@ fn inherit(deployment: &ObjectMeta, set: &ObjectMeta, number: &str) -> BTreeMap<
     let mut all = set.annotations.clone().unwrap_or_default();
     let from = deployment.annotations.iter().flatten();
     all.extend(
-        from.filter(|(k, _)| !NOT_INHERITED.contains(&k.as_str()))
+        from.filter(|(k, _)| !model::NOT_INHERITED.contains(&k.as_str()))
             .map(|(k, v)| (k.clone(), v.clone())),
     );
     let before = model::annotation(set, model::REVISION)
@@ -367,12 +360,41 @@ fn inherit(deployment: &ObjectMeta, set: &ObjectMeta, number: &str) -> BTreeMap<
         all.insert(model::REVISION.into(), number.into());
         if !before.is_empty() {
             let history = all.entry(model::REVISION_HISTORY.into()).or_default();
-            let mut numbers: Vec<&str> = history.split(',').filter(|n| !n.is_empty()).collect();
-            if !numbers.contains(&before.as_str()) {
-                numbers.push(&before);
-            }
-            *history = numbers.join(",");
+            *history = remembered(history, &before);
         }
     }
     all
+}
+
+/// The earlier numbers with one more; the oldest are forgotten where there is no room.
+fn remembered(history: &str, number: &str) -> String {
+    let mut numbers: Vec<&str> = history.split(',').filter(|n| !n.is_empty()).collect();
+    if !numbers.contains(&number) {
+        numbers.push(number);
+    }
+    let mut length = numbers.iter().map(|n| n.len() + 1).sum::<usize>();
+    let forgotten = numbers.iter().take_while(|n| {
+        let full = length > HISTORY_MAX + 1;
+        length -= n.len() + 1;
+        full
+    });
+    let forgotten = forgotten.count();
+    numbers[forgotten..].join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_numbers_are_forgotten() {
+        assert_eq!(remembered("", "1"), "1");
+        assert_eq!(remembered("1,3", "7"), "1,3,7");
+        let mut history = String::new();
+        for number in 1..2000 {
+            history = remembered(&history, &number.to_string());
+            assert!(history.len() <= HISTORY_MAX);
+        }
+        assert!(history.ends_with(",1998,1999") && history.len() > HISTORY_MAX - 5);
+    }
 }

@@ -34,6 +34,8 @@ pub const CONTROLLER: Controller = Controller {
     run,
 };
 
+/// What upstream calls the source of its events.
+const SOURCE: &str = "controllermanager";
 /// Changes of pods within this time are looked at together.
 const GATHER: Duration = Duration::from_millis(20);
 
@@ -70,7 +72,7 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
         budgets.on_change(move |change| to.add(change.key.clone()));
         pods.synced().await;
         let (to, of) = (queue.clone(), budgets.clone());
-        let recorder = context.recorder();
+        let recorder = context.recorder_as(SOURCE);
         let told = recorder.clone();
         pods.on_change(move |change| {
             for entry in [&change.old, &change.new].into_iter().flatten() {

@@ -83,7 +83,7 @@ pub fn plan(budget: &PodDisruptionBudget, pods: &[Pod], scale: i32, now: Timesta
         disruptions_allowed: Some(allowed),
         disrupted_pods: (!disrupted.is_empty()).then_some(disrupted),
         observed_generation: budget.metadata.generation,
-        conditions: Some(conditions(budget, &old, verdict, now)),
+        conditions: Some(conditions(budget.metadata.generation, &old, verdict, now)),
     };
     Plan {
         status,
@@ -92,7 +92,8 @@ pub fn plan(budget: &PodDisruptionBudget, pods: &[Pod], scale: i32, now: Timesta
     }
 }
 
-/// The status when nobody can tell how many pods there should be: nothing may be disturbed.
+/// The status when nobody can tell how many pods there should be: nothing may be disturbed, and
+/// what the budget asks for now counts as not looked at.
 pub fn failed(
     budget: &PodDisruptionBudget,
     why: &str,
@@ -101,8 +102,12 @@ pub fn failed(
     let old = budget.status.clone().unwrap_or_default();
     PodDisruptionBudgetStatus {
         disruptions_allowed: Some(0),
-        observed_generation: budget.metadata.generation,
-        conditions: Some(conditions(budget, &old, ("False", "SyncFailed", why), now)),
+        conditions: Some(conditions(
+            old.observed_generation,
+            &old,
+            ("False", "SyncFailed", why),
+            now,
+        )),
         ..old
     }
 }
@@ -123,7 +128,7 @@ fn wanted(budget: &PodDisruptionBudget, pods: &[Pod], scale: i32) -> (i32, i32) 
 }
 
 fn conditions(
-    budget: &PodDisruptionBudget,
+    generation: Option<i64>,
     old: &PodDisruptionBudgetStatus,
     (status, reason, message): (&str, &str, &str),
     now: Timestamp,
@@ -138,7 +143,7 @@ fn conditions(
         status: status.into(),
         reason: reason.into(),
         message: message.into(),
-        observed_generation: budget.metadata.generation,
+        observed_generation: generation,
         last_transition_time: since,
     };
     all.retain(|c| c.type_ != ALLOWED);
@@ -226,7 +231,9 @@ mod tests {
         budget.status = Some(plan(&budget, &[], 0, at(5)).status);
         let again = plan(&budget, &[], 0, at(50)).status;
         assert_eq!(Some(again), budget.status);
+        budget.metadata.generation = Some(3);
         let failed = failed(&budget, "why", at(60));
+        assert_eq!(failed.observed_generation, Some(2), "not looked at");
         let condition = &failed.conditions.unwrap()[0];
         assert_eq!(
             (condition.reason.as_str(), condition.message.as_str()),

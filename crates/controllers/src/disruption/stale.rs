@@ -77,6 +77,7 @@ impl Reconcile for Stale {
             return Ok(left.try_into().map_or(Requeue::OnChange, Requeue::After));
         }
         let condition = json!({"type": TARGET, "status": "False",
+            "observedGeneration": pod.metadata.generation,
             "lastTransitionTime": api::time::format(now)});
         let patch = Patch::Strategic(json!({"metadata": {"uid": pod.metadata.uid},
             "status": {"conditions": [condition]}}));

@@ -5,7 +5,7 @@ pub(crate) mod plan;
 
 use std::{borrow::Cow, collections::HashMap, time::Duration};
 
-use client::{Error, Key, Queue, Reconcile, Requeue, cache::decode_all};
+use client::{Entry, Error, Key, Queue, Reconcile, Requeue, cache::decode_all};
 use futures::future::BoxFuture;
 use k8s_openapi::api::{
     apps::v1::{ReplicaSet, ReplicaSetStatus},
@@ -14,7 +14,7 @@ use k8s_openapi::api::{
 
 use crate::{
     Context, Controller, claim,
-    digest::{Member, members},
+    digest::{Member, is_over, members},
     owners::{Owner, Owners},
     pod_control::PodControl,
     pods,
@@ -102,7 +102,8 @@ impl<O: Replicated> Reconcile for Replicas<O> {
             return Ok(Requeue::OnChange);
         };
         let set = owner.as_set();
-        let owned = members(self.owners.claim_entries(&owner, |_| true).await?);
+        let alive = |pod: &Entry| !is_over(pod);
+        let owned = members(self.owners.claim_entries(&owner, alive).await?);
         let act = if set.metadata.deletion_timestamp.is_some() {
             Act::Nothing
         } else {

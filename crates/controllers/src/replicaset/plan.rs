@@ -90,15 +90,13 @@ impl Rank {
     }
 }
 
-/// The age in powers of two of seconds: pods of about one age are equal, so that not always the
-/// same one goes.
+/// The age in powers of two: pods of about one age are equal, so that not always the same one
+/// goes.
 fn magnitude(since: Option<Timestamp>, now: Timestamp) -> u32 {
     let Some(since) = since else { return 0 };
-    let age = now.duration_since(since).as_secs().max(0);
-    u64::try_from(age)
-        .unwrap_or(0)
-        .checked_ilog2()
-        .map_or(0, |log| log + 1)
+    let age = now.duration_since(since).as_nanos();
+    let log = u128::try_from(age).ok().and_then(u128::checked_ilog2);
+    log.map_or(0, |log| log + 1)
 }
 
 /// The status as the pods and `failure` (reason and message of a failed create or delete) say.

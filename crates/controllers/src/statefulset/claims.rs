@@ -11,6 +11,17 @@ use serde_json::json;
 use super::identity::{self, Keeper};
 use crate::pods;
 
+/// Whether the claims of a pod are there.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Provided {
+    /// They are.
+    Ready,
+    /// One goes with an earlier pod of that name.
+    Stale,
+    /// The one of this name is being deleted.
+    Leaving(String),
+}
+
 /// Acts on claims.
 pub struct Claims {
     /// Writes.
@@ -26,20 +37,27 @@ impl Claims {
         write::namespaced(&self.client, namespace)
     }
 
-    /// Makes the claims of an ordinal that are missing. Answers whether its pod may come: not
-    /// while a claim goes away with an earlier pod of that name.
-    pub async fn provide(&self, set: &StatefulSet, ordinal: u32, pod: &str) -> Result<bool, Error> {
+    /// Makes the claims of an ordinal that are missing. Its pod may come when they are ready.
+    pub async fn provide(
+        &self,
+        set: &StatefulSet,
+        ordinal: u32,
+        pod: &str,
+    ) -> Result<Provided, Error> {
         for claim in identity::claims(set, ordinal) {
             let key = Key::of(&claim);
-            if let Some(known) = self.claims.get(&key)? {
-                if known.metadata.deletion_timestamp.is_some() || identity::is_stale(&known, pod) {
-                    return Ok(false);
-                }
+            let Some(known) = self.claims.get(&key)? else {
+                self.create(set, &key, claim, ordinal, pod).await?;
                 continue;
+            };
+            if identity::is_stale(&known, pod) {
+                return Ok(Provided::Stale);
             }
-            self.create(set, &key, claim, ordinal, pod).await?;
+            if known.metadata.deletion_timestamp.is_some() {
+                return Ok(Provided::Leaving(key.name.to_string()));
+            }
         }
-        Ok(true)
+        Ok(Provided::Ready)
     }
 
     async fn create(
@@ -55,24 +73,27 @@ impl Claims {
             claim.metadata.owner_references = Some(vec![owner]);
         }
         let whose = set.metadata.name.as_deref().unwrap_or_default();
-        let what = format!("create Claim {} Pod {pod} in StatefulSet {whose}", key.name);
+        let name = &key.name;
         let made = self
             .api(&key.namespace)
             .create(&PostParams::default(), &claim)
             .await;
         match write::tolerate_existing(made) {
             Ok(made) => {
-                self.recorder
-                    .normal(set, "SuccessfulCreate", format!("{what} success"));
+                let message =
+                    format!("create Claim {name} Pod {pod} in StatefulSet {whose} success");
+                self.recorder.normal(set, "SuccessfulCreate", message);
                 self.claims
                     .caught_up(made.as_ref().map_or(0, write::revision_of))
                     .await
             }
             Err(e) => {
-                let failure = Error::from(e);
-                let message = format!("{what} failed error: {}", failure.words());
+                let why = Error::from(e).words();
+                let message = format!(
+                    "create Claim {name} for Pod {pod} in StatefulSet {whose} failed error: {why}"
+                );
                 self.recorder.warning(set, "FailedCreate", message);
-                Err(failure)
+                Err(Error::Other(format!("failed to create PVC {name}: {why}")))
             }
         }
     }

@@ -73,7 +73,6 @@ pub fn pod(set: &StatefulSet, template: &PodTemplateSpec, revision: &str, ordina
     let owner = claim::owner_reference(set);
     let mut pod = pods::from_template(template, namespace, set_name(set), owner);
     let name = pod_name(set, ordinal);
-    pod.metadata.generate_name = None;
     pod.metadata.name = Some(name.clone());
     pod.metadata.labels.get_or_insert_default().extend([
         (NAME_LABEL.to_owned(), name.clone()),
@@ -242,6 +241,7 @@ mod tests {
         let labels = pod.metadata.labels.as_ref().unwrap();
         assert_eq!(labels[NAME_LABEL], "web-1");
         assert_eq!(labels[INDEX_LABEL], "1");
+        assert_eq!(pod.metadata.generate_name.as_deref(), Some("web-"));
         assert_eq!((revision(&pod), is_labelled(&pod)), ("web-abc", true));
         let spec = pod.spec.unwrap();
         assert_eq!(

@@ -31,7 +31,7 @@ use crate::{
     owners::{Owner, Owners},
     pod_control::PodControl,
 };
-use claims::Claims;
+use claims::{Claims, Provided};
 use plan::{Action, Snapshot};
 
 /// The entry of [`crate::ALL`].
@@ -214,14 +214,11 @@ impl StatefulSets {
         for action in actions {
             match action {
                 Action::Create(ordinal, pod) => {
-                    let pod_name = pod.metadata.name.clone().unwrap_or_default();
-                    if !self.claims.provide(set, ordinal, &pod_name).await? {
-                        if plan::is_ordered(set) {
-                            return Ok(());
-                        }
-                        continue;
+                    if self.has_claims(set, ordinal, &pod).await? {
+                        self.create(set, key, *pod).await?;
+                    } else if plan::is_ordered(set) {
+                        return Ok(());
                     }
-                    self.create(set, key, *pod).await?;
                 }
                 Action::Delete(i, ended) => self.delete(set, &owned[i], ended).await?,
                 Action::Provide(ordinal, i) => {
@@ -244,6 +241,24 @@ impl StatefulSets {
         Ok(())
     }
 
+    /// Makes the claims of a pod to come; says so if it cannot come yet.
+    async fn has_claims(&self, set: &StatefulSet, ordinal: u32, pod: &Pod) -> Result<bool, Error> {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        let failed = |why: &Error| self.tell(set, Err(("FailedCreate", why)), "create", name);
+        match self.claims.provide(set, ordinal, name).await {
+            Ok(Provided::Ready) => Ok(true),
+            Ok(Provided::Stale) => Ok(false),
+            Ok(Provided::Leaving(claim)) => {
+                failed(&Error::Other(format!("pvc {claim} is being deleted")));
+                Ok(false)
+            }
+            Err(why) => {
+                failed(&why);
+                Err(why)
+            }
+        }
+    }
+
     async fn create(&self, set: &StatefulSet, key: &Key, pod: Pod) -> Result<(), Error> {
         let name = pod.metadata.name.clone().unwrap_or_default();
         let api = write::namespaced::<Pod>(&self.context.client, &key.namespace);
@@ -253,6 +268,8 @@ impl StatefulSets {
                 self.owners.owned.caught_up(write::revision_of(&made)).await
             }
             Err(e) if client::is_forbidden_by_termination(&e) => Ok(()),
+            // Whoever has the name may go.
+            Err(e) if client::is_exists(&e) => Err(e.into()),
             Err(e) => {
                 let failure = Error::from(e);
                 self.tell(set, Err(("FailedCreate", &failure)), "create", &name);

@@ -184,38 +184,30 @@ impl<'a> View<'a> {
         true
     }
 
-    /// Replaces outdated pods from the top, as many at once as may be unavailable.
+    /// Replaces outdated pods from the top, as many at once as may be unavailable. Without order,
+    /// those that are of no use anyway go whatever the limit: they may never become available.
     fn roll(&self, actions: &mut Vec<Action>) {
         let Some(partition) = partition(self.s.set) else {
             return;
         };
-        let limit = max_unavailable(self.s.set);
         let unavailable = |i: usize| self.is_leaving(i) || !self.is_available(i);
         let outdated = |i: usize| revision(&self.s.pods[i]) != self.s.update && !self.is_leaving(i);
-        let known = self.slots.iter().filter_map(|(_, pod)| *pod);
-        let missing = self.slots.len() - known.clone().count();
-        let down = missing + known.clone().filter(|&i| unavailable(i)).count();
-        // What is on its way must come first.
-        let coming = missing + known.filter(|&i| unavailable(i) && !outdated(i)).count();
-        let mut budget = limit.saturating_sub(coming);
-        let mut taken = 0;
+        let lacks = |pod: Option<usize>| pod.is_none_or(unavailable);
+        let down = self.slots.iter().filter(|(_, pod)| lacks(*pod)).count();
+        let mut budget = max_unavailable(self.s.set).saturating_sub(down);
         let above = self.slots.iter().skip(partition as usize).rev();
-        for i in above.filter_map(|(_, pod)| *pod) {
-            let available = !unavailable(i);
-            if budget == 0 {
-                return;
-            }
-            if !outdated(i) || available && down + taken >= limit {
+        for i in above.filter_map(|(_, pod)| *pod).filter(|i| outdated(*i)) {
+            let free = !self.ordered && unavailable(i);
+            if !free && budget == 0 {
                 continue;
             }
+            budget -= usize::from(!free);
             let ended = actions
                 .iter()
                 .any(|a| matches!(a, Action::Delete(j, _) if *j == i));
             if !ended {
                 actions.push(Action::Delete(i, None));
             }
-            budget -= 1;
-            taken += usize::from(available);
         }
     }
 }

@@ -273,3 +273,24 @@ fn a_broken_update_stops_and_availability_is_waited_for() {
     assert_eq!(world.step(), ["+web-2"]);
     assert_eq!(world.step(), [""; 0], "the new one is not available yet");
 }
+
+#[test]
+fn without_order_broken_outdated_pods_go_whatever_the_limit() {
+    for (limit, broken, expected) in [
+        (1, vec!["web-1"], vec!["-web-1"]),
+        (1, vec!["web-0", "web-1"], vec!["-web-1", "-web-0"]),
+        (2, vec!["web-1"], vec!["-web-2", "-web-1"]),
+        (
+            3,
+            vec!["web-0", "web-1"],
+            vec!["-web-2", "-web-1", "-web-0"],
+        ),
+    ] {
+        let mut world = World::new(json!({"podManagementPolicy": "Parallel",
+            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": limit}}}));
+        world.settle();
+        broken.iter().for_each(|name| world.break_pod(name));
+        world.update = "two".into();
+        assert_eq!(world.step(), expected, "{limit} {broken:?}");
+    }
+}

@@ -35,6 +35,7 @@ pub(crate) static AUTOSCALERS: Simple = Simple {
         Cell::Age,
     ],
     default,
+    generation: true,
     validate,
     validate_status: |new, _| {
         let status = new.get("status").unwrap_or(&Value::Null);

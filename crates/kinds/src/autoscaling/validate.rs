@@ -28,6 +28,10 @@ pub(super) fn validate(obj: &Value) -> Vec<FieldError> {
     for (i, metric) in meta::list_at(spec, &["metrics"]).iter().enumerate() {
         errors.extend(source(metric, &format!("spec.metrics[{i}]")));
     }
+    if meta::int_at(spec, &["minReplicas"]) == Some(0) && !speaks_without_pods(spec) {
+        let why = "must specify at least one Object or External metric to support scaling to zero replicas";
+        errors.push(FieldError::forbidden("spec.metrics", why));
+    }
     for direction in ["scaleUp", "scaleDown"] {
         if let Some(rules) = meta::get(spec, &["behavior", direction]) {
             errors.extend(scaling(rules, &format!("spec.behavior.{direction}")));
@@ -45,8 +49,8 @@ fn replicas(spec: &Value) -> Vec<FieldError> {
     let mut refuse = |field: &str, value: i64, why: &str| {
         errors.push(FieldError::invalid(format!("spec.{field}"), value, why));
     };
-    if min < 1 {
-        refuse("minReplicas", min, "must be greater than or equal to 1");
+    if min < 0 {
+        refuse("minReplicas", min, "must be greater than or equal to 0");
     }
     if max < 1 {
         refuse("maxReplicas", max, "must be greater than 0");
@@ -56,6 +60,14 @@ fn replicas(spec: &Value) -> Vec<FieldError> {
         refuse("maxReplicas", max, why);
     }
     errors
+}
+
+/// Whether a metric can tell that pods are wanted while there are none.
+fn speaks_without_pods(spec: &Value) -> bool {
+    let kinds = meta::list_at(spec, &["metrics"]).iter();
+    kinds
+        .map(|metric| meta::str_at(metric, &["type"]))
+        .any(|kind| matches!(kind, "Object" | "External"))
 }
 
 fn reference(target: &Value, at: &str) -> Vec<FieldError> {
@@ -293,15 +305,33 @@ mod tests {
     fn replicas_and_targets() {
         assert_eq!(errors(json!({"minReplicas": 1})), [""; 0]);
         assert_eq!(
-            errors(json!({"minReplicas": 0, "maxReplicas": -1, "scaleTargetRef": {"name": "a/b"}})),
+            errors(
+                json!({"minReplicas": -1, "maxReplicas": -2, "scaleTargetRef": {"name": "a/b"}})
+            ),
             [
-                "spec.minReplicas: Invalid value: 0: must be greater than or equal to 1",
-                "spec.maxReplicas: Invalid value: -1: must be greater than 0",
-                "spec.maxReplicas: Invalid value: -1: must be greater than or equal to `minReplicas`",
+                "spec.minReplicas: Invalid value: -1: must be greater than or equal to 0",
+                "spec.maxReplicas: Invalid value: -2: must be greater than 0",
+                "spec.maxReplicas: Invalid value: -2: must be greater than or equal to `minReplicas`",
                 "spec.scaleTargetRef.kind: Required value",
                 "spec.scaleTargetRef.name: Invalid value: \"a/b\": may not contain '/'"
             ]
         );
+    }
+
+    #[test]
+    fn no_replicas_need_a_metric_that_speaks_without_pods() {
+        let of_pods = json!({"type": "Resource", "resource": {"name": "cpu",
+            "target": {"type": "Utilization", "averageUtilization": 50}}});
+        let queue = json!({"type": "External", "external": {"metric": {"name": "q"},
+            "target": {"type": "AverageValue", "averageValue": "5"}}});
+        let refused = "spec.metrics: Forbidden: must specify at least one Object or External metric to support scaling to zero replicas";
+        for (metrics, wanted) in [
+            (json!([of_pods]), vec![refused]),
+            (json!([of_pods, queue]), vec![]),
+        ] {
+            let found = errors(json!({"minReplicas": 0, "metrics": metrics}));
+            assert_eq!(found, wanted, "{metrics}");
+        }
     }
 
     #[test]

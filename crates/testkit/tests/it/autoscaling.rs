@@ -4,7 +4,7 @@ use client::{Clock, write};
 use k8s_openapi::api::{
     apps::v1::Deployment, autoscaling::v2::HorizontalPodAutoscaler, core::v1::Pod,
 };
-use kube::api::ListParams;
+use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use testkit::{Cluster, eventually, objects};
 
@@ -137,4 +137,87 @@ async fn a_deployment_follows_its_use() -> anyhow::Result<()> {
         assert_eq!(said, expected);
     }
     Ok(())
+}
+
+/// Serves the external metric `depth` as whatever is created there.
+fn depths() -> Value {
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "depth.external.metrics.k8s.io",
+            "annotations": {"api-approved.kubernetes.io": "unapproved, a test"}},
+        "spec": {"group": "external.metrics.k8s.io", "scope": "Namespaced",
+            "names": {"plural": "depth", "singular": "depth", "kind": "Depth", "listKind": "DepthList"},
+            "versions": [{"name": "v1beta1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}]},
+    })
+}
+
+/// An empty queue needs no pods, and a filled one brings them back: it was the autoscaler that
+/// took them away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_without_work_has_no_pods() -> anyhow::Result<()> {
+    let cluster = Cluster::start().await?;
+    let client = cluster.client();
+    let web = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
+        "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "web"}},
+            "template": {"metadata": {"labels": {"app": "web"}},
+                "spec": {"containers": [{"name": "c", "image": "i"}]}}},
+    });
+    objects(&client, &[depths(), web]).await?;
+    const DEPTHS: &str = "/apis/external.metrics.k8s.io/v1beta1/namespaces/default/depth";
+    let depth = |value: &str| {
+        json!({"apiVersion": "external.metrics.k8s.io/v1beta1", "kind": "Depth",
+            "metadata": {"name": "queue"}, "metricName": "depth", "value": value})
+    };
+    eventually("the depth to be taken", || async {
+        let body = serde_json::to_vec(&depth("0"))?;
+        let request = kube::core::Request::new(DEPTHS).create(&Default::default(), body)?;
+        Ok(client.request::<Value>(request).await.ok())
+    })
+    .await?;
+    let scaler = json!({
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "web"},
+        "spec": {"minReplicas": 0, "maxReplicas": 5,
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"},
+            "behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}},
+            "metrics": [{"type": "External", "external": {"metric": {"name": "depth"},
+                "target": {"type": "AverageValue", "averageValue": "5"}}}]},
+    });
+    objects(&client, &[scaler]).await?;
+    let scalers = write::namespaced::<HorizontalPodAutoscaler>(&client, "default");
+    let deployments = write::namespaced::<Deployment>(&client, "default");
+    let settled = |replicas: i32, asleep: &'static str| {
+        let (scalers, deployments, cluster) = (scalers.clone(), deployments.clone(), &cluster);
+        async move {
+            let waited = eventually(&format!("{replicas} replicas"), || async {
+                let scaler = scalers.get("web").await?;
+                let status = scaler.status.unwrap_or_default();
+                let seen = status.observed_generation == scaler.metadata.generation;
+                let all = status.conditions.unwrap_or_default();
+                let told = all.iter().any(|c| {
+                    c.type_ == "ScaledToZero"
+                        && c.status == asleep
+                        && c.observed_generation == scaler.metadata.generation
+                });
+                let has = deployments.get("web").await?.spec.replicas;
+                Ok((seen && told && has == Some(replicas)).then_some(()))
+            })
+            .await;
+            if waited.is_err() {
+                println!("{}", cluster.dump("horizontalpodautoscalers").await);
+            }
+            waited
+        }
+    };
+    settled(0, "True").await?;
+    let filled = serde_json::to_vec(&json!({"value": "10"}))?;
+    let request = http::Request::patch(format!("{DEPTHS}/queue"))
+        .header("content-type", "application/merge-patch+json")
+        .body(filled)?;
+    let _: Value = client.request(request).await?;
+    // A change of the autoscaler makes it look at once.
+    let more = Patch::Merge(json!({"spec": {"maxReplicas": 6}}));
+    scalers.patch("web", &PatchParams::default(), &more).await?;
+    settled(2, "False").await
 }
