@@ -24,7 +24,7 @@ pub struct Claims {
     pub release: Vec<Arc<Entry>>,
 }
 
-/// What `owner` has of a kind once it has adopted (only what `suits`) and released. A selector of
+/// What `owner` has of a kind once it has adopted and released (only what `suits`). A selector of
 /// everything is one of nothing.
 pub async fn own<O, K>(
     client: &Client,
@@ -46,7 +46,8 @@ where
     let mut candidates = candidates(cache, namespace, uid, selector);
     candidates.retain(|e| e.controller().is_some() || suits(e));
     let deleting = meta.deletion_timestamp.is_some();
-    let claims = sort(uid, deleting, selector, candidates);
+    let mut claims = sort(uid, deleting, selector, candidates);
+    claims.release.retain(|e| suits(e));
     let owners = write::namespaced(client, namespace);
     let objects = write::namespaced(client, namespace);
     settle(owner, &owners, &objects, cache, claims).await

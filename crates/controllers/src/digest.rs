@@ -232,6 +232,15 @@ mod tests {
     }
 
     #[test]
+    fn pods_that_have_ended_are_known() {
+        for (phase, expected) in [("Pending", false), ("Succeeded", true), ("Failed", true)] {
+            let pod = json!({"metadata": {"name": "a"}, "status": {"phase": phase}});
+            let entry = client::cache::parse_entry(pod.to_string().as_bytes()).unwrap();
+            assert_eq!(is_over(&entry), expected, "{phase}");
+        }
+    }
+
+    #[test]
     fn costs_and_restarts_are_read() {
         let pod = json!({"metadata": {"name": "a", "annotations": {(DELETION_COST): "-7"}},
             "status": {"containerStatuses": [{"restartCount": 2}, {"restartCount": 3}]}});

@@ -170,7 +170,7 @@ impl<O: Owner, K: Kind> Owners<O, K> {
         Ok(decode_all(&self.claim_entries(owner, |_| true).await?))
     }
 
-    /// As [`Self::claim`], not decoded, and adopts only what `suits`.
+    /// As [`Self::claim`], not decoded, and adopts and releases only what `suits`.
     ///
     /// # Errors
     /// As there.

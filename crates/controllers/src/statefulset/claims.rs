@@ -78,21 +78,23 @@ impl Claims {
             .api(&key.namespace)
             .create(&PostParams::default(), &claim)
             .await;
-        match write::tolerate_existing(made) {
+        match made {
             Ok(made) => {
                 let message =
                     format!("create Claim {name} Pod {pod} in StatefulSet {whose} success");
                 self.recorder.normal(set, "SuccessfulCreate", message);
-                self.claims
-                    .caught_up(made.as_ref().map_or(0, write::revision_of))
-                    .await
+                self.claims.caught_up(write::revision_of(&made)).await
             }
             Err(e) => {
+                // What the cache does not show yet has to be looked at: it may be going.
+                let known = client::is_exists(&e);
                 let why = Error::from(e).words();
-                let message = format!(
-                    "create Claim {name} for Pod {pod} in StatefulSet {whose} failed error: {why}"
-                );
-                self.recorder.warning(set, "FailedCreate", message);
+                if !known {
+                    let message = format!(
+                        "create Claim {name} for Pod {pod} in StatefulSet {whose} failed error: {why}"
+                    );
+                    self.recorder.warning(set, "FailedCreate", message);
+                }
                 Err(Error::Other(format!("failed to create PVC {name}: {why}")))
             }
         }

@@ -167,3 +167,39 @@ async fn a_claim_that_is_deleted_before_its_pod_starts_is_made_again() -> anyhow
     assert_eq!(same.metadata.uid, pod.metadata.uid);
     Ok(())
 }
+
+/// Else nobody could tell why a pod does not come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_goes_is_told_of_and_waited_for() -> anyhow::Result<()> {
+    let cluster = Cluster::start().await?;
+    let client = cluster.client();
+    let claim = json!({"storageClassName": "", "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Gi"}}});
+    let held = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "data-db-0", "finalizers": ["example.com/hold"]}, "spec": claim});
+    objects(&client, &[held]).await?;
+    let claims = write::namespaced::<PersistentVolumeClaim>(&client, "default");
+    claims.delete("data-db-0", &Default::default()).await?;
+    let spec = json!({"replicas": 1,
+        "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": claim}]});
+    objects(&client, &[set("db", spec)]).await?;
+    let events = write::namespaced::<Event>(&client, "default");
+    eventually("the event of the claim", || async {
+        let all = events.list(&ListParams::default()).await?.items;
+        let text = "create Pod db-0 in StatefulSet db failed error: pvc data-db-0 is being deleted";
+        let said = |e: &Event| {
+            e.message.as_deref() == Some(text) && e.reason.as_deref() == Some("FailedCreate")
+        };
+        Ok(all.iter().any(said).then_some(()))
+    })
+    .await?;
+    assert_eq!(names(&cluster).await?, [""; 0]);
+    let free = Patch::Merge(json!({"metadata": {"finalizers": []}}));
+    claims
+        .patch("data-db-0", &PatchParams::default(), &free)
+        .await?;
+    let pods = write::namespaced::<Pod>(&client, "default");
+    let pod = eventually("the pod", || async { Ok(pods.get_opt("db-0").await?) }).await?;
+    assert_eq!(pod.metadata.generate_name.as_deref(), Some("db-"));
+    Ok(())
+}

@@ -270,3 +270,51 @@ async fn endpoints_written_by_hand_are_mirrored() -> anyhow::Result<()> {
     api.delete("outside", &Default::default()).await?;
     wait(&[]).await
 }
+
+/// Ended pods neither join a set nor leave it: they are of no use to it, and go with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_that_have_ended_stay_with_whom_they_are() -> anyhow::Result<()> {
+    let cluster = Cluster::start().await?;
+    let client = cluster.client();
+    let template = |app: &str| {
+        json!({"metadata": {"labels": {"app": app}},
+            "spec": {"containers": [{"name": "c", "image": "i"}]}})
+    };
+    let mut stranger = template("other");
+    stranger["apiVersion"] = json!("v1");
+    stranger["kind"] = json!("Pod");
+    stranger["metadata"]["name"] = json!("stranger");
+    let set = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "web"},
+        "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "web"}}, "template": template("web")}});
+    objects(&client, &[stranger, set]).await?;
+    let pods = write::namespaced::<Pod>(&client, "default");
+    let owned = ListParams::default().labels("app=web");
+    // The one pod of the set that is not among those known.
+    let next = |known: Vec<String>| {
+        let (pods, owned) = (pods.clone(), owned.clone());
+        async move {
+            eventually("a new pod of the set", || async {
+                let all = pods.list(&owned).await?.items;
+                let mut names = all.into_iter().filter_map(|p| p.metadata.name);
+                Ok(names.find(|name| !known.contains(name)))
+            })
+            .await
+        }
+    };
+    let params = PatchParams::default();
+    let failed = Patch::Merge(json!({"status": {"phase": "Failed"}}));
+    let label = |app: &str| Patch::Merge(json!({"metadata": {"labels": {"app": app}}}));
+    let first = next(Vec::new()).await?;
+    for (name, app) in [("stranger", "web"), (first.as_str(), "other")] {
+        pods.patch_status(name, &params, &failed).await?;
+        pods.patch(name, &params, &label(app)).await?;
+    }
+    // Whoever makes up for the second one's loss has seen all that came before.
+    let second = next(vec!["stranger".into()]).await?;
+    pods.delete(&second, &Default::default()).await?;
+    next(vec!["stranger".into(), second]).await?;
+    let owners = |pod: Pod| pod.metadata.owner_references.map_or(0, |o| o.len());
+    assert_eq!(owners(pods.get("stranger").await?), 0);
+    assert_eq!(owners(pods.get(&first).await?), 1);
+    Ok(())
+}
