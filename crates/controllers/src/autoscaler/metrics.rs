@@ -1,15 +1,23 @@
 //! Asking the metrics APIs. Amounts are in thousandths.
 
-use client::{Client, Error};
+use client::Client;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::Value;
 
-use super::replicas::{Sample, Samples, milli};
+use super::{
+    judge::words,
+    replicas::{Sample, Samples, milli},
+};
 
-const RESOURCE: &str = "/apis/metrics.k8s.io/v1beta1";
-const CUSTOM: &str = "/apis/custom.metrics.k8s.io/v1beta2";
-const EXTERNAL: &str = "/apis/external.metrics.k8s.io/v1beta1";
+/// Where an API is served: the usual version first. All of its versions say what is read here alike.
+type Versions = &'static [&'static str];
+const RESOURCE: Versions = &["/apis/metrics.k8s.io/v1beta1", "/apis/metrics.k8s.io/v1"];
+const CUSTOM: Versions = &[
+    "/apis/custom.metrics.k8s.io/v1beta2",
+    "/apis/custom.metrics.k8s.io/v1beta1",
+];
+const EXTERNAL: Versions = &["/apis/external.metrics.k8s.io/v1beta1"];
 /// Time over which metrics that do not say are measured.
 const WINDOW: SignedDuration = SignedDuration::from_mins(1);
 
@@ -28,8 +36,9 @@ impl Metrics {
         resource: &str,
         container: Option<&str>,
     ) -> Result<Samples, String> {
-        let pods = format!("{RESOURCE}/namespaces/{namespace}/pods");
-        let answer = self.get(&pods, &[("labelSelector", selector)]).await;
+        let pods = format!("/namespaces/{namespace}/pods");
+        let query = [("labelSelector", selector)];
+        let answer = self.ask(RESOURCE, &pods, &query).await;
         let failed = |e| format!("unable to fetch metrics from resource metrics API: {e}");
         let samples = usages(&answer.map_err(failed)?, resource, container);
         if samples.is_empty() {
@@ -46,13 +55,13 @@ impl Metrics {
         metric: &str,
         chosen: Option<&LabelSelector>,
     ) -> Result<Samples, String> {
-        let path = format!("{CUSTOM}/namespaces/{namespace}/pods/*/{metric}");
+        let path = format!("/namespaces/{namespace}/pods/*/{metric}");
         let chosen = written(chosen);
         let query = [
             ("labelSelector", selector),
             ("metricLabelSelector", &chosen),
         ];
-        let answer = self.get(&path, &query).await;
+        let answer = self.ask(CUSTOM, &path, &query).await;
         let failed = |e| format!("unable to fetch metrics from custom metrics API: {e}");
         let samples = values(&answer.map_err(failed)?);
         if samples.is_empty() {
@@ -72,12 +81,13 @@ impl Metrics {
     ) -> Result<i64, String> {
         // A namespace itself is asked for by its own path.
         let path = if resource == "namespaces" {
-            format!("{CUSTOM}/namespaces/{name}/metrics/{metric}")
+            format!("/namespaces/{name}/metrics/{metric}")
         } else {
-            format!("{CUSTOM}/namespaces/{namespace}/{resource}/{name}/{metric}")
+            format!("/namespaces/{namespace}/{resource}/{name}/{metric}")
         };
         let chosen = written(chosen);
-        let answer = self.get(&path, &[("metricLabelSelector", &chosen)]).await;
+        let query = [("metricLabelSelector", chosen.as_str())];
+        let answer = self.ask(CUSTOM, &path, &query).await;
         let failed = |e| format!("unable to fetch metrics from custom metrics API: {e}");
         let answer = answer.map_err(failed)?;
         let first = answer["items"][0]["value"].as_str().and_then(milli);
@@ -91,9 +101,10 @@ impl Metrics {
         metric: &str,
         chosen: Option<&LabelSelector>,
     ) -> Result<i64, String> {
-        let path = format!("{EXTERNAL}/namespaces/{namespace}/{metric}");
+        let path = format!("/namespaces/{namespace}/{metric}");
         let chosen = written(chosen);
-        let answer = self.get(&path, &[("labelSelector", &chosen)]).await;
+        let query = [("labelSelector", chosen.as_str())];
+        let answer = self.ask(EXTERNAL, &path, &query).await;
         let failed = |e| format!("unable to fetch metrics from external metrics API: {e}");
         let answer = answer.map_err(failed)?;
         let items = answer["items"].as_array().map(Vec::as_slice);
@@ -107,7 +118,30 @@ impl Metrics {
         Ok(amounts.into_iter().fold(0, i64::saturating_add))
     }
 
-    async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, String> {
+    /// Asks the first version of an API that knows of this.
+    async fn ask(
+        &self,
+        versions: Versions,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<Value, String> {
+        let mut first = None;
+        for version in versions {
+            match self.get(&format!("{version}{path}"), query).await {
+                Ok(answer) => return Ok(answer),
+                Err(e) => {
+                    let elsewhere = client::is_not_found(&e);
+                    first.get_or_insert(e);
+                    if !elsewhere {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(first.map_or_else(String::new, words))
+    }
+
+    async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, kube::Error> {
         let mut uri = path.to_owned();
         let asked = query.iter().filter(|(_, value)| !value.is_empty());
         for (place, (key, value)) in asked.enumerate() {
@@ -118,9 +152,8 @@ impl Metrics {
         }
         let request = http::Request::get(uri)
             .body(Vec::new())
-            .map_err(|e| e.to_string())?;
-        let answer = self.client.request(request).await;
-        answer.map_err(|e| Error::from(e).words())
+            .map_err(kube::Error::HttpError)?;
+        self.client.request(request).await
     }
 }
 
@@ -218,6 +251,35 @@ mod tests {
         assert_eq!(usages(&answer, "memory", Some("x"))["a"].value, 1_024_000);
         let custom = json!({"items": [{"describedObject": {"name": "p"}, "value": "1500m"}]});
         assert_eq!(values(&custom)["p"].value, 1500);
+    }
+
+    /// Adapters of users serve what they serve.
+    #[tokio::test]
+    async fn whatever_version_is_served_is_asked() {
+        let service = tower::service_fn(|request: http::Request<kube::client::Body>| async move {
+            let missing = json!({"kind": "Status", "status": "Failure", "code": 404,
+                "reason": "NotFound", "message": format!("no {}", request.uri().path())});
+            let (code, body) = match request.uri().path() {
+                "/apis/custom.metrics.k8s.io/v1beta1/namespaces/n/pods/*/m" => (
+                    200,
+                    json!({"items": [{"describedObject": {"name": "p"}, "value": "7"}]}),
+                ),
+                _ => (404, missing),
+            };
+            let mut response = http::Response::new(body.to_string());
+            *response.status_mut() = code.try_into().unwrap();
+            Ok::<_, std::convert::Infallible>(response)
+        });
+        let metrics = Metrics {
+            client: client::in_process(service),
+        };
+        let found = metrics.pods("n", "a=b", "m", None).await.unwrap();
+        assert_eq!(found["p"].value, 7000);
+        let why = metrics.pods("n", "a=b", "other", None).await.unwrap_err();
+        assert_eq!(
+            why,
+            "unable to fetch metrics from custom metrics API: no /apis/custom.metrics.k8s.io/v1beta2/namespaces/n/pods/*/other"
+        );
     }
 
     #[test]
