@@ -218,9 +218,10 @@ impl<'a> View<'a> {
             return;
         }
         let mut running = Vec::new();
+        let mut held = false;
         for i in staying {
             match pods::phase(&self.s.pods[i]) {
-                "Failed" => self.replace_failed(node, i, plan),
+                "Failed" => held |= !self.replace_failed(node, i, plan),
                 "Succeeded" => {
                     plan.events.push(self.tale(node, i, true));
                     plan.delete.push(i);
@@ -228,22 +229,24 @@ impl<'a> View<'a> {
                 _ => running.push(i),
             }
         }
-        // With surge, a new pod need not wait until the last one has gone.
-        if running.is_empty() && place == Place::Run && self.fence().1 > 0 {
+        // With surge, a new pod need not wait until the last one has gone, unless it would fail as well.
+        if running.is_empty() && !held && place == Place::Run && self.fence().1 > 0 {
             plan.create.push(node.to_owned());
         }
         self.thin_out(running, plan);
     }
 
-    fn replace_failed(&self, node: &str, i: usize, plan: &mut Plan) {
+    /// Answers whether it goes now.
+    fn replace_failed(&self, node: &str, i: usize, plan: &mut Plan) -> bool {
         let left = self.s.tries.left(node, self.s.now);
         if left.is_positive() {
             plan.look_in(left);
-            return;
+            return false;
         }
         plan.failed.push(node.to_owned());
         plan.events.push(self.tale(node, i, false));
         plan.delete.push(i);
+        true
     }
 
     fn tale(&self, node: &str, i: usize, succeeded: bool) -> (EventType, &'static str, String) {

@@ -259,3 +259,22 @@ fn with_surge_outdated_pods_leave_nodes_that_suit_no_more_when_there_are_others(
         (vec!["n01".to_owned()], vec![0])
     );
 }
+
+/// A node that refuses every pod must not get one after the other.
+#[test]
+fn with_surge_pods_that_fail_are_waited_for_all_the_same() {
+    let surge =
+        json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}});
+    let mut world = World::new(1, surge);
+    let mut made = 0;
+    for _ in 0..60 {
+        made += world.step().create.len();
+        world
+            .pods
+            .retain(|p| p.metadata.deletion_timestamp.is_none());
+        for pod in &mut world.pods {
+            pod.status.get_or_insert_default().phase = Some("Failed".into());
+        }
+    }
+    assert!((4..10).contains(&made), "{made} within a minute");
+}
