@@ -17,20 +17,25 @@ pub const CONTROLLER: Controller = Controller {
     run,
 };
 
-/// The first part of `cluster` of this prefix length that is not taken.
-fn allocate(cluster: IpNet, prefix: u8, taken: &HashSet<IpNet>) -> Option<IpNet> {
-    cluster
-        .subnets(prefix)
-        .ok()?
-        .find(|part| !taken.contains(part))
+/// The next part of `cluster` of this prefix length after the `last` one that is not taken; then those before it:
+/// what a node has just given back may still be known to others as that node's.
+fn allocate(
+    cluster: IpNet,
+    prefix: u8,
+    taken: &HashSet<IpNet>,
+    last: Option<IpNet>,
+) -> Option<IpNet> {
+    let free = || Some(cluster.subnets(prefix).ok()?.filter(|p| !taken.contains(p)));
+    let after = free()?.find(|part| last.is_none_or(|last| *part > last));
+    after.or_else(|| free()?.next())
 }
 
 struct Ipam {
     context: Context,
     recorder: Recorder,
     nodes: Cache<Node>,
-    /// One allocation at a time.
-    turn: Mutex<()>,
+    /// What was given last. One allocation at a time.
+    last: Mutex<Option<IpNet>>,
 }
 
 fn run(context: Context) -> BoxFuture<'static, ()> {
@@ -48,14 +53,14 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
             }
         });
         let recorder = context.recorder();
-        let turn = Mutex::new(());
+        let last = Mutex::default();
         context
             .work(
                 Ipam {
                     context: context.clone(),
                     recorder,
                     nodes,
-                    turn,
+                    last,
                 },
                 queue,
             )
@@ -71,19 +76,19 @@ impl Reconcile for Ipam {
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
-        let _turn = self.turn.lock().await;
+        let mut last = self.last.lock().await;
         let Some(cluster) = self.context.config.cluster_cidr else {
             return Ok(Requeue::OnChange);
         };
         let Some(node) = self.nodes.get(key)? else {
             return Ok(Requeue::OnChange);
         };
-        if of(&node).is_some() {
+        if of(&node).is_some() || node.metadata.deletion_timestamp.is_some() {
             return Ok(Requeue::OnChange);
         }
         let taken = self.nodes.list().iter().filter_map(of).collect();
         let prefix = self.context.config.node_cidr_prefix;
-        let Some(part) = allocate(cluster, prefix, &taken) else {
+        let Some(part) = allocate(cluster, prefix, &taken, *last) else {
             self.recorder.normal(
                 &node,
                 "CIDRNotAvailable",
@@ -94,6 +99,7 @@ impl Reconcile for Ipam {
         let patch = json!({"spec": {"podCIDR": part.to_string(), "podCIDRs": [part.to_string()]}});
         let api = write::cluster::<Node>(&self.context.client);
         let written = write::patch(&api, &key.name, &patch).await?;
+        *last = Some(part);
         self.nodes
             .caught_up(written.as_ref().map_or(0, write::revision_of))
             .await?;
@@ -110,17 +116,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_free_part_is_given() {
+    fn the_next_free_part_is_given() {
         let net = |text: &str| text.parse::<IpNet>().unwrap();
-        let mut taken = HashSet::new();
-        let mut next = || {
-            let part = allocate(net("10.42.0.0/22"), 24, &taken);
+        let (mut taken, mut last) = (HashSet::new(), None);
+        let mut next = |given_back: Option<&str>| {
+            given_back.map(|part| taken.remove(&net(part)));
+            let part = allocate(net("10.42.0.0/22"), 24, &taken, last);
             taken.extend(part);
+            last = part.or(last);
             part.map(|p| p.to_string())
         };
-        let all: Vec<_> = (0..5).map(|_| next()).collect();
-        assert_eq!(all[0].as_deref(), Some("10.42.0.0/24"));
-        assert_eq!(all[3].as_deref(), Some("10.42.3.0/24"));
-        assert_eq!(all[4], None);
+        assert_eq!(next(None).as_deref(), Some("10.42.0.0/24"));
+        assert_eq!(next(None).as_deref(), Some("10.42.1.0/24"));
+        let given_back = Some("10.42.0.0/24");
+        assert_eq!(next(given_back).as_deref(), Some("10.42.2.0/24"));
+        assert_eq!(next(None).as_deref(), Some("10.42.3.0/24"));
+        assert_eq!(next(None).as_deref(), given_back, "when no other is left");
+        assert_eq!(next(None), None);
     }
 }

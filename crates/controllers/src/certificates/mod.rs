@@ -7,6 +7,8 @@
 //! ```
 
 mod authority;
+mod bundles;
+mod pod_requests;
 mod request;
 mod rules;
 
@@ -31,6 +33,8 @@ use serde_json::json;
 
 use crate::{Context, Controller};
 pub use authority::{Authority, AuthorityError};
+pub use bundles::CONTROLLER as TRUST;
+pub use pod_requests::CONTROLLER as POD_CLEANING;
 use request::Request;
 use rules::Signer;
 

@@ -18,13 +18,15 @@ use super::{
     topology::Topology,
     trigger::{Trigger, Triggers},
 };
-use crate::{Context, claim};
+use crate::{Context, claim, pods};
 
 /// Endpoints of one slice.
 const SLICE_MAX: usize = 100;
 pub(super) const SERVICE: &str = "kubernetes.io/service-name";
 pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
+/// The reason of an event about slices that do not say all.
+const FAILED: &str = "FailedToUpdateEndpointSlices";
 
 fn whose(service: &Service) -> Whose {
     Whose {
@@ -145,6 +147,7 @@ impl Reconcile for Slices {
         };
         let pods = self.pods.list_matching(&key.namespace, &selector);
         let trigger = self.triggers.look(key, &service, &pods);
+        self.tell_of_lost(key, &service, &pods);
         let own: Vec<EndpointSlice> = owned(&self.slices, key, MANAGER);
         let families = backends::families(&service);
         let is_of = |s: &EndpointSlice| {
@@ -181,8 +184,7 @@ impl Reconcile for Slices {
         for act in acts {
             if let Err(e) = writer.act(&key.namespace, act).await {
                 let message = format!("Error updating Endpoint Slices for Service {key}: {e}");
-                self.recorder
-                    .warning(&service, "FailedToUpdateEndpointSlices", message);
+                self.recorder.warning(&service, FAILED, message);
                 return Err(e);
             }
         }
@@ -207,6 +209,27 @@ impl Slices {
             Some(node) => Some(node.label(ZONE).map(str::to_owned)),
             None => all.unwrap_or(false).then_some(None),
         }
+    }
+
+    /// Tells which pods are left out because their node is not there. That of a node that comes is looked at anew.
+    fn tell_of_lost(&self, key: &Key, service: &Service, pods: &[Pod]) {
+        let lost = pods.iter().filter(|pod| {
+            let node = pods::node(pod);
+            !pods::is_terminal(pod) && !node.is_empty() && self.zone_of(service, node).is_none()
+        });
+        let words = lost.map(|pod| {
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            let node = pods::node(pod);
+            format!("skipping Pod {name} for Service {key}: Node {node} Not Found")
+        });
+        let words: Vec<String> = words.collect();
+        let words = match words.as_slice() {
+            [] => return,
+            [one] => one.clone(),
+            all => format!("[{}]", all.join(", ")),
+        };
+        let message = format!("Error updating Endpoint Slices for Service {key}: {words}");
+        self.recorder.warning(service, FAILED, message);
     }
 
     /// Says who is to use which endpoint, and tells where that changed.

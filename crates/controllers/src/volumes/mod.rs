@@ -415,7 +415,8 @@ impl Binder {
         }
         let api: Api<PersistentVolumeClaim> =
             write::namespaced(&self.context.client, &key.namespace);
-        let patch = json!({"status": {"phase": phase}});
+        // Without a volume it has nothing of one.
+        let patch = json!({"status": {"phase": phase, "accessModes": null, "capacity": null}});
         let written = write::patch_status(&api, &key.name, &patch).await?;
         self.claims
             .caught_up(written.as_ref().map_or(0, write::revision_of))

@@ -1,8 +1,16 @@
-//! Claims that pods use and volumes that are bound do not go until that ends.
+//! Claims that pods use and volumes that are bound do not go until that ends; and claims say whether any pod
+//! uses them.
 
 use client::{Cache, Entry, Error, Key, Queue, Reconcile, Requeue, Scope, write};
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{
+        ContainerState, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimCondition,
+        Pod,
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
+};
 use kube::{
     Api,
     api::{ListParams, Patch, PatchParams},
@@ -25,6 +33,8 @@ pub const VOLUMES: Controller = Controller {
 
 const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
+/// Condition of a claim that no pod uses.
+const UNUSED: &str = "Unused";
 /// Pods asked for at once.
 const PAGE_PODS: u32 = 500;
 
@@ -92,7 +102,7 @@ fn run_claims(context: Context) -> BoxFuture<'static, ()> {
         claims.on_change(move |change| to.add(change.key.clone()));
         let (to, all) = (queue.clone(), claims.clone());
         let users = Users::follow(pods, move |claim| {
-            if all.entry(&claim).is_some_and(|e| e.deleting) {
+            if all.contains(&claim) {
                 to.add(claim);
             }
         });
@@ -120,10 +130,13 @@ impl Reconcile for Claims {
         let Some(entry) = self.claims.entry(key) else {
             return Ok(Requeue::OnChange);
         };
+        if !entry.deleting && self.say_whether_used(key, &entry).await? {
+            return Ok(Requeue::OnChange);
+        }
         let in_use = || self.users.of(key).iter().any(|p| uses(p, &entry));
         let act = decide(&entry, CLAIM_FINALIZER, in_use);
         // The cache may not know yet of a pod that was given its node just now.
-        if act == Act::Remove && self.is_used_by_now(key, &entry).await? {
+        if act == Act::Remove && self.is_used_by_now(key, |p| uses(p, &entry)).await? {
             return Ok(Requeue::OnChange);
         }
         if act != Act::Nothing {
@@ -136,13 +149,40 @@ impl Reconcile for Claims {
 }
 
 impl Claims {
+    /// Writes into a claim that is bound whether a pod uses it; answers whether that was news.
+    async fn say_whether_used(&self, key: &Key, entry: &Entry) -> Result<bool, Error> {
+        let status = entry.decode::<PersistentVolumeClaim>()?.status;
+        let status = status.unwrap_or_default();
+        if status.phase.as_deref() != Some("Bound") {
+            return Ok(false);
+        }
+        let known = status.conditions.unwrap_or_default();
+        let now = self.context.now();
+        let mut used = self.users.of(key).iter().any(|p| refers_to(p, entry));
+        if !used && said(&known, used, now).is_some() {
+            used = self.is_used_by_now(key, |p| refers_to(p, entry)).await?;
+        }
+        let Some(conditions) = said(&known, used, now) else {
+            return Ok(false);
+        };
+        let body = json!({
+            "metadata": {"uid": entry.uid, "resourceVersion": entry.revision.to_string()},
+            "status": {"conditions": conditions},
+        });
+        let api = write::namespaced::<PersistentVolumeClaim>(&self.context.client, &key.namespace);
+        let written = write::patch_status(&api, &key.name, &body).await?;
+        let revision = written.as_ref().map_or(0, write::revision_of);
+        self.claims.caught_up(revision).await?;
+        Ok(true)
+    }
+
     /// Asks the server, page by page, whether a pod uses the claim.
-    async fn is_used_by_now(&self, key: &Key, claim: &Entry) -> Result<bool, Error> {
+    async fn is_used_by_now(&self, key: &Key, uses: impl Fn(&Pod) -> bool) -> Result<bool, Error> {
         let api = write::namespaced::<Pod>(&self.context.client, &key.namespace);
         let mut page = ListParams::default().limit(PAGE_PODS);
         loop {
             let pods = api.list(&page).await?;
-            if pods.items.iter().any(|pod| uses(pod, claim)) {
+            if pods.items.iter().any(&uses) {
                 return Ok(true);
             }
             match pods.metadata.continue_.filter(|token| !token.is_empty()) {
@@ -155,23 +195,84 @@ impl Claims {
 
 /// Pods without a node cannot start any more once the claim is being deleted.
 fn uses(pod: &Pod, claim: &Entry) -> bool {
-    let Some(spec) = &pod.spec else { return false };
     let meta = &pod.metadata;
-    let (name, uid) = (
-        meta.name.as_deref().unwrap_or_default(),
-        meta.uid.as_deref(),
-    );
     // One that is only there until its dependents are gone does not wait for its own claims.
     let over = meta.deletion_timestamp.is_some() && meta.deletion_grace_period_seconds == Some(0);
+    !pods::node(pod).is_empty() && mounts(pod, claim, !over)
+}
+
+/// Whether a pod that has not ended is to have a claim, on whichever node.
+fn refers_to(pod: &Pod, claim: &Entry) -> bool {
+    !has_ended(pod) && mounts(pod, claim, true)
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    let status = pod.status.as_ref();
+    let containers = status.into_iter().flat_map(|s| {
+        let kinds = [
+            &s.init_container_statuses,
+            &s.container_statuses,
+            &s.ephemeral_container_statuses,
+        ];
+        kinds.into_iter().flatten().flatten()
+    });
+    let mut states = containers.map(|c| c.state.as_ref());
+    let is_still = |s: &ContainerState| s.terminated.is_some() || s.waiting.is_some();
+    let deleting = pod.metadata.deletion_timestamp.is_some();
+    pods::is_terminal(pod) || deleting && states.all(|s| s.is_some_and(is_still))
+}
+
+/// Whether a claim is among the volumes of a pod; `made`: those count that are made for it.
+fn mounts(pod: &Pod, claim: &Entry, made: bool) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let uid = pod.metadata.uid.as_deref();
     let made_for_it = claim.controller().is_some_and(|o| Some(&*o.uid) == uid);
     let claim = &*claim.key.name;
-    !pods::node(pod).is_empty()
-        && spec.volumes.iter().flatten().any(|v| {
-            let direct = v.persistent_volume_claim.as_ref();
-            let made =
-                || v.ephemeral.is_some() && made_for_it && format!("{name}-{}", v.name) == claim;
-            direct.is_some_and(|c| c.claim_name == claim) || !over && made()
-        })
+    spec.volumes.iter().flatten().any(|v| {
+        let direct = v.persistent_volume_claim.as_ref();
+        let is_made =
+            || v.ephemeral.is_some() && made_for_it && format!("{name}-{}", v.name) == claim;
+        direct.is_some_and(|c| c.claim_name == claim) || made && is_made()
+    })
+}
+
+/// The conditions of a claim that say whether it is used; `None`: they do.
+fn said(
+    known: &[PersistentVolumeClaimCondition],
+    used: bool,
+    now: Timestamp,
+) -> Option<Vec<PersistentVolumeClaimCondition>> {
+    let (status, reason, message) = match used {
+        true => (
+            "False",
+            "PodUsingPVC",
+            "A pod is currently referencing this PVC",
+        ),
+        false => (
+            "True",
+            "NoPodsUsingPVC",
+            "No pods are currently referencing this PVC",
+        ),
+    };
+    let at = known.iter().position(|c| c.type_ == UNUSED);
+    if at.is_some_and(|i| known[i].status == status) {
+        return None;
+    }
+    let new = PersistentVolumeClaimCondition {
+        type_: UNUSED.into(),
+        status: status.into(),
+        reason: Some(reason.into()),
+        message: Some(message.into()),
+        last_transition_time: Some(Time(now)),
+        last_probe_time: None,
+    };
+    let mut all = known.to_vec();
+    match at {
+        Some(i) => all[i] = new,
+        None => all.push(new),
+    }
+    Some(all)
 }
 
 struct Volumes {
@@ -228,7 +329,6 @@ mod tests {
     };
 
     use http::{Method, Request, Response};
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::Value;
 
     use super::*;
@@ -311,5 +411,48 @@ mod tests {
         over.metadata.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH));
         over.metadata.deletion_grace_period_seconds = Some(0);
         assert!(uses(&over, &claim("c", "")) && !uses(&over, &claim("p-e", "u")));
+    }
+
+    #[test]
+    fn claims_say_whether_a_pod_uses_them() {
+        let now = Timestamp::UNIX_EPOCH;
+        let status = |all: &[PersistentVolumeClaimCondition]| {
+            let of = all.iter().find(|c| c.type_ == UNUSED);
+            of.map(|c| (c.status.clone(), c.reason.clone().unwrap()))
+        };
+        let other = PersistentVolumeClaimCondition {
+            type_: "Resizing".into(),
+            ..PersistentVolumeClaimCondition::default()
+        };
+        let free = said(&[other], false, now).unwrap();
+        let expected = ("True".to_owned(), "NoPodsUsingPVC".to_owned());
+        assert_eq!((free.len(), status(&free)), (2, Some(expected)));
+        assert_eq!(said(&free, false, now), None);
+        let used = said(&free, true, now).unwrap();
+        let expected = ("False".to_owned(), "PodUsingPVC".to_owned());
+        assert_eq!((used.len(), status(&used)), (2, Some(expected)));
+        assert_eq!(said(&used, true, now), None);
+
+        let claim = json!({"metadata": {"name": "c", "namespace": "n", "uid": "c"}});
+        let claim = client::cache::parse_entry(claim.to_string().as_bytes()).unwrap();
+        let pod = |deleted: bool, status: Value| -> Pod {
+            let at = deleted.then_some("2026-01-01T00:00:00Z");
+            serde_json::from_value(json!({"metadata": {"name": "p", "deletionTimestamp": at},
+                "spec": {"containers": [], "volumes": [
+                    {"name": "d", "persistentVolumeClaim": {"claimName": "c"}}]},
+                "status": status}))
+            .unwrap()
+        };
+        let running = json!({"containerStatuses": [{"name": "c", "image": "", "imageID": "",
+            "ready": true, "restartCount": 0, "state": {"running": {}}}]});
+        for (deleted, status, expected) in [
+            (false, json!({}), true),
+            (false, json!({"phase": "Succeeded"}), false),
+            (true, running, true),
+            (true, json!({}), false),
+        ] {
+            let found = refers_to(&pod(deleted, status.clone()), &claim);
+            assert_eq!(found, expected, "{deleted} {status}");
+        }
     }
 }
