@@ -13,7 +13,10 @@ use k8s_openapi::{
     api::core::v1::{PersistentVolume, PersistentVolumeClaim},
     apimachinery::pkg::api::resource::Quantity as Text,
 };
-use kube::Api;
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
 use serde_json::{Value, json};
 
 use super::provision;
@@ -164,7 +167,8 @@ impl Expander {
         Ok(())
     }
 
-    /// Writes the status of a claim, with this condition in place of any about resizing.
+    /// Writes the status of a claim, with this condition in place of any about resizing. Others' stay, whatever
+    /// they say by now.
     async fn say(
         &self,
         key: &Key,
@@ -172,15 +176,16 @@ impl Expander {
         mut status: Value,
         condition: Option<Value>,
     ) -> Result<(), Error> {
-        let known = claim.status.as_ref().and_then(|s| s.conditions.as_ref());
-        let others = known.into_iter().flatten().filter(|c| c.type_ != RESIZING);
-        let mut conditions: Vec<Value> = others.map(|c| json!(c)).collect();
-        conditions.extend(condition);
-        status["conditions"] = json!(conditions);
+        let none = || json!({"$patch": "delete", "type": RESIZING});
+        status["conditions"] = json!([condition.unwrap_or_else(none)]);
         let api: Api<PersistentVolumeClaim> =
             write::namespaced(&self.context.client, &key.namespace);
         let body = json!({"metadata": {"uid": claim.metadata.uid}, "status": status});
-        if let Some(written) = write::patch_status(&api, &key.name, &body).await? {
+        let params = PatchParams::default();
+        let written = api
+            .patch_status(&key.name, &params, &Patch::Strategic(body))
+            .await;
+        if let Some(written) = write::tolerate_missing(written)? {
             self.claims.caught_up(write::revision_of(&written)).await?;
         }
         Ok(())
