@@ -126,7 +126,7 @@ impl Metrics {
         // Unknown paths must not make new series without bound.
         let known = info.is_resource && code != 404;
         let text = |s: &String| if known { s.clone() } else { String::new() };
-        let verb = info.verb.to_uppercase();
+        let verb = info.verb.to_ascii_uppercase();
         self.requests
             .get_or_create(&RequestLabels {
                 verb: verb.clone(),
@@ -155,7 +155,7 @@ impl Metrics {
     /// Marks a stream as open for as long as the guard lives.
     pub fn stream(&self, info: &RequestInfo) -> StreamGuard {
         let labels = LongLabels {
-            verb: info.verb.to_uppercase(),
+            verb: info.verb.to_ascii_uppercase(),
             group: info.group.clone(),
             resource: info.resource.clone(),
         };

@@ -87,7 +87,9 @@ fn fill(value: &mut Value, schema: &Schema) {
         );
     }
     for field in &schema.fields {
-        if let (Some(default), false) = (&field.default, map.contains_key(&*field.name)) {
+        if let Some(default) = &field.default
+            && !map.contains_key(&*field.name)
+        {
             map.insert(field.name.to_string(), default.clone());
         }
     }

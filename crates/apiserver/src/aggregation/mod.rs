@@ -25,12 +25,11 @@ use serde_json::Value;
 use store::{EventKind, KeyValue, RangeRequest, ReadError, prefix_end};
 use tokio::time::Instant;
 
-use crate::auth::{MASTERS, UserInfo};
 use crate::bootstrap::ensure;
 use crate::config::FrontProxy;
 use crate::http::request_info::RequestInfo;
 use crate::proxy::tls::{self, Trust};
-use crate::registry::{DeleteOptions, Fail, Owner, Part, Registry, Warnings, Write, read_failure};
+use crate::registry::{DeleteOptions, Fail, Myself, Part, Registry, Write, read_failure};
 use check::Verdict;
 use local::Step;
 use specs::Spec;
@@ -217,23 +216,12 @@ where
     F: FnMut(&Value) -> Result<Value, Fail> + Send,
 {
     let resource = registry.resource(group, version, plural)?;
-    let (user, warnings, owner) = (myself(), Warnings::default(), Owner::server());
+    let myself = Myself::new();
     let write = Write {
-        resource: &resource,
-        namespace,
-        name,
         subresource: if part == Part::Exact { "status" } else { "" },
-        user: &user,
-        dry_run: false,
-        now: registry.now(),
-        warnings: &warnings,
-        owner: Some(&owner),
+        ..myself.write(registry, &resource, namespace, name)
     };
     registry.update(&write, part, change).await.map(drop)
-}
-
-fn myself() -> UserInfo {
-    UserInfo::new("system:apiserver", &[MASTERS])
 }
 
 /// What another server answered.
@@ -500,18 +488,8 @@ async fn act(registry: &Arc<Registry>, step: Step) -> Result<(), Fail> {
         }
         Step::Delete(name) => {
             let resource = registry.resource(RESOURCE.0, RESOURCE.1, RESOURCE.2)?;
-            let (user, warnings) = (myself(), Warnings::default());
-            let write = Write {
-                resource: &resource,
-                namespace: "",
-                name: &name,
-                subresource: "",
-                user: &user,
-                dry_run: false,
-                now: registry.now(),
-                warnings: &warnings,
-                owner: None,
-            };
+            let myself = Myself::new();
+            let write = myself.write(registry, &resource, "", &name);
             let options =
                 DeleteOptions::parse(&Value::Null, &crate::http::request_info::Query::default())?;
             match registry.delete(&write, &options).await {

@@ -14,8 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::bootstrap::myself;
-use crate::registry::{Fail, Owner, Part, Registry, Warnings, Write};
+use crate::registry::{Fail, Myself, Part, Registry};
 
 /// ConfigMap of `kube-system` that says since when uses are noted.
 const TRACKING: &str = "kube-apiserver-legacy-service-account-token-tracking";
@@ -129,18 +128,8 @@ impl Uses {
 impl Use {
     async fn note(&self, registry: &Arc<Registry>) -> Result<(), Fail> {
         let resource = registry.resource("", "v1", "secrets")?;
-        let (user, warnings, owner) = (myself(), Warnings::default(), Owner::server());
-        let write = Write {
-            resource: &resource,
-            namespace: &self.namespace,
-            name: &self.name,
-            subresource: "",
-            user: &user,
-            dry_run: false,
-            now: registry.now(),
-            warnings: &warnings,
-            owner: Some(&owner),
-        };
+        let myself = Myself::new();
+        let write = myself.write(registry, &resource, &self.namespace, &self.name);
         let day = day(registry.now());
         let update = registry.update(&write, Part::Main, |current| {
             let mut next = current.clone();

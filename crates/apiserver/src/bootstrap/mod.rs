@@ -11,9 +11,9 @@ use api::meta;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
-use crate::auth::{MASTERS, UserInfo, bootstrap_rbac, secret_token};
+use crate::auth::{bootstrap_rbac, secret_token};
 use crate::call::complete;
-use crate::registry::{Fail, Owner, Part, Registry, Resource, Warnings, Write};
+use crate::registry::{Fail, Myself, Part, Registry, Resource};
 
 /// Namespaces of every cluster.
 const NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "default"];
@@ -34,11 +34,6 @@ const PRIORITIES: [(&str, i64, &str); 2] = [
 const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 /// Objects made at once: their commits share one sync to disk.
 const CONCURRENCY: usize = 64;
-
-/// The identity of the server's own writes.
-pub(crate) fn myself() -> UserInfo {
-    UserInfo::new("system:apiserver", &[MASTERS])
-}
 
 /// Makes what is missing.
 ///
@@ -73,22 +68,12 @@ fn resource_of(registry: &Registry, object: &Value) -> Result<Arc<Resource>, Fai
 pub(crate) async fn ensure(registry: &Arc<Registry>, mut object: Value) -> Result<(), Fail> {
     let resource = resource_of(registry, &object)?;
     complete(&resource, &mut object);
-    let (user, warnings, owner) = (myself(), Warnings::default(), Owner::server());
+    let myself = Myself::new();
     let (namespace, name) = (
         meta::namespace(&object).to_owned(),
         meta::name(&object).to_owned(),
     );
-    let write = Write {
-        resource: &resource,
-        namespace: &namespace,
-        name: &name,
-        subresource: "",
-        user: &user,
-        dry_run: false,
-        now: registry.now(),
-        warnings: &warnings,
-        owner: Some(&owner),
-    };
+    let write = myself.write(registry, &resource, &namespace, &name);
     let Some(existing) = registry.find(&resource, &namespace, &name).await? else {
         write.track(registry, None, &mut object);
         return match registry.create(&write, object).await {

@@ -6,9 +6,9 @@ use api::meta;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use super::{ensure, myself, resource_of};
+use super::{ensure, resource_of};
 use crate::call::complete;
-use crate::registry::{Fail, Owner, Part, Registry, Warnings, Write};
+use crate::registry::{Fail, Myself, Part, Registry};
 
 const NAME: &str = "kubernetes";
 const NAMESPACE: &str = "default";
@@ -105,18 +105,8 @@ async fn reconcile(
     let namespace = meta::namespace(&object).to_owned();
     let mut wanted = object;
     complete(&resource, &mut wanted);
-    let (user, warnings, owner) = (myself(), Warnings::default(), Owner::server());
-    let write = Write {
-        resource: &resource,
-        namespace: &namespace,
-        name: NAME,
-        subresource: "",
-        user: &user,
-        dry_run: false,
-        now: registry.now(),
-        warnings: &warnings,
-        owner: Some(&owner),
-    };
+    let myself = Myself::new();
+    let write = myself.write(registry, &resource, &namespace, NAME);
     let update = registry.update(&write, part, |current| {
         let mut next = current.clone();
         if let Some(value) = meta::get(&wanted, field) {

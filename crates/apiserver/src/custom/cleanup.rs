@@ -14,10 +14,10 @@ use kinds::{CLEANUP_FINALIZER, set_condition};
 use serde_json::Value;
 use store::EventKind;
 
-use super::{myself, update, write};
+use super::update;
 use crate::registry::Selection;
 use crate::registry::list::ListOptions;
-use crate::registry::{DeleteOptions, Fail, Registry, Resource, Warnings, Write, read_failure};
+use crate::registry::{DeleteOptions, Fail, Myself, Registry, Resource, read_failure};
 
 /// Wait before a failed cleanup is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -115,7 +115,7 @@ impl Cleanup {
     }
 
     async fn delete_all(&self, resource: &Arc<Resource>) -> Result<(), Fail> {
-        let (user, warnings) = (myself(), Warnings::default());
+        let myself = Myself::new();
         let options = DeleteOptions::default();
         let everything = ListOptions::of(Selection::default());
         loop {
@@ -129,17 +129,8 @@ impl Cleanup {
                 if meta::get(&object, &["metadata", "deletionTimestamp"]).is_some() {
                     continue;
                 }
-                let one = Write {
-                    namespace: meta::namespace(&object),
-                    subresource: "",
-                    ..write(
-                        &self.registry,
-                        resource,
-                        &user,
-                        &warnings,
-                        meta::name(&object),
-                    )
-                };
+                let (namespace, name) = (meta::namespace(&object), meta::name(&object));
+                let one = myself.write(&self.registry, resource, namespace, name);
                 match self.registry.delete(&one, &options).await {
                     Ok(deleted) => waiting &= !deleted.gone,
                     Err(status) if status.code == 404 => waiting = false,

@@ -19,11 +19,8 @@ use bytes::Bytes;
 use serde_json::Value;
 use store::{Batch, EventKind, KeyValue, RangeRequest, ReadError, prefix_end};
 
-use crate::auth::{MASTERS, UserInfo};
 use crate::http::handler::Call;
-use crate::registry::{
-    Fail, Owner, Part, Registry, Resource, Stored, Warnings, Write, read_failure,
-};
+use crate::registry::{Fail, Myself, Part, Registry, Resource, Stored, Write, read_failure};
 use cleanup::Cleanups;
 use served::Served;
 
@@ -297,35 +294,10 @@ where
 {
     let (group, version, plural) = DEFINITIONS;
     let resource = registry.resource(group, version, plural)?;
-    let (user, warnings) = (myself(), Warnings::default());
-    let owner = Owner::server();
+    let myself = Myself::new();
     let write = Write {
-        owner: Some(&owner),
-        ..write(registry, &resource, &user, &warnings, name)
+        subresource: "status",
+        ..myself.write(registry, &resource, "", name)
     };
     registry.update(&write, Part::Exact, change).await
-}
-
-fn myself() -> UserInfo {
-    UserInfo::new("system:apiserver", &[MASTERS])
-}
-
-fn write<'a>(
-    registry: &Registry,
-    resource: &'a Arc<Resource>,
-    user: &'a UserInfo,
-    warnings: &'a Warnings,
-    name: &'a str,
-) -> Write<'a> {
-    Write {
-        resource,
-        namespace: "",
-        name,
-        subresource: "status",
-        user,
-        dry_run: false,
-        now: registry.now(),
-        warnings,
-        owner: None,
-    }
 }

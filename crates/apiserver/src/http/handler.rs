@@ -38,7 +38,7 @@ pub enum Peer {
 /// A request on its way.
 pub struct Call {
     /// What is asked.
-    pub info: RequestInfo,
+    pub info: Arc<RequestInfo>,
     /// Query parameters.
     pub query: Query,
     /// Who asks.
@@ -54,6 +54,7 @@ impl ApiServer {
     pub async fn handle(self: &Arc<Self>, request: Request, peer: Peer) -> Response {
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
+        let info = Arc::new(info);
         let style = match &peer {
             Peer::Socket { .. } => Style::of(request.headers(), &query),
             Peer::Internal(_) => Style::plain(request.headers()),

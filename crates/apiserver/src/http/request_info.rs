@@ -88,6 +88,9 @@ pub struct RequestInfo {
 /// Percent-decoding; `plus` also turns `+` into a space as in queries. Broken escapes stay as they are.
 pub fn decode(s: &str, plus: bool) -> String {
     let bytes = s.as_bytes();
+    if !bytes.iter().any(|b| matches!(b, b'%' | b'+')) {
+        return s.to_owned();
+    }
     let mut out = Vec::with_capacity(bytes.len());
     let mut i = 0;
     while i < bytes.len() {

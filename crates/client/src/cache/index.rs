@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Borrow,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, btree_map},
     hash::Hash,
     sync::Arc,
 };
@@ -99,9 +99,19 @@ impl Index {
     }
 
     /// Puts an object in place of the one of the same key, which is returned.
-    pub(super) fn insert(&mut self, entry: Arc<Entry>) -> Option<Arc<Entry>> {
+    ///
+    /// # Errors
+    /// [`Known`] when that one is of the same revision: nothing changes.
+    pub(super) fn insert(&mut self, entry: Arc<Entry>) -> Result<Option<Arc<Entry>>, Known> {
         let key = &entry.key;
-        let old = self.objects.insert(key.clone(), Arc::clone(&entry));
+        let old = match self.objects.entry(key.clone()) {
+            btree_map::Entry::Vacant(place) => {
+                place.insert(Arc::clone(&entry));
+                None
+            }
+            btree_map::Entry::Occupied(place) if is_same(place.get(), &entry) => return Err(Known),
+            btree_map::Entry::Occupied(mut place) => Some(place.insert(Arc::clone(&entry))),
+        };
         if let Some(old) = &old {
             self.unlink(old, Some(&entry));
         }
@@ -119,7 +129,7 @@ impl Index {
                 link(values, value, &entry);
             }
         }
-        old
+        Ok(old)
     }
 
     pub(super) fn remove(&mut self, key: &Key) -> Option<Arc<Entry>> {
@@ -158,6 +168,14 @@ impl Index {
             .cloned()
             .collect()
     }
+}
+
+/// What is to be put into a cache is there.
+#[derive(Debug)]
+pub(super) struct Known;
+
+fn is_same(old: &Entry, new: &Entry) -> bool {
+    old.revision == new.revision && old.revision != 0 && old.uid == new.uid
 }
 
 fn is_elsewhere(entry: Option<&Entry>, node: &str) -> bool {
@@ -212,11 +230,11 @@ mod tests {
     #[test]
     fn every_index_follows_inserts_replacements_and_removals() {
         let mut index = Index::default();
-        index.insert(entry("a", "x", "n1", "o1", "web"));
-        index.insert(entry("a", "y", "n2", "o1", "web"));
+        index.insert(entry("a", "x", "n1", "o1", "web")).unwrap();
+        index.insert(entry("a", "y", "n2", "o1", "web")).unwrap();
         assert!(index.labelled("app", "web").is_none());
         index.index_label("app");
-        index.insert(entry("ab", "x", "n1", "o2", "db"));
+        index.insert(entry("ab", "x", "n1", "o2", "db")).unwrap();
         assert_eq!(names(index.in_namespace("a")), ["a/x", "a/y"]);
         assert_eq!(names(index.orphans_in("a")), ["a/x", "a/y"]);
         assert_eq!(names(index.on_node("n1")), ["a/x", "ab/x"]);
@@ -224,7 +242,8 @@ mod tests {
         assert_eq!(labelled(&index, "app", "web"), ["a/x", "a/y"]);
         assert_eq!(labelled(&index, "app", "db"), ["ab/x"]);
 
-        assert!(index.insert(entry("a", "x", "n2", "o2", "db")).is_some());
+        let old = index.insert(entry("a", "x", "n2", "o2", "db"));
+        assert!(old.is_ok_and(|old| old.is_some()));
         assert_eq!(names(index.on_node("n1")), ["ab/x"]);
         assert_eq!(names(index.owned_by("o1")), ["a/y"]);
         assert_eq!(labelled(&index, "app", "db"), ["a/x", "ab/x"]);
@@ -261,7 +280,8 @@ mod tests {
                     next() % 2 == 0,
                     pick(&["", "n1", "n2"], next()),
                 );
-                index.insert(Arc::new(Entry::parse(json.as_bytes(), true).unwrap()));
+                let entry = Entry::parse(json.as_bytes(), true).unwrap();
+                index.insert(Arc::new(entry)).unwrap();
             }
             let look =
                 |test: &dyn Fn(&Entry) -> bool| names(index.objects.values().filter(|e| test(e)));

@@ -22,7 +22,11 @@ use http_body_util::BodyExt;
 use tokio::sync::watch::Sender;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Change, Entry, Progress, index::Index, wire};
+use super::{
+    Change, Entry, Progress,
+    index::{Index, Known},
+    wire,
+};
 use crate::{Client, Jitter, Key};
 
 /// Objects per page of a list.
@@ -171,12 +175,10 @@ impl Content {
         let handlers = self.handlers.lock().unwrap_or_else(PoisonError::into_inner);
         let old = {
             let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-            if index.get(&entry.key).is_some_and(|old| {
-                old.revision == entry.revision && old.revision != 0 && old.uid == entry.uid
-            }) {
-                return;
+            match index.insert(Arc::clone(&entry)) {
+                Ok(old) => old,
+                Err(Known) => return,
             }
-            index.insert(Arc::clone(&entry))
         };
         let change = Change {
             key: entry.key.clone(),
