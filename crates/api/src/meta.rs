@@ -54,7 +54,7 @@ pub fn remove(value: &mut Value, path: &[&str]) -> Option<Value> {
     let (last, parents) = path.split_last()?;
     let parent = parents.iter().try_fold(value, |v, key| v.get_mut(key))?;
     // The order of the remaining keys is kept: objects are compared and printed as they came.
-    parent.as_object_mut()?.shift_remove(*last)
+    parent.as_object_mut()?.remove(*last)
 }
 
 fn as_object(value: &mut Value) -> &mut Map<String, Value> {

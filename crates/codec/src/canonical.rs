@@ -80,6 +80,12 @@ mod tests {
     use serde_json::json;
 
     #[test]
+    fn maps_are_sorted_whatever_other_crates_ask_of_serde_json() {
+        let labels: Value = serde_json::from_str(r#"{"b":1,"a":{"d":2,"c":3}}"#).unwrap();
+        assert_eq!(labels.to_string(), r#"{"a":{"c":3,"d":2},"b":1}"#);
+    }
+
+    #[test]
     fn order_and_resource_version() {
         let obj = json!({"status": {}, "spec": {"b": 1}, "metadata": {"name": "x", "resourceVersion": "5"}, "apiVersion": "v1", "kind": "Pod"});
         let bytes = canonical(&obj);

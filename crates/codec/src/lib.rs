@@ -4,7 +4,8 @@
 //! bytes -> decode (schema walk) -> default (static values) -> kinds: rule defaults -> ... -> canonical -> store
 //! ```
 //!
-//! Objects are JSON trees. Unknown fields, wrong types and duplicate keys are found against the
+//! Objects are JSON trees whose maps are sorted by key, as Go writes maps: sets of fields, hashes and messages rely on
+//! it. A crate that has `serde_json` keep the order of keys would change that for all. Unknown fields, wrong types and duplicate keys are found against the
 //! schema of the kind, so that built-in and custom kinds behave the same.
 
 pub mod apply;

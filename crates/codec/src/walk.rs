@@ -93,7 +93,7 @@ impl<'s> Walk<'s> {
             self.path.truncate(mark);
         }
         for key in dropped {
-            map.shift_remove(&key);
+            map.remove(&key);
         }
         self.owner = outer;
         Ok(())

@@ -62,7 +62,7 @@ pub fn prepare_status_update(new: &mut Value, old: &Value, ctx: &Ctx<'_>) {
     let (Value::Object(mut sent), Some(old_fields)) = (std::mem::take(new), old.as_object()) else {
         return;
     };
-    let metadata = match (old_fields.get("metadata"), sent.swap_remove("metadata")) {
+    let metadata = match (old_fields.get("metadata"), sent.remove("metadata")) {
         (Some(Value::Object(old)), Some(Value::Object(sent))) => replaced(old, sent, taken),
         (Some(Value::Object(old)), _) => replaced(old, Map::new(), taken),
         (_, Some(Value::Object(sent))) => replaced(&Map::new(), sent, taken),
@@ -85,15 +85,15 @@ fn replaced(
     for (key, value) in old {
         if !fields.contains(&key.as_str()) {
             // What is the same is taken over rather than copied.
-            let same = sent.swap_remove_entry(key).filter(|(_, v)| v == value);
+            let same = sent.remove_entry(key).filter(|(_, v)| v == value);
             let (key, value) = same.unwrap_or_else(|| (key.clone(), value.clone()));
             out.insert(key, value);
-        } else if let Some(value) = sent.swap_remove(key) {
+        } else if let Some(value) = sent.remove(key) {
             out.insert(key.clone(), value);
         }
     }
     for field in fields {
-        if let Some((key, value)) = sent.swap_remove_entry(*field) {
+        if let Some((key, value)) = sent.remove_entry(*field) {
             out.insert(key, value);
         }
     }

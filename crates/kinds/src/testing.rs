@@ -50,7 +50,7 @@ fn put(target: &mut Value, keys: &[&str], value: &Value) {
     }
     let map = target.as_object_mut().expect("an object");
     if rest.is_empty() && value.is_null() {
-        map.shift_remove(&key);
+        map.remove(&key);
     } else {
         put(map.entry(key).or_insert(Value::Null), rest, value);
     }

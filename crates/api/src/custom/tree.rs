@@ -83,7 +83,7 @@ impl Pruner {
                     }
                 }
                 for key in dropped {
-                    map.shift_remove(&key);
+                    map.remove(&key);
                 }
             }
             Value::Array(items) => {

@@ -1,6 +1,6 @@
 //! Admission: plugins that complete or refuse an object on its way in, in a fixed order.
 //!
-//! A plugin is one file with one unit struct and one line in [`Chain::standard`]. Plugins read other objects through
+//! A plugin is one file with one struct and one line in [`Chain::standard`]. Plugins read other objects through
 //! the registry; they never write. Order matters: each sees what the ones before it filled in.
 
 pub mod admin_access;
@@ -122,7 +122,7 @@ impl Chain {
             Box::new(limit_ranger::LimitRanger),
             Box::new(service_account::ServiceAccount),
             Box::new(taint_nodes::TaintNodesByCondition),
-            Box::new(priority::Priority),
+            Box::new(priority::Priority::default()),
             Box::new(default_toleration_seconds::DefaultTolerationSeconds),
             Box::new(default_storage_class::DefaultStorageClass),
             Box::new(claim_resize::PersistentVolumeClaimResize),

@@ -92,7 +92,7 @@ fn names<'a>(definition: &mut Value, others: impl Iterator<Item = &'a Value>, no
     }
     match asked.get("categories") {
         Some(categories) => accepted.insert("categories".to_owned(), categories.clone()),
-        None => accepted.shift_remove("categories"),
+        None => accepted.remove("categories"),
     };
     meta::set(definition, &["status", "acceptedNames"], accepted.into());
     let (holds, reason, message) = match &conflict {
@@ -122,7 +122,7 @@ fn short_names(asked: &Value, accepted: &mut Map<String, Value>, taken: &Taken) 
         .collect();
     match refused.as_slice() {
         [] if wanted.is_empty() => {
-            accepted.shift_remove("shortNames");
+            accepted.remove("shortNames");
         }
         [] => {
             accepted.insert("shortNames".to_owned(), json!(wanted));

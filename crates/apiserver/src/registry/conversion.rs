@@ -238,7 +238,7 @@ fn carry(
 ) -> Result<(), String> {
     match said.get(field) {
         None | Some(Value::Null) => {
-            metadata.shift_remove(field);
+            metadata.remove(field);
         }
         Some(Value::Object(map)) => {
             if let Some((key, _)) = map.iter().find(|(_, v)| !v.is_string()) {

@@ -59,56 +59,41 @@ impl Registry {
     ///
     /// # Errors
     /// A Status in upstream's words: invalid, already exists, forbidden by admission, …
-    pub async fn create(&self, write: &Write<'_>, object: Value) -> Result<Stored, Fail> {
-        let object = self.checked_for_create(write, object)?;
+    pub async fn create(&self, write: &Write<'_>, mut object: Value) -> Result<Stored, Fail> {
+        check_for_create(write, &object)?;
         let prefix = meta::str_at(&object, &["metadata", "generateName"]).to_owned();
         if !meta::name(&object).is_empty() || prefix.is_empty() {
-            return self.create_once(write, object).await;
+            return self.create_once(write, &mut object).await;
         }
         // Whether a name is free decides the commit.
         let mut attempt = 1;
         loop {
             let name = metadata::generated_name(&prefix, || (self.config.roll)());
-            let mut named = object.clone();
-            metadata::of(&mut named).insert("name".into(), name.into());
-            match self.create_once(write, named).await {
+            metadata::of(&mut object).insert("name".into(), name.into());
+            match self.create_once(write, &mut object).await {
                 Err(status) if is_taken(&status) && attempt < NAME_ATTEMPTS => attempt += 1,
                 answer => return answer,
             }
         }
     }
 
-    fn checked_for_create(&self, write: &Write<'_>, object: Value) -> Result<Value, Fail> {
-        check_namespace(write, &object)?;
-        if !matches!(
-            meta::str_at(&object, &["metadata", "resourceVersion"]),
-            "" | "0"
-        ) {
-            return Err(Box::new(Status::failure(
-                500,
-                "",
-                "resourceVersion should not be set on objects to be created",
-            )));
-        }
-        Ok(object)
-    }
-
-    async fn create_once(&self, write: &Write<'_>, mut object: Value) -> Result<Stored, Fail> {
+    /// Creates it under the name it has. Where that is taken, the object can be created under another one.
+    async fn create_once(&self, write: &Write<'_>, object: &mut Value) -> Result<Stored, Fail> {
         let resource = write.resource;
-        metadata::stamp_new(&mut object, write.namespace, &new_uid(), write.now);
-        let name = meta::name(&object).to_owned();
+        metadata::stamp_new(object, write.namespace, &new_uid(), write.now);
+        let name = meta::name(object).to_owned();
         let review = write.review(self, Operation::Create, &name, None);
-        self.admission.mutate(&review, &mut object).await?;
+        self.admission.mutate(&review, object).await?;
         let ctx = write.ctx();
-        kinds::prepare_create(&mut object, &ctx);
-        let errors = kinds::validate_create(resource.stored(), &object);
+        kinds::prepare_create(object, &ctx);
+        let errors = kinds::validate_create(resource.stored(), object);
         if !errors.is_empty() {
             return Err(write.invalid(&name, &errors));
         }
-        self.admission.validate(&review, &object).await?;
+        self.admission.validate(&review, object).await?;
         write
             .warnings
-            .add(kinds::warnings(resource.stored(), &object));
+            .add(kinds::warnings(resource.stored(), object));
         self.commit_new(write, &name, object).await
     }
 
@@ -116,7 +101,7 @@ impl Registry {
         &self,
         write: &Write<'_>,
         name: &str,
-        mut object: Value,
+        object: &mut Value,
     ) -> Result<Stored, Fail> {
         let resource = write.resource;
         let key = resource.key(write.namespace, name);
@@ -128,9 +113,9 @@ impl Registry {
             }
             let mut claims = Claims::default();
             self.claim_namespace(write, name, &mut claims).await?;
-            self.claim(write, None, Some(&mut object), &mut claims)
+            self.claim(write, None, Some(&mut *object), &mut claims)
                 .await?;
-            let (value, bytes) = self.storable(resource, &object).await?;
+            let (value, bytes) = self.storable(resource, object).await?;
             let mut commit = Commit {
                 expect: vec![(key.clone(), Expect::Absent)],
                 mutations: vec![Mutation::Put {
@@ -142,14 +127,18 @@ impl Registry {
             commit.mutations.append(&mut claims.mutations);
             if write.dry_run {
                 return match self.find(resource, write.namespace, name).await? {
-                    Some(_) => Err(exists(write, &object)),
+                    Some(_) => Err(exists(write, object)),
                     None => Ok(Stored { bytes, revision: 0 }),
                 };
             }
             match self.store.commit(commit).await {
                 Ok(revision) => return Ok(Stored { bytes, revision }),
                 Err(CommitError::Conflict { key: at, .. }) if at == key => {
-                    return Err(exists(write, &object));
+                    let failure = exists(write, object);
+                    if let Some(asked) = asked {
+                        *object = asked;
+                    }
+                    return Err(failure);
                 }
                 // An address was taken or the namespace changed: look again, and say so if it is final.
                 Err(CommitError::Conflict { .. }) => {}
@@ -178,6 +167,21 @@ impl Registry {
         ));
         Ok(())
     }
+}
+
+fn check_for_create(write: &Write<'_>, object: &Value) -> Result<(), Fail> {
+    check_namespace(write, object)?;
+    if !matches!(
+        meta::str_at(object, &["metadata", "resourceVersion"]),
+        "" | "0"
+    ) {
+        return Err(Box::new(Status::failure(
+            500,
+            "",
+            "resourceVersion should not be set on objects to be created",
+        )));
+    }
+    Ok(())
 }
 
 /// That there is an object of the name, which the server may have chosen.

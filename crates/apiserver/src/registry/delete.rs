@@ -210,7 +210,7 @@ fn plan(
         }
     }
     if wanted.is_empty() {
-        metadata.shift_remove("finalizers");
+        metadata.remove("finalizers");
     } else {
         metadata.insert("finalizers".into(), wanted.into());
     }

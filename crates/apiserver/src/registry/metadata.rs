@@ -46,10 +46,10 @@ pub fn stamp_new(object: &mut Value, namespace: &str, uid: &str, now: Timestamp)
         "selfLink",
         "resourceVersion",
     ] {
-        metadata.shift_remove(field);
+        metadata.remove(field);
     }
     if namespace.is_empty() {
-        metadata.shift_remove("namespace");
+        metadata.remove("namespace");
     } else {
         metadata.insert("namespace".into(), namespace.into());
     }
@@ -64,7 +64,7 @@ pub fn carry_over(new: &mut Value, old: &Value, namespace: &str) {
     };
     let metadata = of(new);
     for field in ["selfLink", "resourceVersion"] {
-        metadata.shift_remove(field);
+        metadata.remove(field);
     }
     if !namespace.is_empty() {
         metadata.insert("namespace".into(), namespace.into());
@@ -84,7 +84,7 @@ pub fn carry_over(new: &mut Value, old: &Value, namespace: &str) {
                 metadata.insert(field.into(), value.clone());
             }
             None => {
-                metadata.shift_remove(field);
+                metadata.remove(field);
             }
         }
     }

@@ -12,6 +12,7 @@ mod delete;
 mod edit;
 pub mod feed;
 pub mod list;
+mod memo;
 pub mod metadata;
 mod myself;
 mod pods;
@@ -41,6 +42,7 @@ pub use apply::Owner;
 pub use claims::Claims;
 pub use create::new_uid;
 pub use delete::{DeleteOptions, Deleted};
+pub use memo::Memo;
 pub use myself::Myself;
 pub use resource::{Resource, Resources};
 pub use selection::Selection;
@@ -353,15 +355,21 @@ impl Registry {
         found.iter().map(Stored::value).collect()
     }
 
-    /// The same with nothing in them but what lies at `paths`.
-    pub async fn read_parts(
+    /// What `make` makes of them, or has made: as long as they are the same, it is not asked again.
+    pub async fn read_memo<T>(
         &self,
         resource: (&str, &str, &str),
         namespace: &str,
-        paths: &[sparse::Path<'_>],
-    ) -> Result<Vec<Value>, Fail> {
+        memo: &Memo<T>,
+        make: impl FnOnce(&[Value]) -> T,
+    ) -> Result<Arc<T>, Fail> {
         let found = self.stored_all(resource, namespace).await?;
-        found.iter().map(|s| s.part(paths)).collect()
+        let revisions: Vec<u64> = found.iter().map(|s| s.revision).collect();
+        if let Some(known) = memo.of(&revisions) {
+            return Ok(known);
+        }
+        let all: Vec<Value> = found.iter().map(Stored::value).collect::<Result<_, _>>()?;
+        Ok(memo.set(revisions, make(&all)))
     }
 
     async fn stored_all(

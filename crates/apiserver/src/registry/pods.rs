@@ -139,7 +139,7 @@ fn fixed(pod: &mut Value, list: &str, at: usize) {
                 .pointer_mut(&format!("/spec/{list}/{at}"))
                 .and_then(Value::as_object_mut)
         {
-            container.shift_remove("resources");
+            container.remove("resources");
         }
     }
 }

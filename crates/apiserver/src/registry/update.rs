@@ -73,7 +73,7 @@ impl Registry {
             let live = converted.as_ref().unwrap_or(&before);
             let mut changed = change(live)?;
             write.track(self, Some(live), &mut changed);
-            metadata::of(&mut before).shift_remove("resourceVersion");
+            metadata::of(&mut before).remove("resourceVersion");
             check_identity(write, &changed)?;
             check_revision(write, old.revision, &changed)?;
             let round = Round {

@@ -244,7 +244,7 @@ async fn certificate_requests_are_approved_and_signed_apart() {
         next["metadata"]
             .as_object_mut()
             .unwrap()
-            .shift_remove("resourceVersion");
+            .remove("resourceVersion");
         next["status"] = json!({"conditions": conditions});
         next
     };

@@ -4,7 +4,6 @@ use api::meta;
 use serde_json::{Map, Value};
 
 use super::Context;
-use super::path::sorted_json;
 use super::set::Set;
 use super::typed::Ty;
 use super::walk::{compare, field_set};
@@ -44,7 +43,7 @@ pub fn refresh(object: &mut Value, config: &Value) {
     }
     let mut config = config.clone();
     meta::remove(&mut config, &["metadata", "annotations", ANNOTATION]);
-    let text = format!("{}\n", sorted_json(&config));
+    let text = format!("{config}\n");
     let annotations: &mut Map<String, Value> =
         meta::object_at(object, &["metadata", "annotations"]);
     annotations.insert(ANNOTATION.to_owned(), text.into());
@@ -53,6 +52,6 @@ pub fn refresh(object: &mut Value, config: &Value) {
         .map(|(k, v)| k.len() + v.as_str().map_or(0, str::len))
         .sum();
     if size > MAX_ANNOTATIONS {
-        annotations.shift_remove(ANNOTATION);
+        annotations.remove(ANNOTATION);
     }
 }

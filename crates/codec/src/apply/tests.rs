@@ -245,7 +245,7 @@ fn what_is_no_longer_applied_goes_unless_shared() {
     w.apply("a", json!({}));
     assert_eq!(w.object()["data"], json!({"c": "1"}));
     w.update("c", |o| {
-        o.as_object_mut().unwrap().shift_remove("data");
+        o.as_object_mut().unwrap().remove("data");
     });
     assert_eq!(w.owners(), []);
 }
@@ -263,10 +263,7 @@ fn metadata_stays_without_what_was_applied_to_it() {
     });
     w.apply("a", json!({"data": {"a": "1"}}));
     let mut metadata = w.object()["metadata"].clone();
-    metadata
-        .as_object_mut()
-        .unwrap()
-        .shift_remove("managedFields");
+    metadata.as_object_mut().unwrap().remove("managedFields");
     assert_eq!(
         metadata,
         json!({"name": "x", "uid": "id", "annotations": {"u": "1"}})
@@ -345,7 +342,7 @@ fn forgetting_and_starting_over() {
         o["metadata"]
             .as_object_mut()
             .unwrap()
-            .shift_remove("managedFields");
+            .remove("managedFields");
     });
     assert_eq!(w.owners().len(), 2);
 }

@@ -1,5 +1,7 @@
 //! Which fields an object has, and which differ between two objects.
 
+use std::cmp::Ordering;
+
 use serde_json::Value;
 
 use super::path::PathElement;
@@ -33,7 +35,7 @@ fn below(value: &Value, ty: Ty<'_>) -> Set {
             },
             Value::Object(map),
         ) => {
-            for (name, child) in sorted(map) {
+            for (name, child) in map {
                 let field = schema.field(name);
                 let ty = field.map_or(Ty::Deduced, |field| declared_type(schema, field));
                 let member = field.is_none() || is_leaf(child, ty);
@@ -47,7 +49,7 @@ fn below(value: &Value, ty: Ty<'_>) -> Set {
             },
             Value::Object(map),
         ) => {
-            for (name, child) in sorted(map) {
+            for (name, child) in map {
                 set.push(PathElement::field(name), true, below(child, item));
             }
         }
@@ -64,12 +66,6 @@ fn below(value: &Value, ty: Ty<'_>) -> Set {
         _ => {}
     }
     set
-}
-
-fn sorted(map: &serde_json::Map<String, Value>) -> Vec<(&str, &Value)> {
-    let mut entries: Vec<(&str, &Value)> = map.iter().map(|(k, v)| (k.as_str(), v)).collect();
-    entries.sort_unstable_by_key(|(k, _)| *k);
-    entries
 }
 
 /// The items of a list by path element, sorted; items with the same one stay in their order.
@@ -271,21 +267,24 @@ fn kind_of(value: &Value) -> Kind {
 
 type Pair<'v> = (&'v str, Option<&'v Value>, Option<&'v Value>);
 
-/// The keys of two objects, sorted, with their values in both.
+/// The keys of two objects, sorted as maps are, with their values in both.
 fn pairs<'v>(old: Option<&'v Value>, new: Option<&'v Value>) -> Vec<Pair<'v>> {
-    let old = old.and_then(Value::as_object);
-    let new = new.and_then(Value::as_object);
-    let mut out: Vec<Pair<'_>> = Vec::with_capacity(new.or(old).map_or(0, serde_json::Map::len));
-    for (name, value) in new.into_iter().flatten() {
-        out.push((name, old.and_then(|o| o.get(name)), Some(value)));
-    }
-    for (name, value) in old.into_iter().flatten() {
-        if !new.is_some_and(|n| n.contains_key(name)) {
-            out.push((name, Some(value), None));
+    let fields = |value: Option<&'v Value>| value.and_then(Value::as_object).into_iter().flatten();
+    let (mut old, mut new) = (fields(old).peekable(), fields(new).peekable());
+    let mut out: Vec<Pair<'_>> = Vec::with_capacity(8);
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (Some((a, _)), Some((b, _))) => a.cmp(b),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return out,
+        };
+        let a = old.next_if(|_| order.is_le());
+        let b = new.next_if(|_| order.is_ge());
+        if let Some((name, _)) = a.or(b) {
+            out.push((name, a.map(|(_, value)| value), b.map(|(_, value)| value)));
         }
     }
-    out.sort_unstable_by_key(|(name, ..)| *name);
-    out
 }
 
 fn items(value: Option<&Value>) -> &[Value] {
@@ -305,8 +304,8 @@ fn lists(
     while i < old.len() || j < new.len() {
         let order = match (old.get(i), new.get(j)) {
             (Some(a), Some(b)) => a.0.cmp(&b.0),
-            (Some(_), None) => std::cmp::Ordering::Less,
-            _ => std::cmp::Ordering::Greater,
+            (Some(_), None) => Ordering::Less,
+            _ => Ordering::Greater,
         };
         let a = if order.is_le() { old.get(i) } else { None };
         let b = if order.is_ge() { new.get(j) } else { None };

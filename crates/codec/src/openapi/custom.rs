@@ -110,23 +110,23 @@ fn adapt(schema: &mut Value, dialect: Dialect, words: &Descriptions) {
 /// Takes out of one node what the older dialect does not know.
 fn narrow(map: &mut Map<String, Value>) {
     for field in ["allOf", "anyOf", "oneOf", "not"] {
-        map.shift_remove(field);
+        map.remove(field);
     }
     let is = |map: &Map<String, Value>, name: &str| map.get(name) == Some(&Value::Bool(true));
-    let nullable = map.shift_remove("nullable") == Some(Value::Bool(true));
+    let nullable = map.remove("nullable") == Some(Value::Bool(true));
     let open = is(map, "x-kubernetes-preserve-unknown-fields");
     if nullable || open {
-        map.shift_remove("items");
-        map.shift_remove("properties");
+        map.remove("items");
+        map.remove("properties");
     }
     let kind = map.get("type").and_then(Value::as_str).unwrap_or_default();
     let shapeless = (kind == "array" && !map.contains_key("items")) || (kind == "object" && open);
     if nullable || shapeless {
-        map.shift_remove("type");
+        map.remove("type");
     }
     let can_be_null = |v: &Value| v.get("nullable") == Some(&Value::Bool(true));
     if map.get("additionalProperties").is_some_and(can_be_null) {
-        map.shift_remove("required");
+        map.remove("required");
     }
     let fields = map.get("properties").cloned().unwrap_or_default();
     if let Some(Value::Array(required)) = map.get_mut("required") {
@@ -135,7 +135,7 @@ fn narrow(map: &mut Map<String, Value>) {
             !field.is_some_and(can_be_null)
         });
         if required.is_empty() {
-            map.shift_remove("required");
+            map.remove("required");
         }
     }
 }

@@ -165,7 +165,7 @@ impl<'a> Place<'a> {
 
     fn remove(self) -> Result<Value, Refused> {
         match self.parent {
-            Value::Object(map) => map.shift_remove(&self.key).ok_or(Refused),
+            Value::Object(map) => map.remove(&self.key).ok_or(Refused),
             Value::Array(items) => {
                 let at = index(&self.key, items.len())?;
                 Ok(items.remove(at))

@@ -132,13 +132,13 @@ fn merge_field(
 ) -> Merged<()> {
     match value {
         Value::Null => {
-            out.shift_remove(key);
+            out.remove(key);
         }
         Value::Object(patch) => {
             let was = out.get(key).cloned().unwrap_or_default();
             let merged = merge_shape(&was, patch, field.map(|f| &f.shape))?;
             if patch.get(PATCH).and_then(Value::as_str) == Some("delete") {
-                out.shift_remove(key);
+                out.remove(key);
             } else {
                 out.insert(key.to_owned(), merged);
             }
@@ -171,7 +171,7 @@ fn merge_shape(was: &Value, patch: &Map<String, Value>, shape: Option<&Shape>) -
         for (key, value) in patch {
             match value {
                 Value::Null => {
-                    out.shift_remove(key);
+                    out.remove(key);
                 }
                 Value::Object(inner) => {
                     let merged = merge_object(

@@ -236,7 +236,7 @@ fn message(index: usize, bytes: &[u8], depth: usize) -> Result<Value, Broken> {
     }
     if table.lists.contains(&index) {
         return Ok(out
-            .shift_remove("items")
+            .remove("items")
             .unwrap_or_else(|| Value::Array(Vec::new())));
     }
     Ok(Value::Object(out))

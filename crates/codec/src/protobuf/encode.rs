@@ -248,9 +248,7 @@ fn map(
     entries: &Map<String, Value>,
     depth: usize,
 ) -> Result<(), NotEncodable> {
-    let mut sorted: Vec<(&String, &Value)> = entries.iter().collect();
-    sorted.sort_by_key(|(key, _)| *key);
-    for (key, item) in sorted.into_iter().rev() {
+    for (key, item) in entries.iter().rev() {
         let mark = out.0.len();
         match item {
             Value::Null if field.of == Type::Bytes => {}

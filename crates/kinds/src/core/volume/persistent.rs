@@ -244,7 +244,7 @@ fn source_of(volume: &Value, old: Option<&Value>) -> Map<String, Value> {
     if old.is_some_and(|old| meta::get(old, &secret).is_none())
         && let Some(csi) = all.get_mut("csi").and_then(Value::as_object_mut)
     {
-        csi.shift_remove(secret[2]);
+        csi.remove(secret[2]);
     }
     all
 }
