@@ -77,6 +77,8 @@ pub struct FieldError {
     pub path: String,
     /// The offending value.
     pub value: Value,
+    /// How it is shown, where that is not its JSON.
+    pub shown: Option<String>,
     /// More words; may be empty.
     pub detail: String,
 }
@@ -92,8 +94,16 @@ impl FieldError {
             kind,
             path: path.into(),
             value: value.into(),
+            shown: None,
             detail: detail.into(),
         }
+    }
+
+    /// The same of a struct, which upstream shows with its fields in the order of their declaration.
+    pub fn showing(mut self, fields: &[(&str, Value)]) -> Self {
+        let text: Vec<String> = fields.iter().map(|(k, v)| format!("{k:?}:{v}")).collect();
+        self.shown = Some(format!("{{{}}}", text.join(",")));
+        self
     }
 
     /// A required value is missing.
@@ -178,10 +188,10 @@ impl FieldError {
     pub fn body(&self) -> String {
         let mut text = self.kind.text().to_owned();
         if self.kind.shows_value() {
-            text.push_str(&match &self.value {
-                Value::Null => ": null".to_owned(),
-                Value::String(s) => format!(": {s:?}"),
-                other => format!(": {other}"),
+            text.push_str(&match (&self.shown, &self.value) {
+                (Some(shown), _) => format!(": {shown}"),
+                (None, Value::String(s)) => format!(": {s:?}"),
+                (None, other) => format!(": {other}"),
             });
         }
         if !self.detail.is_empty() {

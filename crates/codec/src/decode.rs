@@ -69,7 +69,9 @@ pub fn decode(
 ) -> Result<Decoded, Status> {
     let (mut obj, duplicates) = parse(bytes, content_type)?;
     check_type(&mut obj, kind)?;
-    check(&mut obj, kind, duplicates, validation).map(|warnings| (obj, warnings))
+    // YAML becomes sorted JSON before anybody looks for what is wrong with it.
+    let order = (content_type == ContentType::Json).then_some(bytes);
+    checked(&mut obj, kind, duplicates, order, validation).map(|warnings| (obj, warnings))
 }
 
 /// Checks a parsed object against the kind's schema, in place; returns warnings.
@@ -81,6 +83,17 @@ pub fn check(
     duplicates: Vec<Duplicate>,
     validation: FieldValidation,
 ) -> Result<Vec<String>, Status> {
+    checked(obj, kind, duplicates, None, validation)
+}
+
+/// The same, telling of fields in the order of the JSON `body`, if there is one.
+fn checked(
+    obj: &mut Value,
+    kind: &Kind,
+    duplicates: Vec<Duplicate>,
+    body: Option<&[u8]>,
+    validation: FieldValidation,
+) -> Result<Vec<String>, Status> {
     let refuse = |why: String| {
         let message = format!(
             "{} in version {:?} cannot be handled as a {}: {why}",
@@ -88,7 +101,6 @@ pub fn check(
         );
         Status::bad_request(message)
     };
-    let order = places(obj, &duplicates);
     let unknown = match (&kind.custom, kind.schema.get()) {
         (Some(custom), _) => crate::custom::check(obj, custom).map_err(refuse)?,
         (None, Some(schema)) => walk::check(obj, schema).map_err(refuse)?,
@@ -97,6 +109,10 @@ pub fn check(
     if validation == FieldValidation::Ignore {
         return Ok(Vec::new());
     }
+    let order = match body {
+        Some(body) if unknown.len() + duplicates.len() > 1 => tree::places(body),
+        _ => HashMap::new(),
+    };
     let place = |path: &str| order.get(path).copied().unwrap_or(usize::MAX);
     // YAML tells of all duplicates at once, before anything else.
     let mut found: Vec<(usize, String)> = duplicates
@@ -118,34 +134,6 @@ pub fn check(
         )));
     }
     Ok(found)
-}
-
-/// Where each field stands in the body, in case there are fields to be told in that order beside
-/// the unknown ones, which come in it already.
-fn places(obj: &Value, duplicates: &[Duplicate]) -> HashMap<String, usize> {
-    fn walk(value: &Value, path: &str, places: &mut HashMap<String, usize>) {
-        let place = places.len();
-        places.entry(path.to_owned()).or_insert(place);
-        match value {
-            Value::Object(map) => {
-                for (key, value) in map {
-                    let dot = if path.is_empty() { "" } else { "." };
-                    walk(value, &format!("{path}{dot}{key}"), places);
-                }
-            }
-            Value::Array(items) => {
-                for (index, value) in items.iter().enumerate() {
-                    walk(value, &format!("{path}[{index}]"), places);
-                }
-            }
-            _ => {}
-        }
-    }
-    let mut places = HashMap::new();
-    if !duplicates.is_empty() {
-        walk(obj, "", &mut places);
-    }
-    places
 }
 
 /// Fills in `kind` and `apiVersion`, or refuses those of another kind.

@@ -1,6 +1,7 @@
 //! JSON and YAML to trees, keeping what parsers usually lose: which keys occurred twice, and where.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::de::{
@@ -50,6 +51,8 @@ struct Trace {
     duplicates: Vec<Duplicate>,
     /// Whether keys know their lines.
     lines: bool,
+    /// Where each key comes among all, if that is asked for.
+    places: Option<HashMap<String, usize>>,
 }
 
 enum Step {
@@ -58,6 +61,15 @@ enum Step {
 }
 
 impl Trace {
+    fn enter(&mut self, key: &str) {
+        self.path.push(Step::Key(key.to_owned()));
+        let path = self.places.is_some().then(|| self.text());
+        if let (Some(places), Some(path)) = (&mut self.places, path) {
+            let place = places.len();
+            places.entry(path).or_insert(place);
+        }
+    }
+
     fn text(&self) -> String {
         let mut out = String::new();
         for step in &self.path {
@@ -90,6 +102,17 @@ pub fn from_json(bytes: &[u8]) -> Result<(Value, Vec<Duplicate>), serde_json::Er
     let trace = RefCell::new(Trace::default());
     let value = whole(bytes, Seed(&trace))?;
     Ok((value, trace.into_inner().duplicates))
+}
+
+/// Where each field stands in a body that could be parsed, by its path: the first has the lowest number.
+pub fn places(bytes: &[u8]) -> HashMap<String, usize> {
+    let trace = RefCell::new(Trace {
+        places: Some(HashMap::new()),
+        ..Trace::default()
+    });
+    // What cannot be read a second time either is in no order.
+    let _ = whole(bytes, Seed(&trace));
+    trace.into_inner().places.unwrap_or_default()
 }
 
 fn whole<'de, S: DeserializeSeed<'de>>(
@@ -263,7 +286,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
                 };
                 (key, None)
             };
-            self.0.borrow_mut().path.push(Step::Key(key.clone()));
+            self.0.borrow_mut().enter(&key);
             let value = map.next_value_seed(Seed(self.0))?;
             let mut trace = self.0.borrow_mut();
             if out.insert(key.clone(), value).is_some() {

@@ -216,7 +216,7 @@ where
     F: FnMut(&Value) -> Result<Value, Fail> + Send,
 {
     let resource = registry.resource(group, version, plural)?;
-    let myself = Myself::new();
+    let myself = Myself::default();
     let write = Write {
         subresource: if part == Part::Exact { "status" } else { "" },
         ..myself.write(registry, &resource, namespace, name)
@@ -488,7 +488,7 @@ async fn act(registry: &Arc<Registry>, step: Step) -> Result<(), Fail> {
         }
         Step::Delete(name) => {
             let resource = registry.resource(RESOURCE.0, RESOURCE.1, RESOURCE.2)?;
-            let myself = Myself::new();
+            let myself = Myself::default();
             let write = myself.write(registry, &resource, "", &name);
             let options =
                 DeleteOptions::parse(&Value::Null, &crate::http::request_info::Query::default())?;

@@ -128,7 +128,7 @@ impl Uses {
 impl Use {
     async fn note(&self, registry: &Arc<Registry>) -> Result<(), Fail> {
         let resource = registry.resource("", "v1", "secrets")?;
-        let myself = Myself::new();
+        let myself = Myself::default();
         let write = myself.write(registry, &resource, &self.namespace, &self.name);
         let day = day(registry.now());
         let update = registry.update(&write, Part::Main, |current| {

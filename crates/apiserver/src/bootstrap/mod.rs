@@ -68,7 +68,7 @@ fn resource_of(registry: &Registry, object: &Value) -> Result<Arc<Resource>, Fai
 pub(crate) async fn ensure(registry: &Arc<Registry>, mut object: Value) -> Result<(), Fail> {
     let resource = resource_of(registry, &object)?;
     complete(&resource, &mut object);
-    let myself = Myself::new();
+    let myself = Myself::default();
     let (namespace, name) = (
         meta::namespace(&object).to_owned(),
         meta::name(&object).to_owned(),

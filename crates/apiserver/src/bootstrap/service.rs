@@ -105,7 +105,7 @@ async fn reconcile(
     let namespace = meta::namespace(&object).to_owned();
     let mut wanted = object;
     complete(&resource, &mut wanted);
-    let myself = Myself::new();
+    let myself = Myself::default();
     let write = myself.write(registry, &resource, &namespace, NAME);
     let update = registry.update(&write, part, |current| {
         let mut next = current.clone();

@@ -115,7 +115,7 @@ impl Cleanup {
     }
 
     async fn delete_all(&self, resource: &Arc<Resource>) -> Result<(), Fail> {
-        let myself = Myself::new();
+        let myself = Myself::default();
         let options = DeleteOptions::default();
         let everything = ListOptions::of(Selection::default());
         loop {

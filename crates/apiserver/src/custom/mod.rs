@@ -20,7 +20,7 @@ use serde_json::Value;
 use store::{Batch, EventKind, KeyValue, RangeRequest, ReadError, prefix_end};
 
 use crate::http::handler::Call;
-use crate::registry::{Fail, Myself, Part, Registry, Resource, Stored, Write, read_failure};
+use crate::registry::{Fail, Myself, Part, Registry, Stored, Write, read_failure};
 use cleanup::Cleanups;
 use served::Served;
 
@@ -294,7 +294,7 @@ where
 {
     let (group, version, plural) = DEFINITIONS;
     let resource = registry.resource(group, version, plural)?;
-    let myself = Myself::new();
+    let myself = Myself::default();
     let write = Write {
         subresource: "status",
         ..myself.write(registry, &resource, "", name)

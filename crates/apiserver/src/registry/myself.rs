@@ -12,16 +12,18 @@ pub struct Myself {
     owner: Owner,
 }
 
-impl Myself {
+impl Default for Myself {
     /// A name that may do everything. What writes warn of goes with it: nobody waits for that.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self {
             user: UserInfo::new("system:apiserver", &[MASTERS]),
             warnings: Warnings::default(),
             owner: Owner::server(),
         }
     }
+}
 
+impl Myself {
     /// A write of the whole of an object; `namespace` is empty for one of the cluster.
     pub fn write<'a>(
         &'a self,

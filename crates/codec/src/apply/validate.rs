@@ -248,7 +248,7 @@ mod tests {
             ),
             (
                 json!({"spec": {"replicas": "3", "paused": 1}}),
-                "errors:\n  .spec.replicas: expected numeric (int or float), got string\n  .spec.paused: expected boolean, got &{1}".to_owned(),
+                "errors:\n  .spec.paused: expected boolean, got &{1}\n  .spec.replicas: expected numeric (int or float), got string".to_owned(),
             ),
         ] {
             assert_eq!(validate(&config, ty), Some(text));

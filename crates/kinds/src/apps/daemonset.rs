@@ -111,9 +111,13 @@ fn validate_strategy(strategy: &Value, at: &str) -> Vec<FieldError> {
             validate_rolling(rolling, &format!("{at}.rollingUpdate"))
         }
         (kind, rolling) => {
-            let shown = json!({"Type": kind, "RollingUpdate": rolling.map(internal)});
+            let shown = [
+                ("Type", kind.into()),
+                ("RollingUpdate", rolling.map(internal).into()),
+            ];
             let allowed = &["RollingUpdate", "OnDelete"];
-            vec![FieldError::not_supported(at, shown, allowed)]
+            let error = FieldError::not_supported(at, Value::Null, allowed);
+            vec![error.showing(&shown)]
         }
     }
 }

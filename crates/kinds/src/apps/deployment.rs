@@ -131,9 +131,13 @@ fn validate_strategy(strategy: &Value) -> Vec<FieldError> {
         }
         ("RollingUpdate", Some(rolling)) => validate_rolling(rolling, at),
         (kind, rolling) => {
-            let shown = json!({"Type": kind, "RollingUpdate": rolling.map(internal)});
+            let shown = [
+                ("Type", kind.into()),
+                ("RollingUpdate", rolling.map(internal).into()),
+            ];
             let allowed = &["Recreate", "RollingUpdate"];
-            vec![FieldError::not_supported("spec.strategy", shown, allowed)]
+            let error = FieldError::not_supported("spec.strategy", Value::Null, allowed);
+            vec![error.showing(&shown)]
         }
     }
 }

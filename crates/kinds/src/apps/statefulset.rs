@@ -167,9 +167,12 @@ fn update_strategy(strategy: &Value, at: &str) -> Vec<FieldError> {
             errors
         }
         (kind, rolling) => {
-            let shown = json!({"Type": kind, "RollingUpdate": rolling.map(internal)});
+            let shown = [
+                ("Type", kind.into()),
+                ("RollingUpdate", rolling.map(internal).into()),
+            ];
             let why = "must be 'RollingUpdate' or 'OnDelete'";
-            vec![FieldError::invalid(at, shown, why)]
+            vec![FieldError::invalid(at, Value::Null, why).showing(&shown)]
         }
     }
 }

@@ -465,7 +465,7 @@ mod tests {
                 (
                     json!({"/spec/template/metadata/labels/job-name": "other"}),
                     &[&format!(
-                        "{labels}[job-name]: Invalid value: {{\"controller-uid\":\"u\",\"job-name\":\"other\",\"batch.kubernetes.io/controller-uid\":\"u\",\"batch.kubernetes.io/job-name\":\"j\"}}: must be 'j'"
+                        "{labels}[job-name]: Invalid value: {{\"batch.kubernetes.io/controller-uid\":\"u\",\"batch.kubernetes.io/job-name\":\"j\",\"controller-uid\":\"u\",\"job-name\":\"other\"}}: must be 'j'"
                     )],
                 ),
                 (

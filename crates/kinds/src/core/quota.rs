@@ -267,9 +267,9 @@ mod tests {
                 (
                     json!({"/spec/hard": {"pods": "1500m", "money": "5", "secrets": "-1", "storage": "1"}}),
                     &[
-                        "spec.hard[pods]: Invalid value: \"1500m\": must be an integer",
                         "spec.hard[money]: Invalid value: \"money\": must be a standard resource type or fully qualified",
                         "spec.hard[money]: Invalid value: \"money\": must be a standard resource for quota",
+                        "spec.hard[pods]: Invalid value: \"1500m\": must be an integer",
                         "spec.hard[secrets]: Invalid value: \"-1\": must be greater than or equal to 0",
                         "spec.hard[storage]: Invalid value: \"storage\": must be a standard resource for quota",
                     ],

@@ -241,8 +241,8 @@ fn lists_that_are_sets_or_maps() {
     assert_eq!(
         broken(schema, spec),
         [
-            r#"spec.set[2]: Duplicate value: "a""#,
             r#"spec.map[2]: Duplicate value: {"n":"x","p":1}"#,
+            r#"spec.set[2]: Duplicate value: "a""#,
         ]
     );
 }

@@ -291,15 +291,13 @@ fn attribute(attribute: &Value, at: &str) -> Vec<FieldError> {
         }
     }
     if count != 1 {
-        let shown = match count {
-            0 => "".into(),
-            _ => attribute.clone(),
-        };
-        errors.push(FieldError::invalid(
-            at,
-            shown,
-            "exactly one value must be specified",
-        ));
+        let error = FieldError::invalid(at, "", "exactly one value must be specified");
+        let given = KINDS.iter().map(|kind| (*kind, attribute[*kind].clone()));
+        let given: Vec<(&str, Value)> = given.filter(|(_, value)| !value.is_null()).collect();
+        errors.push(match count {
+            0 => error,
+            _ => error.showing(&given),
+        });
     }
     errors
 }
@@ -416,10 +414,10 @@ mod tests {
                     "capacity": {"c": {"value": "1", "requestPolicy": {}}}, "nodeName": "n"}, {"name": "a"}])
             )),
             [
+                "spec.devices[0].attributes[w].strings: Invalid value: []: must not be empty if specified",
                 "spec.devices[0].attributes[x]: Invalid value: \"\": exactly one value must be specified",
                 "spec.devices[0].attributes[y]: Invalid value: {\"int\":1,\"bool\":true}: exactly one value must be specified",
                 "spec.devices[0].attributes[z].version: Invalid value: \"1\": must be a string compatible with semver.org spec 2.0.0",
-                "spec.devices[0].attributes[w].strings: Invalid value: []: must not be empty if specified",
                 "spec.devices[0].capacity[c].requestPolicy: Forbidden: allowMultipleAllocations must be true",
                 "spec.devices[0]: Invalid value: null: `nodeName`, `nodeSelector` and `allNodes` can only be set if `perDeviceNodeSelection` is set to true in the ResourceSlice spec",
                 "spec.devices[1]: Duplicate value: \"a\"",

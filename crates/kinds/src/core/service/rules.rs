@@ -162,9 +162,16 @@ fn port_numbers(list: &[Value], kind: &str) -> Vec<FieldError> {
     for (i, p) in list.iter().enumerate() {
         let (protocol, number) = (meta::str_at(p, &["protocol"]), number(p, "port"));
         if !seen.insert((protocol, number)) {
-            let shown = json!({"Name": "", "Protocol": protocol, "AppProtocol": null,
-                "Port": number, "TargetPort": 0, "NodePort": 0});
-            errors.push(FieldError::duplicate(format!("spec.ports[{i}]"), shown));
+            let shown = [
+                ("Name", "".into()),
+                ("Protocol", protocol.into()),
+                ("AppProtocol", Value::Null),
+                ("Port", number.into()),
+                ("TargetPort", 0.into()),
+                ("NodePort", 0.into()),
+            ];
+            let error = FieldError::duplicate(format!("spec.ports[{i}]"), Value::Null);
+            errors.push(error.showing(&shown));
         }
     }
     errors

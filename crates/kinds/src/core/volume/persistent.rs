@@ -305,10 +305,10 @@ mod tests {
                 (
                     json!({"/spec/capacity": {"storage": "0", "cpu": "-1"}}),
                     &[
-                        "spec.capacity: Unsupported value: {\"storage\":\"0\",\"cpu\":\"-1\"}: supported values: \"storage\"",
-                        "spec.capacity[storage]: Invalid value: \"0\": must be greater than zero",
+                        "spec.capacity: Unsupported value: {\"cpu\":\"-1\",\"storage\":\"0\"}: supported values: \"storage\"",
                         "spec.capacity[cpu]: Invalid value: -1: must be a valid resource quantity",
                         "spec.capacity[cpu]: Invalid value: \"-1\": must be greater than zero",
+                        "spec.capacity[storage]: Invalid value: \"0\": must be greater than zero",
                     ],
                 ),
                 (
