@@ -31,6 +31,10 @@ const POOL_MAX: usize = 253;
 const KINDS: [&str; 8] = [
     "bool", "int", "string", "version", "bools", "ints", "strings", "versions",
 ];
+/// The same in the order in which upstream declares, and so shows, them.
+const DECLARED: [&str; 8] = [
+    "int", "bool", "string", "version", "ints", "bools", "strings", "versions",
+];
 
 fn items<'a>(of: &'a Value, field: &str) -> &'a [Value] {
     meta::list_at(of, &[field])
@@ -292,7 +296,9 @@ fn attribute(attribute: &Value, at: &str) -> Vec<FieldError> {
     }
     if count != 1 {
         let error = FieldError::invalid(at, "", "exactly one value must be specified");
-        let given = KINDS.iter().map(|kind| (*kind, attribute[*kind].clone()));
+        let given = DECLARED
+            .iter()
+            .map(|kind| (*kind, attribute[*kind].clone()));
         let given: Vec<(&str, Value)> = given.filter(|(_, value)| !value.is_null()).collect();
         errors.push(match count {
             0 => error,

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use api::{FieldError, meta, names};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{NONE, has_node_ports};
 use crate::addresses::{special, valid_ip, valid_range};
@@ -417,6 +417,7 @@ fn traffic(spec: &Value) -> Vec<FieldError> {
 mod tests {
     use super::*;
     use crate::testing::assert_rules;
+    use serde_json::json;
 
     fn service() -> Value {
         json!({"metadata": {"name": "s"}, "spec": {"type": "ClusterIP", "sessionAffinity": "None", "internalTrafficPolicy": "Cluster",
