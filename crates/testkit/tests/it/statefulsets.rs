@@ -179,7 +179,18 @@ async fn a_claim_that_goes_is_told_of_and_waited_for() -> anyhow::Result<()> {
         "metadata": {"name": "data-db-0", "finalizers": ["example.com/hold"]}, "spec": claim});
     objects(&client, &[held]).await?;
     let claims = write::namespaced::<PersistentVolumeClaim>(&client, "default");
+    // The controllers protect a claim that they know, and no longer one that they know to go: before that, a pod
+    // may come all the same.
+    let held_by = |count: usize| {
+        let claims = claims.clone();
+        async move {
+            let finalizers = claims.get("data-db-0").await?.metadata.finalizers;
+            Ok((finalizers.unwrap_or_default().len() == count).then_some(()))
+        }
+    };
+    eventually("the claim to be known", || held_by(2)).await?;
     claims.delete("data-db-0", &Default::default()).await?;
+    eventually("its deletion to be known", || held_by(1)).await?;
     let spec = json!({"replicas": 1,
         "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": claim}]});
     objects(&client, &[set("db", spec)]).await?;
