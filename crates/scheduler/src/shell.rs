@@ -199,7 +199,9 @@ impl Scheduler {
                 world.clear_nomination(pod.uid());
             }
             let plugins = search.diagnosis.plugins.clone();
-            let held = nomination.as_ref().is_some_and(|n| !n.victims.is_empty());
+            // Victims that go already tell of it when they are gone; there is nothing to wait for before.
+            let stays = |n: &Nomination| n.victims.iter().any(|v| !v.deleting);
+            let held = nomination.as_ref().is_some_and(stays);
             queue.unschedulable(&self.shared.profiles, pod, plugins, held, now);
             nomination
         })
