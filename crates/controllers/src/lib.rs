@@ -20,6 +20,8 @@ mod owners;
 mod pod_control;
 mod pods;
 mod selectors;
+#[cfg(test)]
+mod testing;
 
 pub mod attachments;
 pub mod autoscaler;

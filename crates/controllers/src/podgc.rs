@@ -277,15 +277,10 @@ impl PodGc {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        convert::Infallible,
-        sync::atomic::{AtomicU32, Ordering},
-    };
-
-    use http::{Method, Request, Response};
-    use serde_json::Value;
+    use std::sync::atomic::Ordering;
 
     use super::*;
+    use crate::testing::{list, stand_in};
 
     #[test]
     fn only_pods_that_may_have_to_go_are_looked_at() {
@@ -320,30 +315,13 @@ mod tests {
     /// A node that came back, of which no watch has told yet, keeps its pods.
     #[tokio::test]
     async fn pods_stay_with_a_node_that_only_the_cache_misses() {
-        let writes = Arc::new(AtomicU32::new(0));
-        let written = writes.clone();
-        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
-            let watches = request.uri().query().is_some_and(|q| q.contains("watch="));
-            let list = |items: Value| json!({"metadata": {"resourceVersion": "5"}, "items": items});
-            let body = match (request.method(), request.uri().path()) {
-                (&Method::GET, "/api/v1/nodes/m") => json!({"metadata": {"name": "m"}}),
-                (&Method::GET, path) if path.ends_with("/pods") => list(json!([{
-                    "metadata": {"name": "p", "namespace": "n", "uid": "u", "resourceVersion": "5"},
-                    "spec": {"containers": [], "nodeName": "m"}}])),
-                (&Method::GET, _) => list(json!([])),
-                _ => {
-                    written.fetch_add(1, Ordering::Relaxed);
-                    json!({})
-                }
-            };
-            async move {
-                if watches {
-                    std::future::pending::<()>().await;
-                }
-                Ok::<_, Infallible>(Response::new(body.to_string()))
-            }
+        let (client, writes) = stand_in(|path, _| match path {
+            "/api/v1/nodes/m" => Some(json!({"metadata": {"name": "m"}})),
+            path if path.ends_with("/pods") => Some(list(json!([{
+                "metadata": {"name": "p", "namespace": "n", "uid": "u", "resourceVersion": "5"},
+                "spec": {"containers": [], "nodeName": "m"}}]))),
+            _ => None,
         });
-        let client = client::in_process(service);
         let context = Context::new(client, Default::default(), Default::default());
         let (pods, nodes) = (
             context.caches.get::<Pod>(Scope::all()),

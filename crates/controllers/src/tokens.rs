@@ -1,9 +1,9 @@
 //! Secrets that hold an account's token: fills in what they lack, and deletes them with their
 //! account, which names them only while they are there.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use client::{Cache, Error, Key, Queue, Reconcile, Requeue, Scope, write};
+use client::{Cache, Error, Key, Queue, Reconcile, Requeue, Scope, cache::Entry, write};
 use futures::future::BoxFuture;
 use k8s_openapi::{
     ByteString,
@@ -26,6 +26,29 @@ const TOKEN: &str = "token";
 const CA: &str = "ca.crt";
 const NAMESPACE: &str = "namespace";
 
+/// A secret, and the account it says it is of: of a secret that is gone, that can be read nowhere.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Held {
+    secret: Key,
+    account: String,
+}
+
+impl Held {
+    fn of(entry: &Entry) -> Option<Self> {
+        let secret = entry.decode::<Secret>().ok()?;
+        Some(Self {
+            secret: entry.key.clone(),
+            account: account_of(&secret).to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.secret.fmt(f)
+    }
+}
+
 struct Tokens {
     context: Context,
     accounts: Cache<ServiceAccount>,
@@ -45,14 +68,18 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
         secrets.synced().await;
         let queue = Queue::default();
         let to = queue.clone();
-        secrets.on_change(move |change| to.add(change.key.clone()));
+        secrets.on_change(move |change| {
+            let held = change.latest().and_then(|entry| Held::of(entry));
+            held.into_iter().for_each(|held| to.add(held));
+        });
         let (to, all) = (queue.clone(), secrets.clone());
         accounts.on_change(move |change| {
             // An account that comes, goes or is made anew decides about its secrets.
-            let uid = |e: &Option<std::sync::Arc<client::Entry>>| e.as_ref().map(|e| e.uid.clone());
+            let uid = |e: &Option<Arc<Entry>>| e.as_ref().map(|e| e.uid.clone());
             if uid(&change.old) != uid(&change.new) {
                 let secrets = all.entries_in(&change.key.namespace);
-                secrets.iter().for_each(|e| to.add(e.key.clone()));
+                let held = secrets.iter().filter_map(|entry| Held::of(entry));
+                held.for_each(|held| to.add(held));
             }
         });
         let reconciler = Tokens {
@@ -120,15 +147,16 @@ fn plan(
 }
 
 impl Reconcile for Tokens {
-    type Key = Key;
+    type Key = Held;
 
     fn name(&self) -> &'static str {
         CONTROLLER.name
     }
 
-    async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
+    async fn reconcile(&self, held: &Held) -> Result<Requeue, Error> {
+        let key = &held.secret;
         let Some(secret) = self.secrets.get(key)? else {
-            self.forget(key).await?;
+            self.forget(held).await?;
             return Ok(Requeue::OnChange);
         };
         let name = account_of(&secret);
@@ -185,26 +213,22 @@ fn without(account: &ServiceAccount, secret: &str) -> Option<Value> {
 }
 
 impl Tokens {
-    /// Takes a secret that is gone off the accounts that name it.
-    async fn forget(&self, key: &Key) -> Result<(), Error> {
-        let word = format!("\"{}\"", key.name);
-        let mut accounts = self.accounts.entries_in(&key.namespace);
-        accounts.retain(|a| a.mentions(&word));
-        let accounts: Vec<ServiceAccount> = client::cache::decode_all(&accounts);
-        if accounts.iter().all(|a| without(a, &key.name).is_none()) {
+    /// Takes a secret that is gone off its account, which the cache may not know yet: nothing would tell of the secret
+    /// again.
+    async fn forget(&self, Held { secret, account }: &Held) -> Result<(), Error> {
+        if account.is_empty() {
             return Ok(());
         }
+        let accounts = write::namespaced::<ServiceAccount>(&self.context.client, &secret.namespace);
+        let account = write::tolerate_missing(accounts.get(account).await)?;
+        let Some(patch) = account.as_ref().and_then(|a| without(a, &secret.name)) else {
+            return Ok(());
+        };
         // It may have been made anew, of another type even.
-        let secrets = write::namespaced::<Secret>(&self.context.client, &key.namespace);
-        if secrets.get_metadata_opt(&key.name).await?.is_some() {
-            return Ok(());
-        }
-        let api = write::namespaced::<ServiceAccount>(&self.context.client, &key.namespace);
-        for account in &accounts {
-            let name = account.metadata.name.as_deref().unwrap_or_default();
-            if let Some(patch) = without(account, &key.name) {
-                write::patch(&api, name, &patch).await?;
-            }
+        let secrets = write::namespaced::<Secret>(&self.context.client, &secret.namespace);
+        if secrets.get_metadata_opt(&secret.name).await?.is_none() {
+            let name = account.and_then(|a| a.metadata.name).unwrap_or_default();
+            write::patch(&accounts, &name, &patch).await?;
         }
         Ok(())
     }
@@ -212,7 +236,39 @@ impl Tokens {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::*;
+    use crate::testing::{missing, stand_in};
+
+    /// No watch tells of the secret once more when the account becomes known.
+    #[tokio::test]
+    async fn an_account_that_the_cache_does_not_know_yet_forgets_a_secret_too() {
+        for (there, expected) in [(false, 1), (true, 0)] {
+            let (client, writes) = stand_in(move |path, _| match path {
+                "/api/v1/namespaces/n/serviceaccounts/bot" => Some(json!({
+                    "metadata": {"name": "bot", "namespace": "n", "uid": "u"},
+                    "secrets": [{"name": "s"}]})),
+                "/api/v1/namespaces/n/secrets/s" if there => {
+                    Some(json!({"metadata": {"name": "s", "namespace": "n"}}))
+                }
+                path => path.ends_with("/s").then(missing),
+            });
+            let context = Context::new(client, Default::default(), Default::default());
+            let controller = Tokens {
+                accounts: context.caches.get(Scope::all()),
+                secrets: context.caches.get(scope()),
+                context,
+            };
+            controller.secrets.synced().await;
+            let held = Held {
+                secret: Key::new("n", "s"),
+                account: "bot".to_owned(),
+            };
+            controller.reconcile(&held).await.unwrap();
+            assert_eq!(writes.load(Ordering::Relaxed), expected);
+        }
+    }
 
     #[test]
     fn accounts_name_no_secret_that_is_gone() {

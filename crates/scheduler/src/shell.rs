@@ -39,6 +39,14 @@ struct Nomination {
     outbid: Vec<Arc<Footprint>>,
 }
 
+impl Nomination {
+    /// Whether pods are to be evicted first. Those that go already tell of it when they are gone; waiting for nothing,
+    /// the pod would be tried again and again until then.
+    fn evicts(&self) -> bool {
+        self.victims.iter().any(|victim| !victim.deleting)
+    }
+}
+
 /// Why a pod was not scheduled.
 #[derive(Clone, Copy)]
 enum Reason {
@@ -199,9 +207,7 @@ impl Scheduler {
                 world.clear_nomination(pod.uid());
             }
             let plugins = search.diagnosis.plugins.clone();
-            // Victims that go already tell of it when they are gone; there is nothing to wait for before.
-            let stays = |n: &Nomination| n.victims.iter().any(|v| !v.deleting);
-            let held = nomination.as_ref().is_some_and(stays);
+            let held = nomination.as_ref().is_some_and(Nomination::evicts);
             queue.unschedulable(&self.shared.profiles, pod, plugins, held, now);
             nomination
         })
@@ -597,5 +603,31 @@ async fn sleep_until(due: Option<Timestamp>, now: Timestamp) {
             tokio::time::sleep(wait).await;
         }
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_held_for_evictions_but_not_for_pods_that_go_already() {
+        let victim = |deleting: bool| {
+            let mut pod = Footprint::bare("v");
+            pod.deleting = deleting;
+            Arc::new(pod)
+        };
+        for (victims, evicts) in [
+            (vec![], false),
+            (vec![true, true], false),
+            (vec![true, false], true),
+        ] {
+            let nomination = Nomination {
+                node: "n".to_owned(),
+                victims: victims.iter().map(|d| victim(*d)).collect(),
+                outbid: Vec::new(),
+            };
+            assert_eq!(nomination.evicts(), evicts, "{victims:?}");
+        }
     }
 }

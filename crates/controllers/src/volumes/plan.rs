@@ -335,32 +335,8 @@ pub fn mode(of: Option<&String>) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
-
-    fn pv(name: &str, size: &str, extra: Value) -> PersistentVolume {
-        let mut volume = json!({
-            "metadata": {"name": name, "labels": {"disk": name}},
-            "spec": {"capacity": {"storage": size}, "accessModes": ["ReadWriteOnce"],
-                "storageClassName": "manual", "persistentVolumeReclaimPolicy": "Retain"},
-            "status": {"phase": "Available"},
-        });
-        for (key, value) in extra.as_object().unwrap() {
-            volume["spec"][key] = value.clone();
-        }
-        serde_json::from_value(volume).unwrap()
-    }
-
-    fn pvc(extra: Value) -> PersistentVolumeClaim {
-        let mut claim = json!({
-            "metadata": {"name": "c", "namespace": "n", "uid": "u"},
-            "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "manual",
-                "resources": {"requests": {"storage": "5Gi"}}},
-        });
-        for (key, value) in extra.as_object().unwrap() {
-            claim["spec"][key] = value.clone();
-        }
-        serde_json::from_value(claim).unwrap()
-    }
+    use crate::testing::{pv, pvc};
+    use serde_json::json;
 
     fn chosen(claim_: &PersistentVolumeClaim, volumes: &[PersistentVolume]) -> String {
         match claim(claim_, None, volumes, None, Consumers::default()) {

@@ -322,47 +322,32 @@ impl Reconcile for Volumes {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        convert::Infallible,
-        sync::Arc,
-        sync::atomic::{AtomicU32, Ordering},
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
     };
 
-    use http::{Method, Request, Response};
-    use serde_json::Value;
-
     use super::*;
+    use crate::testing::{list, stand_in};
 
     /// A server whose pods come to be after the first look, and how often it was asked to write.
     fn server() -> (client::Client, Arc<AtomicU32>) {
-        let (looks, writes) = (AtomicU32::new(0), Arc::new(AtomicU32::new(0)));
-        let written = writes.clone();
-        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
-            let watches = request.uri().query().is_some_and(|q| q.contains("watch="));
-            let list = |items: Value| json!({"metadata": {"resourceVersion": "5"}, "items": items});
-            let body = match (request.method(), request.uri().path()) {
-                (&Method::GET, path) if watches || !path.ends_with("/pods") => list(json!([
+        let looks = Arc::new(AtomicU32::new(0));
+        stand_in(move |path, watches| {
+            if watches || !path.ends_with("/pods") {
+                return Some(list(json!([
                     {"metadata": {"name": "c", "namespace": "n", "uid": "u", "resourceVersion": "5",
                         "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": [CLAIM_FINALIZER]}}
-                ])),
-                (&Method::GET, _) if looks.fetch_add(1, Ordering::Relaxed) == 0 => list(json!([])),
-                (&Method::GET, _) => list(json!([{
-                    "metadata": {"name": "p", "namespace": "n"},
-                    "spec": {"containers": [], "nodeName": "m", "volumes": [
-                        {"name": "d", "persistentVolumeClaim": {"claimName": "c"}}]}}])),
-                _ => {
-                    written.fetch_add(1, Ordering::Relaxed);
-                    json!({})
-                }
-            };
-            async move {
-                if watches {
-                    std::future::pending::<()>().await;
-                }
-                Ok::<_, Infallible>(Response::new(body.to_string()))
+                ])));
             }
-        });
-        (client::in_process(service), writes)
+            let again = looks.fetch_add(1, Ordering::Relaxed) > 0;
+            again.then(|| {
+                list(json!([{
+                "metadata": {"name": "p", "namespace": "n"},
+                "spec": {"containers": [], "nodeName": "m", "volumes": [
+                    {"name": "d", "persistentVolumeClaim": {"claimName": "c"}}]}}]))
+            })
+        })
     }
 
     #[tokio::test]
@@ -435,7 +420,7 @@ mod tests {
 
         let claim = json!({"metadata": {"name": "c", "namespace": "n", "uid": "c"}});
         let claim = client::cache::parse_entry(claim.to_string().as_bytes()).unwrap();
-        let pod = |deleted: bool, status: Value| -> Pod {
+        let pod = |deleted: bool, status: serde_json::Value| -> Pod {
             let at = deleted.then_some("2026-01-01T00:00:00Z");
             serde_json::from_value(json!({"metadata": {"name": "p", "deletionTimestamp": at},
                 "spec": {"containers": [], "volumes": [

@@ -233,44 +233,13 @@ fn is_released(volume: &PersistentVolume) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        convert::Infallible,
-        sync::{
-            Arc,
-            atomic::{AtomicU32, Ordering},
-        },
-    };
+    use std::sync::atomic::Ordering;
 
     use client::Scope;
-    use http::{Method, Request, Response};
 
     use super::*;
+    use crate::testing::{list, pv, pvc, stand_in};
     use crate::{Context, volumes::users::Users};
-
-    fn pv(name: &str, size: &str, extra: Value) -> PersistentVolume {
-        let mut volume = json!({
-            "metadata": {"name": name, "labels": {"disk": name}},
-            "spec": {"capacity": {"storage": size}, "accessModes": ["ReadWriteOnce"],
-                "storageClassName": "manual", "persistentVolumeReclaimPolicy": "Retain"},
-            "status": {"phase": "Available"},
-        });
-        for (key, value) in extra.as_object().unwrap() {
-            volume["spec"][key] = value.clone();
-        }
-        serde_json::from_value(volume).unwrap()
-    }
-
-    fn pvc(extra: Value) -> PersistentVolumeClaim {
-        let mut claim = json!({
-            "metadata": {"name": "c", "namespace": "n", "uid": "u"},
-            "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "manual",
-                "resources": {"requests": {"storage": "5Gi"}}},
-        });
-        for (key, value) in extra.as_object().unwrap() {
-            claim["spec"][key] = value.clone();
-        }
-        serde_json::from_value(claim).unwrap()
-    }
 
     #[test]
     fn volumes_follow_their_claims() {
@@ -348,35 +317,16 @@ mod tests {
     /// Else what a provisioner has made just now would be deleted for want of its claim.
     #[tokio::test]
     async fn a_volume_stays_with_a_claim_that_the_cache_does_not_know_yet() {
-        let writes = Arc::new(AtomicU32::new(0));
-        let written = writes.clone();
-        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
-            let watches = request.uri().query().is_some_and(|q| q.contains("watch="));
-            let list = |items: Value| json!({"metadata": {"resourceVersion": "5"}, "items": items});
-            let body = match (request.method(), request.uri().path()) {
-                (&Method::GET, "/api/v1/persistentvolumes") => list(json!([{
-                    "metadata": {"name": "v", "uid": "v", "resourceVersion": "5"},
-                    "spec": {"persistentVolumeReclaimPolicy": "Delete",
-                        "claimRef": {"namespace": "n", "name": "c", "uid": "c"}},
-                    "status": {"phase": "Bound"}}])),
-                (&Method::GET, path) if path.ends_with("/persistentvolumeclaims/c") => {
-                    json!({"metadata": {"name": "c", "namespace": "n", "uid": "c"},
-                        "spec": {"volumeName": "v"}})
-                }
-                (&Method::GET, _) => list(json!([])),
-                _ => {
-                    written.fetch_add(1, Ordering::Relaxed);
-                    json!({})
-                }
-            };
-            async move {
-                if watches {
-                    std::future::pending::<()>().await;
-                }
-                Ok::<_, Infallible>(Response::new(body.to_string()))
-            }
+        let (client, writes) = stand_in(|path, _| match path {
+            "/api/v1/persistentvolumes" => Some(list(json!([{
+                "metadata": {"name": "v", "uid": "v", "resourceVersion": "5"},
+                "spec": {"persistentVolumeReclaimPolicy": "Delete",
+                    "claimRef": {"namespace": "n", "name": "c", "uid": "c"}},
+                "status": {"phase": "Bound"}}]))),
+            path if path.ends_with("/persistentvolumeclaims/c") => Some(json!({
+                "metadata": {"name": "c", "namespace": "n", "uid": "c"}, "spec": {"volumeName": "v"}})),
+            _ => None,
         });
-        let client = client::in_process(service);
         let context = Context::new(client, Default::default(), Default::default());
         let caches = &context.caches;
         let binder = Binder {
