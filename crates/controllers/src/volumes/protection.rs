@@ -196,14 +196,22 @@ impl Claims {
 /// Pods without a node cannot start any more once the claim is being deleted.
 fn uses(pod: &Pod, claim: &Entry) -> bool {
     let meta = &pod.metadata;
-    // One that is only there until its dependents are gone does not wait for its own claims.
+    // A pod that its node is done with may stay until its dependents are gone: those do not wait for it in turn. Of its
+    // dependents upstream lets go only of claims made for ephemeral volumes; those of a StatefulSet, which scaling down
+    // gives to their pod, and the pod then wait for each other for ever.
     let over = meta.deletion_timestamp.is_some() && meta.deletion_grace_period_seconds == Some(0);
-    !pods::node(pod).is_empty() && mounts(pod, claim, !over)
+    let its_own = || {
+        claim
+            .owners
+            .iter()
+            .any(|o| Some(&*o.uid) == meta.uid.as_deref())
+    };
+    !pods::node(pod).is_empty() && mounts(pod, claim) && !(over && its_own())
 }
 
 /// Whether a pod that has not ended is to have a claim, on whichever node.
 fn refers_to(pod: &Pod, claim: &Entry) -> bool {
-    !has_ended(pod) && mounts(pod, claim, true)
+    !has_ended(pod) && mounts(pod, claim)
 }
 
 fn has_ended(pod: &Pod) -> bool {
@@ -222,8 +230,8 @@ fn has_ended(pod: &Pod) -> bool {
     pods::is_terminal(pod) || deleting && states.all(|s| s.is_some_and(is_still))
 }
 
-/// Whether a claim is among the volumes of a pod; `made`: those count that are made for it.
-fn mounts(pod: &Pod, claim: &Entry, made: bool) -> bool {
+/// Whether a claim is among the volumes of a pod.
+fn mounts(pod: &Pod, claim: &Entry) -> bool {
     let Some(spec) = &pod.spec else { return false };
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let uid = pod.metadata.uid.as_deref();
@@ -233,7 +241,7 @@ fn mounts(pod: &Pod, claim: &Entry, made: bool) -> bool {
         let direct = v.persistent_volume_claim.as_ref();
         let is_made =
             || v.ephemeral.is_some() && made_for_it && format!("{name}-{}", v.name) == claim;
-        direct.is_some_and(|c| c.claim_name == claim) || made && is_made()
+        direct.is_some_and(|c| c.claim_name == claim) || is_made()
     })
 }
 
@@ -395,7 +403,13 @@ mod tests {
         let mut over = pod("n");
         over.metadata.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH));
         over.metadata.deletion_grace_period_seconds = Some(0);
-        assert!(uses(&over, &claim("c", "")) && !uses(&over, &claim("p-e", "u")));
+        for (name, owner, expected) in [("c", "", true), ("c", "u", false), ("p-e", "u", false)] {
+            assert_eq!(
+                uses(&over, &claim(name, owner)),
+                expected,
+                "{name} of {owner}"
+            );
+        }
     }
 
     #[test]

@@ -217,7 +217,7 @@ impl User {
     /// Ends what cannot come to rest by itself.
     async fn finish(&mut self) {
         self.oracle.note("the user tidies up");
-        self.allow(work::QUOTA_PODS).await;
+        self.allow(work::QUOTA_IN_THE_END).await;
         let nodes = self.oracle.with(|w| places(w, &["Node"]));
         for node in nodes {
             self.change(&node, |o| work::trouble(o, 0)).await;

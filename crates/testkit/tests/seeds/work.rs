@@ -19,10 +19,13 @@ pub const TEAM: &str = "team";
 const PASSING: &str = "passing";
 /// The quota of [`TEAM`].
 const QUOTA: &str = "quota";
-/// Pods that the quota allows in the end.
-pub const QUOTA_PODS: u32 = 6;
+/// Pods that the quota allows at first, enough for what there is to be in the end.
+const QUOTA_PODS: u32 = 6;
 /// Least and most that it allows meanwhile.
 pub const QUOTA_RANGE: std::ops::RangeInclusive<u32> = 1..=8;
+/// What it allows in the end: a StatefulSet makes the pods that it lacks before it deletes those it has too many of, so
+/// there must be room for both.
+pub const QUOTA_IN_THE_END: u32 = QUOTA_PODS + *QUOTA_RANGE.end();
 /// What pods with volumes ask for: as they cannot go elsewhere, all of them fit on one node.
 const PINNED_CPU: &str = "100m";
 
