@@ -13,6 +13,7 @@ pub mod namespace_lifecycle;
 pub mod priority;
 pub mod runtime_class;
 pub mod service_account;
+pub mod storage_protection;
 pub mod taint_nodes;
 
 use std::sync::{Arc, OnceLock};
@@ -125,6 +126,7 @@ impl Chain {
             Box::new(priority::Priority::default()),
             Box::new(default_toleration_seconds::DefaultTolerationSeconds),
             Box::new(default_storage_class::DefaultStorageClass),
+            Box::new(storage_protection::StorageObjectInUseProtection),
             Box::new(claim_resize::PersistentVolumeClaimResize),
             Box::new(admin_access::DeviceAdminAccess),
             Box::new(runtime_class::RuntimeClass),

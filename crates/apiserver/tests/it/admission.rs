@@ -80,6 +80,49 @@ async fn claims_get_the_default_class_and_nodes_their_taint() {
 }
 
 #[tokio::test]
+async fn storage_is_protected_from_the_moment_it_is_made() {
+    let c = cluster().await;
+    let size = json!({"storage": "1Gi"});
+    let cases = [
+        (
+            "/api/v1/persistentvolumes",
+            json!({"metadata": {"name": "a"}, "spec": {"accessModes": ["ReadWriteOnce"],
+                "capacity": size, "hostPath": {"path": "/tmp/a"}}}),
+            "kubernetes.io/pv-protection",
+        ),
+        (
+            "/api/v1/namespaces/default/persistentvolumeclaims",
+            json!({"metadata": {"name": "a"}, "spec": {"accessModes": ["ReadWriteOnce"],
+                "resources": {"requests": size}}}),
+            "kubernetes.io/pvc-protection",
+        ),
+        (
+            "/apis/storage.k8s.io/v1/volumeattributesclasses",
+            json!({"metadata": {"name": "a"}, "driverName": "d", "parameters": {"a": "b"}}),
+            "kubernetes.io/vac-protection",
+        ),
+    ];
+    for (path, mut object, finalizer) in cases {
+        let made = c.create(path, &object).await;
+        assert_eq!(made["metadata"]["finalizers"], json!([finalizer]));
+        let owners = made["metadata"]["managedFields"].to_string();
+        assert!(!owners.contains("finalizers"), "{owners}");
+        // It is added to others, but never twice.
+        let all = json!(["example.com/a", finalizer]);
+        for (name, given) in [("b", json!(["example.com/a"])), ("c", all.clone())] {
+            object["metadata"] = json!({"name": name, "finalizers": given});
+            let made = c.create(path, &object).await;
+            assert_eq!(made["metadata"]["finalizers"], all);
+        }
+        // Who takes it away, may.
+        let none = json!({"metadata": {"finalizers": null}});
+        let one = format!("{path}/a");
+        let changed = c.merge(&one, &none).await;
+        assert!(changed.body["metadata"]["finalizers"].is_null());
+    }
+}
+
+#[tokio::test]
 async fn quotas_are_exact_under_concurrency() {
     let c = cluster().await;
     c.create(MAPS, &config_map("first")).await;
