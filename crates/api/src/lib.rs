@@ -19,6 +19,7 @@ mod schema;
 pub mod selector;
 pub mod splice;
 mod status;
+pub mod storage_class;
 pub mod time;
 
 pub use facts::{

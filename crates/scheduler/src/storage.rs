@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use api::quantity::Quantity;
+use api::{quantity::Quantity, storage_class};
 use client::{Cache, Caches, Key, Scope, Selector};
 use k8s_openapi::{
     api::{
@@ -122,12 +122,13 @@ impl ClaimSpec {
     pub(crate) fn of(claim: PersistentVolumeClaim) -> Self {
         let spec = claim.spec.unwrap_or_default();
         let annotations = claim.metadata.annotations.unwrap_or_default();
+        let class = storage_class::named(Some(&annotations), spec.storage_class_name.as_deref());
         let named = spec.volume_name.filter(|v| !v.is_empty());
         let phase = claim.status.and_then(|s| s.phase);
         Self {
             names_volume: named.is_some(),
             volume: named.filter(|_| annotations.contains_key(BOUND)),
-            class: spec.storage_class_name.unwrap_or_default(),
+            class: class.to_owned(),
             modes: spec.access_modes.unwrap_or_default(),
             mode: spec.volume_mode.unwrap_or("Filesystem".into()),
             request: bytes(spec.resources.and_then(|r| r.requests).as_ref()),
@@ -180,9 +181,11 @@ impl VolumeSpec {
     pub(crate) fn of(volume: PersistentVolume) -> Self {
         let spec = volume.spec.unwrap_or_default();
         let phase = volume.status.and_then(|s| s.phase);
+        let annotations = volume.metadata.annotations.as_ref();
+        let class = storage_class::named(annotations, spec.storage_class_name.as_deref());
         Self {
             name: volume.metadata.name.unwrap_or_default(),
-            class: spec.storage_class_name.unwrap_or_default(),
+            class: class.to_owned(),
             capacity: bytes(spec.capacity.as_ref()),
             modes: spec.access_modes.unwrap_or_default(),
             mode: spec.volume_mode.unwrap_or("Filesystem".into()),

@@ -1,9 +1,8 @@
 //! Claims of volumes may ask for more only where their class lets volumes grow.
 
-use api::{Quantity, meta};
+use api::{Quantity, meta, storage_class};
 use serde_json::Value;
 
-use super::default_storage_class::BETA_CLASS;
 use super::{Admitted, Operation, Plugin, Review};
 
 const CLASSES: (&str, &str, &str) = ("storage.k8s.io", "v1", "storageclasses");
@@ -30,8 +29,8 @@ impl Plugin for PersistentVolumeClaimResize {
             if meta::str_at(old, &["status", "phase"]) != "Bound" {
                 return Err(review.forbidden(NOT_BOUND));
             }
-            let name = class(object);
-            let found = if name.is_empty() || name != class(old) {
+            let name = storage_class::of(object);
+            let found = if name.is_empty() || name != storage_class::of(old) {
                 None
             } else {
                 review.registry.read(CLASSES, "", name).await?
@@ -43,12 +42,6 @@ impl Plugin for PersistentVolumeClaimResize {
             Err(review.forbidden(NOT_ALLOWED))
         })
     }
-}
-
-/// The class of a claim, named as today or as it once was.
-fn class(claim: &Value) -> &str {
-    let today = || meta::str_at(claim, &["spec", "storageClassName"]);
-    meta::annotation(claim, BETA_CLASS).unwrap_or_else(today)
 }
 
 /// Whether more is asked for than before.

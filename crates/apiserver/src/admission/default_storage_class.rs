@@ -1,14 +1,12 @@
 //! Claims that name no storage class get the default one.
 
-use api::meta;
+use api::{meta, storage_class};
 use serde_json::Value;
 
 use super::{Admitted, Plugin, Review};
 
 const DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
 const BETA_DEFAULT: &str = "storageclass.beta.kubernetes.io/is-default-class";
-/// Names the class of a claim, as it once was.
-pub(super) const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 
 /// The plugin.
 pub struct DefaultStorageClass;
@@ -25,7 +23,7 @@ impl Plugin for DefaultStorageClass {
     fn mutate<'a>(&'a self, review: &'a Review<'a>, object: &'a mut Value) -> Admitted<'a> {
         Box::pin(async move {
             let named = meta::get(object, &["spec", "storageClassName"]).is_some()
-                || meta::annotation(object, BETA_CLASS).is_some();
+                || meta::annotation(object, storage_class::ANNOTATION).is_some();
             if named {
                 return Ok(());
             }

@@ -23,6 +23,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use api::storage_class;
 use client::{
     Cache, Change, Error, Key, Queue, Reconcile, Recorder, Requeue, Scope, events, write,
 };
@@ -259,13 +260,9 @@ impl Binder {
     }
 
     fn class_of(&self, claim: &PersistentVolumeClaim) -> Result<Option<StorageClass>, Error> {
-        let name = claim
-            .spec
-            .as_ref()
-            .and_then(|s| s.storage_class_name.as_deref());
-        match name.filter(|n| !n.is_empty()) {
-            Some(name) => self.classes.get(&Key::cluster(name)),
-            None => Ok(None),
+        match plan::class_of_claim(claim) {
+            "" => Ok(None),
+            name => self.classes.get(&Key::cluster(name)),
         }
     }
 
@@ -294,7 +291,8 @@ impl Binder {
     ) -> Result<bool, Error> {
         let spec = claim.spec.as_ref();
         let open = spec.is_some_and(|s| s.storage_class_name.is_none() && s.volume_name.is_none());
-        if !open || claim.metadata.deletion_timestamp.is_some() {
+        let annotated = plan::has(&claim.metadata, storage_class::ANNOTATION);
+        if !open || annotated || claim.metadata.deletion_timestamp.is_some() {
             return Ok(false);
         }
         let is_default = |c: &StorageClass| {

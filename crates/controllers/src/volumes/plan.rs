@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, str::FromStr};
 
-use api::quantity::Quantity;
+use api::{quantity::Quantity, storage_class};
 use client::{EventType, Selector};
 use k8s_openapi::{
     api::{
@@ -103,11 +103,10 @@ fn mismatch(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Option<
         let name = volume.metadata.name.as_deref().unwrap_or_default();
         return Some(format!("the volume is marked for deletion \"{name}\""));
     }
-    let text = |t: &Option<String>| t.clone().unwrap_or_default();
     let attributes = |t: &Option<String>| t.clone().filter(|name| !name.is_empty());
     let why = if capacity(volume) < request(wanted) {
         "requested PV is too small"
-    } else if text(&offer.storage_class_name) != text(&wanted.storage_class_name) {
+    } else if class_of_volume(volume) != class_of_claim(claim) {
         "storageClassName does not match"
     } else if attributes(&offer.volume_attributes_class_name)
         != attributes(&wanted.volume_attributes_class_name)
@@ -175,9 +174,7 @@ fn choose(
     if waits {
         return wait(consumers);
     }
-    let wanted = claim_spec(claim)
-        .and_then(|s| s.storage_class_name.as_deref())
-        .unwrap_or_default();
+    let wanted = class_of_claim(claim);
     if wanted.is_empty() {
         let message =
             "no persistent volumes available for this claim and no storage class is set".into();
@@ -231,6 +228,7 @@ fn best<'a>(
     let mut fitting: Vec<&PersistentVolume> = volumes
         .iter()
         .filter(|v| v.metadata.deletion_timestamp.is_none())
+        .filter(|v| class_of_volume(v) == class_of_claim(claim))
         .filter(|v| {
             v.spec
                 .as_ref()
@@ -257,12 +255,22 @@ fn best<'a>(
     fitting.first().copied()
 }
 
-/// Class, mode and access modes.
+/// Mode and access modes.
 fn suits(volume: &PersistentVolumeSpec, claim: &PersistentVolumeClaimSpec) -> bool {
-    let text = |t: &Option<String>| t.clone().unwrap_or_default();
-    text(&volume.storage_class_name) == text(&claim.storage_class_name)
-        && mode(volume.volume_mode.as_ref()) == mode(claim.volume_mode.as_ref())
+    mode(volume.volume_mode.as_ref()) == mode(claim.volume_mode.as_ref())
         && offers_modes(volume, claim)
+}
+
+/// The class that a claim asks for; empty: none.
+pub fn class_of_claim(claim: &PersistentVolumeClaim) -> &str {
+    let spec = claim_spec(claim).and_then(|s| s.storage_class_name.as_deref());
+    storage_class::named(claim.metadata.annotations.as_ref(), spec)
+}
+
+fn class_of_volume(volume: &PersistentVolume) -> &str {
+    let spec = volume.spec.as_ref();
+    let class = spec.and_then(|s| s.storage_class_name.as_deref());
+    storage_class::named(volume.metadata.annotations.as_ref(), class)
 }
 
 fn storage(list: Option<&BTreeMap<String, Text>>) -> Quantity {
@@ -404,6 +412,24 @@ mod tests {
                 expected
             );
         }
+    }
+
+    #[test]
+    fn the_older_annotations_name_classes_too() {
+        let annotated =
+            |class: &str| Some([(storage_class::ANNOTATION.to_owned(), class.to_owned())].into());
+        let mut old = pv("old", "5Gi", json!({}));
+        old.metadata.annotations = annotated("past");
+        let volumes = [old, pv("new", "5Gi", json!({}))];
+        let mut claim = pvc(json!({}));
+        assert_eq!(chosen(&claim, &volumes), "new");
+        claim.metadata.annotations = annotated("past");
+        assert_eq!(chosen(&claim, &volumes), "old");
+        claim.spec.get_or_insert_default().storage_class_name = None;
+        assert_eq!(class_of_claim(&claim), "past");
+        claim.spec.get_or_insert_default().volume_name = Some("new".into());
+        let why = "Cannot bind to requested volume \"new\": storageClassName does not match";
+        assert_eq!(chosen(&claim, &volumes), why);
     }
 
     #[test]

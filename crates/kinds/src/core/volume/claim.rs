@@ -1,9 +1,9 @@
 //! What a PersistentVolumeClaim, or the template of one, must hold to.
 
-use api::{FieldError, meta, names};
+use api::{FieldError, meta, names, storage_class::ANNOTATION as CLASS_ANNOTATION};
 use serde_json::{Value, json};
 
-use super::{CLASS_ANNOTATION, access_modes, basic, mode_stays, positive};
+use super::{access_modes, basic, mode_stays, positive};
 use crate::check::{IMMUTABLE, NOT_NEGATIVE, label_selector, named, one_of_if_set, quantity};
 use crate::metadata::{validate_annotations, validate_labels};
 

@@ -4,7 +4,7 @@ mod claim;
 mod persistent;
 
 use api::time::Timestamp;
-use api::{FieldError, Quantity, meta};
+use api::{FieldError, Quantity, meta, storage_class};
 use serde_json::{Value, json};
 
 use crate::cells::{age, or, text};
@@ -17,7 +17,6 @@ const MODES: &[&str] = &[
     "ReadWriteOnce",
     "ReadWriteOncePod",
 ];
-const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 
 pub(crate) use claim::validate_template;
 pub(crate) use persistent::validate_inline;
@@ -68,7 +67,7 @@ impl Strategy for PersistentVolume {
             text(spec, &["persistentVolumeReclaimPolicy"]).into(),
             phase(volume).into(),
             claim.into(),
-            class(volume).into(),
+            storage_class::of(volume).into(),
             or(text(spec, &["volumeAttributesClassName"]), "<unset>").into(),
             text(volume, &["status", "reason"]).into(),
             age(volume, now).into(),
@@ -132,11 +131,6 @@ fn short_modes(modes: &[Value]) -> String {
     given.join(",")
 }
 
-fn class(obj: &Value) -> String {
-    meta::annotation(obj, CLASS_ANNOTATION)
-        .map_or_else(|| text(obj, &["spec", "storageClassName"]), str::to_owned)
-}
-
 fn phase(obj: &Value) -> String {
     if meta::get(obj, &["metadata", "deletionTimestamp"]).is_some() {
         return "Terminating".to_owned();
@@ -197,7 +191,7 @@ impl Strategy for PersistentVolumeClaim {
             text(claim, &["spec", "volumeName"]).into(),
             capacity.into(),
             modes.into(),
-            class(claim).into(),
+            storage_class::of(claim).into(),
             or(
                 text(claim, &["spec", "volumeAttributesClassName"]),
                 "<unset>",
