@@ -4,7 +4,7 @@ use api::time::Timestamp;
 use api::{FieldError, meta, names};
 use serde_json::Value;
 
-use crate::addresses::{of_family, qualified_host, special, valid_ip};
+use crate::addresses::{canonical_ip, is_v6, qualified_host, special, valid_ip};
 use crate::cells::{Cell, first_of, or};
 use crate::check::{named, one_of, port};
 use crate::simple::Simple;
@@ -39,6 +39,7 @@ pub(crate) static SLICES: Simple = Simple {
         Cell::Age,
     ],
     generation: true,
+    prepare: drop_topology,
     validate: validate_slice,
     validate_update: |new, old| {
         crate::check::immutable(new, old, &["addressType"])
@@ -103,15 +104,16 @@ fn validate_slice(obj: &Value) -> Vec<FieldError> {
     )
     .into_iter()
     .collect();
+    errors.extend(slice_port_rules(meta::list_at(obj, &["ports"])));
     let list = meta::list_at(obj, &["endpoints"]);
     if list.len() > SLICE_MAX {
         errors.push(FieldError::too_many("endpoints", list.len(), SLICE_MAX));
+        return errors;
     }
     let kind = meta::str_at(obj, &["addressType"]);
-    for (i, endpoint) in list.iter().take(SLICE_MAX).enumerate() {
+    for (i, endpoint) in list.iter().enumerate() {
         errors.extend(slice_endpoint(endpoint, kind, &format!("endpoints[{i}]")));
     }
-    errors.extend(slice_port_rules(meta::list_at(obj, &["ports"])));
     errors
 }
 
@@ -128,52 +130,98 @@ fn slice_endpoint(endpoint: &Value, kind: &str, at: &str) -> Vec<FieldError> {
     for (i, address) in addresses.iter().filter_map(Value::as_str).enumerate() {
         let at = format!("{path}[{i}]");
         match kind {
-            "IPv4" | "IPv6" => {
-                let wrong = of_family(address, kind == "IPv6", &at);
-                let fits = wrong.is_empty();
-                errors.extend(wrong);
-                if fits {
-                    errors.extend(special(address, &at));
-                }
-            }
+            "IPv4" | "IPv6" => errors.extend(slice_ip(address, kind, &path, &at)),
             "FQDN" => errors.extend(qualified_host(address, &at)),
             _ => {}
         }
     }
-    errors.extend(host_rules(endpoint, at));
-    let hints = meta::list_at(endpoint, &["hints", "forZones"]);
-    let path = format!("{at}.hints.forZones");
-    if hints.len() > HINTS_MAX {
-        errors.push(FieldError::too_many(&path, hints.len(), HINTS_MAX));
+    errors.extend(node_rules(endpoint, at));
+    if let Some(host) = endpoint.get("hostname").and_then(Value::as_str) {
+        let at = format!("{at}.hostname");
+        errors.extend(named(names::dns1123_label(host), &at, host));
     }
-    for (i, hint) in hints.iter().take(HINTS_MAX).enumerate() {
-        let zone = meta::str_at(hint, &["name"]);
-        let at = format!("{path}[{i}].name");
-        if hints[..i]
-            .iter()
-            .any(|h| meta::str_at(h, &["name"]) == zone)
-        {
-            errors.push(FieldError::duplicate(&at, zone));
+    let wrong = hints(endpoint, "forZones", names::label_value, at);
+    match wrong {
+        Err(too_many) => errors.push(too_many),
+        Ok(wrong) => {
+            errors.extend(wrong);
+            let nodes = hints(endpoint, "forNodes", names::dns1123_subdomain, at);
+            errors.extend(nodes.unwrap_or_else(|too_many| vec![too_many]));
         }
-        errors.extend(named(names::label_value(zone), &at, zone));
     }
     errors
 }
 
-/// Host and node of an endpoint or address.
-fn host_rules(of: &Value, at: &str) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    if let Some(host) = of.get("hostname").and_then(Value::as_str) {
-        let at = format!("{at}.hostname");
-        if !host.is_empty() {
-            errors.extend(named(names::dns1123_label(host), &at, host));
+/// An address in a list of such; the newer kind has to be written as it is printed.
+fn slice_ip(address: &str, kind: &str, list: &str, at: &str) -> Vec<FieldError> {
+    let v6 = kind == "IPv6";
+    let mut errors = match v6 {
+        true => canonical_ip(address, at),
+        false => valid_ip(address, at),
+    };
+    if errors.is_empty() {
+        if is_v6(address) != v6 {
+            let why = format!("must be an {kind} address");
+            errors.push(FieldError::invalid(list, address, why));
         }
-    }
-    if let Some(node) = of.get("nodeName").and_then(Value::as_str) {
-        let at = format!("{at}.nodeName");
-        errors.extend(named(names::dns1123_subdomain(node), &at, node));
+        errors.extend(special(address, at));
     }
     errors
+}
+
+/// The names that an endpoint is meant for; an error alone: they are too many to look at.
+fn hints(
+    endpoint: &Value,
+    field: &str,
+    rule: fn(&str) -> Vec<String>,
+    at: &str,
+) -> Result<Vec<FieldError>, FieldError> {
+    let all = meta::list_at(endpoint, &["hints", field]);
+    let path = format!("{at}.hints.{field}");
+    if all.len() > HINTS_MAX {
+        return Err(FieldError::too_many(path, all.len(), HINTS_MAX));
+    }
+    let mut errors = Vec::new();
+    let mut seen = Vec::new();
+    for (i, hint) in all.iter().enumerate() {
+        let name = meta::str_at(hint, &["name"]);
+        let at = format!("{path}[{i}].name");
+        if seen.contains(&name) {
+            errors.push(FieldError::duplicate(&at, name));
+        }
+        seen.push(name);
+        errors.extend(named(rule(name), &at, name));
+    }
+    Ok(errors)
+}
+
+/// The host of an address.
+fn host_rules(of: &Value, at: &str) -> Vec<FieldError> {
+    let host = meta::str_at(of, &["hostname"]);
+    if host.is_empty() {
+        return Vec::new();
+    }
+    named(names::dns1123_label(host), &format!("{at}.hostname"), host)
+}
+
+/// The node of an endpoint or address.
+fn node_rules(of: &Value, at: &str) -> Vec<FieldError> {
+    let Some(node) = of.get("nodeName").and_then(Value::as_str) else {
+        return Vec::new();
+    };
+    let at = format!("{at}.nodeName");
+    named(names::dns1123_subdomain(node), &at, node)
+}
+
+/// What of a slice was used before there were fields for it.
+fn drop_topology(new: &mut Value, old: Option<&Value>, _: Timestamp) {
+    if old.is_some_and(|old| old.get("endpoints") == new.get("endpoints")) {
+        return;
+    }
+    let all = new.get_mut("endpoints").and_then(Value::as_array_mut);
+    for endpoint in all.into_iter().flatten() {
+        meta::remove(endpoint, &["deprecatedTopology"]);
+    }
 }
 
 fn slice_port_rules(ports: &[Value]) -> Vec<FieldError> {
@@ -227,6 +275,7 @@ fn validate_endpoints(obj: &Value) -> Vec<FieldError> {
                 let ip = meta::str_at(address, &["ip"]);
                 errors.extend(valid_ip(ip, &format!("{at}.ip")));
                 errors.extend(host_rules(address, &at));
+                errors.extend(node_rules(address, &at));
                 errors.extend(special(ip, &format!("{at}.ip")));
             }
         }
@@ -275,28 +324,64 @@ mod tests {
     fn everything_wrong_with_a_slice_is_told() {
         let slice = json!({"addressType": "IPv4", "endpoints": [
             {"addresses": []},
-            {"addresses": ["::1", "127.0.0.1", "10.0.0.1"], "hostname": "A", "nodeName": "n_1"},
-            {"addresses": ["10.0.0.1"], "hints": {"forZones": [{"name": "a"}, {"name": "a"}]}}],
+            {"addresses": ["::2", "127.0.0.1", "10.0.0.1", "10.0.0.01"], "hostname": "", "nodeName": "n_1"},
+            {"addresses": ["10.0.0.1"], "hints": {"forZones": [{"name": "a"}, {"name": "a"}],
+                "forNodes": [{"name": "b"}, {"name": "B"}, {"name": "b"}]}}],
             "ports": [{"name": "a", "protocol": "TCP"}, {"name": "a", "protocol": "ICMP", "appProtocol": "x/y/z"}, {"name": "", "protocol": "UDP"}]});
         let errors: Vec<String> = validate_slice(&slice)
             .iter()
             .map(|e| format!("{}: {}", e.path, e.body()))
             .collect();
         let begin = [
-            "endpoints[0].addresses: Required value: must contain at least 1 address",
-            "endpoints[1].addresses[0]: Invalid value: \"::1\": must be a valid IPv4 address",
-            "endpoints[1].addresses[1]: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)",
-            "endpoints[1].hostname: Invalid value: \"A\": a lowercase RFC 1123 label must consist of",
-            "endpoints[1].nodeName: Invalid value: \"n_1\": a lowercase RFC 1123 subdomain must consist of",
-            "endpoints[2].hints.forZones[1].name: Duplicate value: \"a\"",
             "ports[1].name: Duplicate value: \"a\"",
             "ports[1].protocol: Unsupported value: \"ICMP\": supported values: \"SCTP\", \"TCP\", \"UDP\"",
             "ports[1].appProtocol: Invalid value: \"x/y/z\": a qualified name must consist of",
+            "endpoints[0].addresses: Required value: must contain at least 1 address",
+            "endpoints[1].addresses: Invalid value: \"::2\": must be an IPv4 address",
+            "endpoints[1].addresses[1]: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)",
+            "endpoints[1].addresses[3]: Invalid value: \"10.0.0.01\": must not have leading 0s",
+            "endpoints[1].nodeName: Invalid value: \"n_1\": a lowercase RFC 1123 subdomain must consist of",
+            "endpoints[1].hostname: Invalid value: \"\": a lowercase RFC 1123 label must consist of",
+            "endpoints[2].hints.forZones[1].name: Duplicate value: \"a\"",
+            "endpoints[2].hints.forNodes[1].name: Invalid value: \"B\": a lowercase RFC 1123 subdomain must consist of",
+            "endpoints[2].hints.forNodes[2].name: Duplicate value: \"b\"",
         ];
         assert_eq!(errors.len(), begin.len(), "{errors:#?}");
         for (error, begin) in errors.iter().zip(begin) {
             assert!(error.starts_with(begin), "{error}");
         }
+    }
+
+    #[test]
+    fn newer_addresses_are_written_as_they_are_printed() {
+        let at = "endpoints[0].addresses[0]";
+        for (address, why) in [
+            ("fd00::1", ""),
+            ("FD00::1", "must be in canonical form (\"fd00::1\")"),
+            ("10.0.0.1", "must be an IPv6 address"),
+            (
+                "x",
+                "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+            ),
+        ] {
+            let found = slice_ip(address, "IPv6", "endpoints[0].addresses", at);
+            let found: Vec<&str> = found.iter().map(|e| e.detail.as_str()).collect();
+            let expected: Vec<&str> = Some(why).filter(|w| !w.is_empty()).into_iter().collect();
+            assert_eq!(found, expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn topology_of_old_goes_with_the_next_change_of_endpoints() {
+        let slice = |address: &str| json!({"endpoints": [{"addresses": [address], "deprecatedTopology": {"a": "b"}}]});
+        let now = Timestamp::UNIX_EPOCH;
+        let is_kept = |old: Option<&Value>| {
+            let mut new = slice("10.0.0.1");
+            drop_topology(&mut new, old, now);
+            new["endpoints"][0].get("deprecatedTopology").is_some()
+        };
+        assert!(!is_kept(None) && !is_kept(Some(&slice("10.0.0.2"))));
+        assert!(is_kept(Some(&slice("10.0.0.1"))));
     }
 
     #[test]

@@ -4,8 +4,8 @@ use api::{FieldError, meta};
 use serde_json::{Value, json};
 
 use crate::cells::{Cell, text};
-use crate::check::{NOT_NEGATIVE, quantity};
-use crate::core::resources::{is_counted_or_summed, is_native, resource_name};
+use crate::check::quantity;
+use crate::core::resources::{amount, is_counted_or_summed, resource_name};
 use crate::simple::Simple;
 
 /// Rules of ResourceQuotas.
@@ -69,18 +69,6 @@ const SCOPES: [&str; 7] = [
     "Terminating",
     "VolumeAttributesClass",
 ];
-/// Resources of quotas that count.
-const COUNTED: [&str; 9] = [
-    "configmaps",
-    "persistentvolumeclaims",
-    "pods",
-    "replicationcontrollers",
-    "resourcequotas",
-    "secrets",
-    "services",
-    "services.loadbalancers",
-    "services.nodeports",
-];
 /// Resources of quotas that pods ask for.
 const OF_PODS: [&str; 6] = [
     "cpu",
@@ -121,24 +109,15 @@ fn validate_quota(obj: &Value) -> Vec<FieldError> {
 fn amounts(obj: &Value, path: [&str; 2]) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let all = meta::get(obj, &path).and_then(Value::as_object);
-    for (name, value) in all.into_iter().flatten() {
+    for name in all.into_iter().flat_map(|all| all.keys()) {
         let at = format!("{}[{name}]", path.join("."));
         errors.extend(resource_name(name, &at));
         if !name.contains('/') && !is_quota_resource(name) {
             let why = "must be a standard resource for quota";
             errors.push(FieldError::invalid(&at, name.as_str(), why));
         }
-        let Some(amount) = quantity(obj, &[path[0], path[1], name]) else {
-            continue;
-        };
-        if amount.is_negative() {
-            errors.push(FieldError::invalid(&at, amount.to_string(), NOT_NEGATIVE));
-        }
-        let extended = !is_native(name) && !name.starts_with("requests.");
-        let counts = extended || COUNTED.contains(&name.as_str());
-        if counts && !amount.is_integer() {
-            let why = "must be an integer";
-            errors.push(FieldError::invalid(&at, value.clone(), why));
+        if let Some(quantity) = quantity(obj, &[path[0], path[1], name]) {
+            errors.extend(amount(name, &quantity, &at));
         }
     }
     errors

@@ -1,8 +1,8 @@
 //! Names of resources, and what upstream lets be asked for of each.
 
-use api::{FieldError, names};
+use api::{FieldError, Quantity, names};
 
-use crate::check::named;
+use crate::check::{NOT_NEGATIVE, named};
 
 /// Resources without a prefix that the cluster knows.
 const STANDARD: &[&str] = &[
@@ -27,6 +27,33 @@ const STANDARD: &[&str] = &[
     "services.nodeports",
     "storage",
 ];
+
+/// Resources that are counted.
+const COUNTED: &[&str] = &[
+    "configmaps",
+    "persistentvolumeclaims",
+    "pods",
+    "replicationcontrollers",
+    "resourcequotas",
+    "secrets",
+    "services",
+    "services.loadbalancers",
+    "services.nodeports",
+];
+
+/// How much there is, or may be, of a resource.
+pub(crate) fn amount(name: &str, amount: &Quantity, at: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let mut refuse = |why| errors.push(FieldError::invalid(at, amount.to_string(), why));
+    if amount.is_negative() {
+        refuse(NOT_NEGATIVE);
+    }
+    let extended = !is_native(name) && !name.starts_with("requests.");
+    if (extended || COUNTED.contains(&name)) && !amount.is_integer() {
+        refuse("must be an integer");
+    }
+    errors
+}
 
 /// Whether quotas count or sum it under this name.
 pub(crate) fn is_counted_or_summed(name: &str) -> bool {

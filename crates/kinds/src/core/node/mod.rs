@@ -1,11 +1,12 @@
 //! Nodes.
 
+mod rules;
+
 use api::time::Timestamp;
 use api::{FieldError, meta};
 use serde_json::Value;
 
 use crate::cells::{age, condition, or, text};
-use crate::check::{named, one_of};
 use crate::strategy::{Ctx, Strategy};
 
 /// Rules of Nodes.
@@ -18,69 +19,50 @@ impl Strategy for Node {
         {
             meta::set(node, &["status", "allocatable"], capacity);
         }
+        one_range(node);
+    }
+
+    fn prepare_create(&self, node: &mut Value, _ctx: &Ctx<'_>) {
+        for (part, field) in OF_OLD {
+            meta::remove(node, &[part, field]);
+        }
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, _ctx: &Ctx<'_>) {
-        // Clients that know only one of the two do not clear the other.
-        for field in ["podCIDR", "podCIDRs", "providerID"] {
-            if meta::get(new, &["spec", field]).is_none()
-                && let Some(value) = meta::get(old, &["spec", field])
-            {
-                meta::set(new, &["spec", field], value.clone());
-            }
-        }
+        drop_unless_used(new, old, ["spec", "configSource"]);
+    }
+
+    fn prepare_status_update(&self, new: &mut Value, old: &Value, _ctx: &Ctx<'_>) {
+        drop_unless_used(new, old, ["status", "config"]);
     }
 
     fn validate(&self, node: &Value) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        let mut seen = Vec::new();
-        for (i, taint) in meta::list_at(node, &["spec", "taints"]).iter().enumerate() {
-            let at = format!("spec.taints[{i}]");
-            let (key, value, effect) = (
-                meta::str_at(taint, &["key"]),
-                meta::str_at(taint, &["value"]),
-                meta::str_at(taint, &["effect"]),
-            );
-            errors.extend(named(
-                api::names::qualified_name(key),
-                &format!("{at}.key"),
-                key,
-            ));
-            errors.extend(named(
-                api::names::label_value(value),
-                &format!("{at}.value"),
-                value,
-            ));
-            errors.extend(one_of(
-                effect,
-                format!("{at}.effect"),
-                &["NoSchedule", "PreferNoSchedule", "NoExecute"],
-            ));
-            if seen.contains(&(key, effect)) {
-                let mut error = FieldError::duplicate(&at, taint.clone());
-                error.detail = "taints must be unique by key and effect pair".to_owned();
-                errors.push(error);
-            }
-            seen.push((key, effect));
-        }
+        let mut errors = rules::spec(node);
+        errors.extend(rules::status(node));
         errors
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        for field in ["podCIDR", "providerID"] {
-            let (is, was) = (
-                meta::str_at(new, &["spec", field]),
-                meta::str_at(old, &["spec", field]),
-            );
-            if !was.is_empty() && is != was {
-                errors.push(FieldError::forbidden(
-                    format!("spec.{field}"),
-                    format!("node updates may not change {field} except from \"\" to valid"),
-                ));
-            }
-        }
+        rules::change(new, old)
+    }
+
+    fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
+        let mut errors = rules::status(new);
+        errors.extend(rules::addresses(new));
         errors
+    }
+
+    fn warnings(&self, node: &Value) -> Vec<String> {
+        let told = |(field, why): (&str, &str)| {
+            let set = meta::get(node, &["spec", field]).is_some_and(|v| v != "");
+            set.then(|| format!("spec.{field}: {why}"))
+        };
+        let unused = "this field is deprecated, and is unused by Kubernetes";
+        let all = [
+            ("configSource", "the feature is removed"),
+            ("externalID", unused),
+        ];
+        all.into_iter().filter_map(told).collect()
     }
 
     fn row(&self, node: &Value, now: Timestamp) -> Option<Vec<Value>> {
@@ -105,6 +87,27 @@ impl Strategy for Node {
 
     fn keeps_status_on_create(&self) -> bool {
         true
+    }
+}
+
+/// The one range goes before the list of them, as the first of which it is shown.
+fn one_range(node: &mut Value) {
+    let one = meta::str_at(node, &["spec", "podCIDR"]).to_owned();
+    let first = meta::list_at(node, &["spec", "podCIDRs"]).first().cloned();
+    match first {
+        Some(first) if one.is_empty() => meta::set(node, &["spec", "podCIDR"], first),
+        Some(first) if first == *one => {}
+        _ if one.is_empty() => {}
+        _ => meta::set(node, &["spec", "podCIDRs"], vec![one].into()),
+    }
+}
+
+/// What came from the server once: nobody can begin to use it.
+const OF_OLD: [(&str, &str); 2] = [("spec", "configSource"), ("status", "config")];
+
+fn drop_unless_used(new: &mut Value, old: &Value, path: [&str; 2]) {
+    if meta::get(old, &path).is_none() {
+        meta::remove(new, &path);
     }
 }
 
@@ -154,6 +157,29 @@ fn address(node: &Value, kind: &str) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn the_range_and_the_list_of_them_say_the_same() {
+        for (given, expected) in [
+            (json!({}), json!({})),
+            (
+                json!({"podCIDR": "a"}),
+                json!({"podCIDR": "a", "podCIDRs": ["a"]}),
+            ),
+            (
+                json!({"podCIDRs": ["a", "b"]}),
+                json!({"podCIDR": "a", "podCIDRs": ["a", "b"]}),
+            ),
+            (
+                json!({"podCIDR": "c", "podCIDRs": ["a", "b"]}),
+                json!({"podCIDR": "c", "podCIDRs": ["c"]}),
+            ),
+        ] {
+            let mut node = json!({"spec": given});
+            one_range(&mut node);
+            assert_eq!(node["spec"], expected);
+        }
+    }
 
     #[test]
     fn rows() {
