@@ -81,7 +81,7 @@ impl Claims {
         match made {
             Ok(made) => {
                 let message =
-                    format!("create Claim {name} Pod {pod} in StatefulSet {whose} success");
+                    format!("Create Claim {name} Pod {pod} in StatefulSet {whose} success");
                 self.recorder.normal(set, "SuccessfulCreate", message);
                 self.claims.caught_up(write::revision_of(&made)).await
             }
@@ -91,7 +91,7 @@ impl Claims {
                 let why = Error::from(e).words();
                 if !known {
                     let message = format!(
-                        "create Claim {name} for Pod {pod} in StatefulSet {whose} failed error: {why}"
+                        "Create Claim {name} for Pod {pod} in StatefulSet {whose} failed error: {why}"
                     );
                     self.recorder.warning(set, "FailedCreate", message);
                 }
@@ -124,13 +124,21 @@ impl Claims {
             let Some(ordinal) = identity::ordinal(set, pod) else {
                 continue;
             };
-            let keeper = identity::keeper(set, ordinal);
             for claim in identity::claims(set, ordinal) {
                 let key = Key::of(&claim);
                 let Some(known) = self.claims.get(&key)? else {
                     continue;
                 };
-                let Some(owners) = identity::owners(set, pod, keeper, &known) else {
+                let owners = identity::owners(set, pod, ordinal, &known);
+                let news = owners.is_some() || pods::phase(pod) == "Pending";
+                if news && identity::has_conflict(set, pod, &known) {
+                    let message = format!(
+                        "PersistentVolumeClaim {} has a conflicting OwnerReference that acts as a manging controller, the retention policy is ignored for this claim",
+                        key.name
+                    );
+                    self.recorder.warning(set, "ConflictingController", message);
+                }
+                let Some(owners) = owners else {
                     continue;
                 };
                 let patch = json!({"metadata": {

@@ -67,6 +67,50 @@ pub fn is_labelled(pod: &Pod) -> bool {
     labels.and_then(|l| l.get(NAME_LABEL)) == pod.metadata.name.as_ref()
 }
 
+/// The labels that say who the pod of an ordinal is.
+pub fn labels(set: &StatefulSet, ordinal: u32) -> [(String, String); 2] {
+    [
+        (NAME_LABEL.to_owned(), pod_name(set, ordinal)),
+        (INDEX_LABEL.to_owned(), ordinal.to_string()),
+    ]
+}
+
+/// Whether a pod has the claims of its ordinal for volumes: one that was adopted may have others.
+pub fn has_claims(set: &StatefulSet, pod: &Pod, ordinal: u32) -> bool {
+    let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref());
+    let mut templates = set.spec.volume_claim_templates.iter().flatten();
+    templates.all(|template| {
+        let wanted = volume(set, template, ordinal);
+        let claim = |v: &Volume| Some(v.persistent_volume_claim.as_ref()?.claim_name.clone());
+        let mut found = volumes.unwrap_or_default().iter();
+        found.any(|v| v.name == wanted.name && claim(v) == claim(&wanted))
+    })
+}
+
+/// Gives a pod the claims of its ordinal for volumes, in the place of others of their names.
+fn store(set: &StatefulSet, pod: &mut Pod, ordinal: u32) {
+    let templates = set.spec.volume_claim_templates.iter().flatten();
+    let claimed: Vec<Volume> = templates.map(|t| volume(set, t, ordinal)).collect();
+    if !claimed.is_empty() {
+        let volumes = pod
+            .spec
+            .get_or_insert_default()
+            .volumes
+            .get_or_insert_default();
+        volumes.retain(|v| claimed.iter().all(|c| c.name != v.name));
+        volumes.extend(claimed);
+    }
+}
+
+/// A pod of an ordinal as it should be: with its labels and claims.
+pub fn conformed(set: &StatefulSet, pod: &Pod, ordinal: u32) -> Pod {
+    let mut pod = pod.clone();
+    let known = pod.metadata.labels.get_or_insert_default();
+    known.extend(labels(set, ordinal));
+    store(set, &mut pod, ordinal);
+    pod
+}
+
 /// The pod of an ordinal, made from a template that is known as `revision`.
 pub fn pod(set: &StatefulSet, template: &PodTemplateSpec, revision: &str, ordinal: u32) -> Pod {
     let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
@@ -74,21 +118,13 @@ pub fn pod(set: &StatefulSet, template: &PodTemplateSpec, revision: &str, ordina
     let mut pod = pods::from_template(template, namespace, set_name(set), owner);
     let name = pod_name(set, ordinal);
     pod.metadata.name = Some(name.clone());
-    pod.metadata.labels.get_or_insert_default().extend([
-        (NAME_LABEL.to_owned(), name.clone()),
-        (INDEX_LABEL.to_owned(), ordinal.to_string()),
-        (REVISION_LABEL.to_owned(), revision.to_owned()),
-    ]);
+    let known = pod.metadata.labels.get_or_insert_default();
+    known.extend(labels(set, ordinal));
+    known.insert(REVISION_LABEL.to_owned(), revision.to_owned());
     let spec = pod.spec.get_or_insert_default();
     spec.hostname = Some(name);
     spec.subdomain = set.spec.service_name.clone().filter(|s| !s.is_empty());
-    let templates = set.spec.volume_claim_templates.iter().flatten();
-    let claimed: Vec<Volume> = templates.map(|t| volume(set, t, ordinal)).collect();
-    if !claimed.is_empty() {
-        let volumes = spec.volumes.get_or_insert_default();
-        volumes.retain(|v| claimed.iter().all(|c| c.name != v.name));
-        volumes.extend(claimed);
-    }
+    store(set, &mut pod, ordinal);
     pod
 }
 
@@ -156,42 +192,58 @@ pub fn keeper(set: &StatefulSet, ordinal: u32) -> Keeper {
     }
 }
 
-/// The owners a claim should have, if they are others than it has; `pod` is the one it goes with.
+fn owners_of(claim: &PersistentVolumeClaim) -> &[OwnerReference] {
+    let owners = claim.metadata.owner_references.as_deref();
+    owners.unwrap_or_default()
+}
+
+/// The owners a claim should have, if they are others than it has; `pod` is the one it goes with. One that
+/// goes with an earlier set or pod of the name is left alone, and next to another controller nobody else is put.
 pub fn owners(
     set: &StatefulSet,
     pod: &Pod,
-    keeper: Keeper,
+    ordinal: u32,
     claim: &PersistentVolumeClaim,
 ) -> Option<Vec<OwnerReference>> {
-    let current = claim
-        .metadata
-        .owner_references
-        .as_deref()
-        .unwrap_or_default();
-    let name = pod.metadata.name.as_deref();
-    let ours = |o: &&OwnerReference| {
-        o.kind == "StatefulSet" && Some(&o.uid) == set.metadata.uid.as_ref()
-            || o.kind == "Pod" && Some(&*o.name) == name
+    let current = owners_of(claim);
+    let ours = [claim::owner_reference(set), claim::owner_reference(pod)];
+    let is_named = |o: &OwnerReference, by: &OwnerReference| {
+        (&o.api_version, &o.kind, &o.name) == (&by.api_version, &by.kind, &by.name)
     };
-    let mut wanted: Vec<OwnerReference> = current.iter().filter(|o| !ours(o)).cloned().collect();
-    let foreign = wanted.iter().any(|o| o.controller == Some(true));
-    match keeper {
-        Keeper::None => {}
-        _ if foreign => return None,
-        Keeper::Set => wanted.push(claim::owner_reference(set)),
-        Keeper::Pod => wanted.push(claim::owner_reference(pod)),
+    let mut named = current
+        .iter()
+        .flat_map(|o| ours.iter().map(move |by| (o, by)));
+    if named.any(|(o, by)| is_named(o, by) && o.uid != by.uid) {
+        return None;
     }
-    (wanted != current).then_some(wanted)
+    let mut wanted = current.to_vec();
+    wanted.retain(|o| !ours.iter().any(|by| is_named(o, by)));
+    let owner = match keeper(set, ordinal) {
+        _ if has_conflict(set, pod, claim) => None,
+        Keeper::None => None,
+        Keeper::Set => Some(&ours[0]),
+        Keeper::Pod => Some(&ours[1]),
+    };
+    wanted.extend(owner.cloned());
+    let is_as_wanted = wanted.len() == current.len() && wanted.iter().all(|o| current.contains(o));
+    (!is_as_wanted).then_some(wanted)
+}
+
+/// Whether a claim that the set's policy speaks of has a controller that is neither the set nor the pod.
+pub fn has_conflict(set: &StatefulSet, pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
+    let policy = set.spec.persistent_volume_claim_retention_policy.as_ref();
+    let deletes = |when: Option<&String>| when.is_some_and(|w| w == "Delete");
+    let speaks = deletes(policy.and_then(|p| p.when_deleted.as_ref()))
+        || deletes(policy.and_then(|p| p.when_scaled.as_ref()));
+    let ours = [set.metadata.uid.as_ref(), pod.metadata.uid.as_ref()];
+    let mut owners = owners_of(claim).iter();
+    speaks && owners.any(|o| o.controller == Some(true) && !ours.contains(&Some(&o.uid)))
 }
 
 /// Whether a claim still goes with a pod of this name that is no more.
 pub fn is_stale(claim: &PersistentVolumeClaim, name: &str) -> bool {
-    let owners = claim
-        .metadata
-        .owner_references
-        .as_deref()
-        .unwrap_or_default();
-    owners.iter().any(|o| o.kind == "Pod" && o.name == name)
+    let mut owners = owners_of(claim).iter();
+    owners.any(|o| o.kind == "Pod" && o.name == name)
 }
 
 #[cfg(test)]
@@ -258,6 +310,50 @@ mod tests {
     }
 
     #[test]
+    fn claims_of_others_are_left_to_them() {
+        let policy = json!({"whenDeleted": "Delete", "whenScaled": "Delete"});
+        let set = set(json!({"persistentVolumeClaimRetentionPolicy": policy}));
+        let pod = named("web-0", "p");
+        let owned = |owners: Vec<OwnerReference>| {
+            let mut claim = claims(&set, 0).remove(0);
+            claim.metadata.owner_references = Some(owners);
+            claim
+        };
+        let ours = claim::owner_reference(&set);
+        let foreign = OwnerReference {
+            kind: "Disk".into(),
+            name: "d".into(),
+            uid: "d".into(),
+            ..ours.clone()
+        };
+        let bystander = OwnerReference {
+            controller: None,
+            ..foreign.clone()
+        };
+        let former = OwnerReference {
+            uid: "former".into(),
+            ..ours.clone()
+        };
+        for (given, wanted, conflict) in [
+            (vec![], Some(vec![ours.clone()]), false),
+            (vec![ours.clone(), bystander.clone()], None, false),
+            (
+                vec![bystander.clone()],
+                Some(vec![bystander, ours.clone()]),
+                false,
+            ),
+            (vec![foreign.clone()], None, true),
+            (vec![foreign.clone(), ours], Some(vec![foreign]), true),
+            // Whoever made it goes: nobody touches it.
+            (vec![former], None, true),
+        ] {
+            let claim = owned(given.clone());
+            assert_eq!(owners(&set, &pod, 0, &claim), wanted, "{given:?}");
+            assert_eq!(has_conflict(&set, &pod, &claim), conflict, "{given:?}");
+        }
+    }
+
+    #[test]
     fn claims_go_with_whom_the_policy_says() {
         for (deleted, scaled, ordinal, expected) in [
             ("Retain", "Retain", 0, Keeper::None),
@@ -279,7 +375,7 @@ mod tests {
             let pod = named(&pod_name(&set, ordinal), "p");
             let mut claim = claims(&set, ordinal).remove(0);
             let mut steps = 0;
-            while let Some(owners) = owners(&set, &pod, expected, &claim) {
+            while let Some(owners) = owners(&set, &pod, ordinal, &claim) {
                 claim.metadata.owner_references = Some(owners);
                 steps += 1;
                 assert!(steps < 3);

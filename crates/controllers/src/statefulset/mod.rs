@@ -11,7 +11,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use client::{
     Cache, Change, Entry, Error, Key, Queue, Reconcile, Recorder, Requeue, Scope,
@@ -27,6 +27,7 @@ use serde_json::json;
 
 use crate::{
     Context, Controller,
+    deployment::hash,
     history::{self, History, Present},
     owners::{Owner, Owners},
     pod_control::PodControl,
@@ -43,6 +44,8 @@ pub const CONTROLLER: Controller = Controller {
 /// The label of revisions that holds the hash of their template.
 const HASH_LABEL: &str = "controller.kubernetes.io/hash";
 const HISTORY_LIMIT: i32 = 10;
+/// So many characters of a set's name stand in the names of its revisions.
+const PREFIX_MAX: usize = 223;
 
 struct StatefulSets {
     context: Context,
@@ -200,6 +203,7 @@ impl StatefulSets {
             template: &set.spec.template,
             collisions: set.status.as_ref().and_then(|s| s.collision_count),
             hash_label: HASH_LABEL,
+            name: |set, hash| hash::name_cut_at(PREFIX_MAX, set, hash),
         };
         self.history.record(&self.owners, set, &present, all).await
     }
@@ -220,31 +224,60 @@ impl StatefulSets {
                         return Ok(());
                     }
                 }
-                Action::Delete(i, ended) => self.delete(set, &owned[i], ended).await?,
+                Action::Delete(i) => self.delete(set, &owned[i]).await?,
                 Action::Provide(ordinal, i) => {
                     let name = owned[i].metadata.name.as_deref().unwrap_or_default();
                     // One that still goes says so when it is gone.
                     self.claims.provide(set, ordinal, name).await?;
                 }
-                Action::Label(i) => {
+                Action::Label(ordinal, i) => {
                     let pod = &owned[i];
-                    let name = pod.metadata.name.as_deref().unwrap_or_default();
-                    let ordinal = identity::ordinal(set, pod).unwrap_or(0).to_string();
-                    let labels =
-                        json!({identity::NAME_LABEL: name, identity::INDEX_LABEL: ordinal});
+                    let labels = BTreeMap::from(identity::labels(set, ordinal));
                     let patch = json!({"metadata": {"uid": pod.metadata.uid, "labels": labels}});
-                    self.control.patch(pod, patch).await?;
-                    self.tell(set, Ok("SuccessfulUpdate"), "update", name);
+                    let done = self.control.patch(pod, patch).await;
+                    self.tell_updated(set, pod, done)?;
+                }
+                Action::Store(ordinal, i) => {
+                    let done = self.store(set, ordinal, &owned[i]).await;
+                    self.tell_updated(set, &owned[i], done)?;
                 }
             }
         }
         Ok(())
     }
 
+    /// Tries to give a pod the claims of its ordinal. As servers have it now, the volumes of a pod cannot be
+    /// changed, and why not is told: who made it by hand has to make it anew.
+    async fn store(&self, set: &StatefulSet, ordinal: u32, pod: &Pod) -> Result<(), Error> {
+        let key = Key::of(pod);
+        self.claims.provide(set, ordinal, &key.name).await?;
+        let conformed = identity::conformed(set, pod, ordinal);
+        let api = write::namespaced::<Pod>(&self.context.client, &key.namespace);
+        let params = PostParams::default();
+        let written = api.replace(&key.name, &params, &conformed).await?;
+        let revision = write::revision_of(&written);
+        self.owners.owned.caught_up(revision).await
+    }
+
+    fn tell_updated(
+        &self,
+        set: &StatefulSet,
+        pod: &Pod,
+        done: Result<(), Error>,
+    ) -> Result<(), Error> {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        let what = match &done {
+            Ok(()) => Ok("SuccessfulUpdate"),
+            Err(why) => Err(("FailedUpdate", why)),
+        };
+        self.tell(set, what, "Update", name);
+        done
+    }
+
     /// Makes the claims of a pod to come; says so if it cannot come yet.
     async fn has_claims(&self, set: &StatefulSet, ordinal: u32, pod: &Pod) -> Result<bool, Error> {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let failed = |why: &Error| self.tell(set, Err(("FailedCreate", why)), "create", name);
+        let failed = |why: &Error| self.tell(set, Err(("FailedCreate", why)), "Create", name);
         match self.claims.provide(set, ordinal, name).await {
             Ok(Provided::Ready) => Ok(true),
             Ok(Provided::Stale) => Ok(false),
@@ -264,7 +297,7 @@ impl StatefulSets {
         let api = write::namespaced::<Pod>(&self.context.client, &key.namespace);
         match api.create(&PostParams::default(), &pod).await {
             Ok(made) => {
-                self.tell(set, Ok("SuccessfulCreate"), "create", &name);
+                self.tell(set, Ok("SuccessfulCreate"), "Create", &name);
                 self.owners.owned.caught_up(write::revision_of(&made)).await
             }
             Err(e) if client::is_forbidden_by_termination(&e) => Ok(()),
@@ -272,40 +305,22 @@ impl StatefulSets {
             Err(e) if client::is_exists(&e) => Err(e.into()),
             Err(e) => {
                 let failure = Error::from(e);
-                self.tell(set, Err(("FailedCreate", &failure)), "create", &name);
+                self.tell(set, Err(("FailedCreate", &failure)), "Create", &name);
                 Err(failure)
             }
         }
     }
 
-    async fn delete(&self, set: &StatefulSet, pod: &Pod, ended: Option<&str>) -> Result<(), Error> {
+    async fn delete(&self, set: &StatefulSet, pod: &Pod) -> Result<(), Error> {
         let key = Key::of(pod);
-        let part = |p: &Option<String>| p.clone().unwrap_or_default();
-        let whose = format!(
-            "StatefulSet {}/{}",
-            part(&set.metadata.namespace),
-            part(&set.metadata.name)
-        );
-        match ended {
-            Some("Failed") => {
-                let message = format!("{whose} is recreating failed Pod {}", key.name);
-                self.recorder.warning(set, "RecreatingFailedPod", message);
-            }
-            Some(_) => {
-                let message = format!("{whose} is recreating terminated Pod {}", key.name);
-                self.recorder
-                    .normal(set, "RecreatingTerminatedPod", message);
-            }
-            None => {}
-        }
         let uid = pod.metadata.uid.as_deref();
         let api = write::namespaced::<Pod>(&self.context.client, &key.namespace);
         if let Err(e) = write::delete(&api, &key.name, uid).await {
             let failure = Error::from(e);
-            self.tell(set, Err(("FailedDelete", &failure)), "delete", &key.name);
+            self.tell(set, Err(("FailedDelete", &failure)), "Delete", &key.name);
             return Err(failure);
         }
-        self.tell(set, Ok("SuccessfulDelete"), "delete", &key.name);
+        self.tell(set, Ok("SuccessfulDelete"), "Delete", &key.name);
         let gone = |e: Option<&Entry>| e.is_none_or(|e| e.deleting || Some(&*e.uid) != uid);
         self.owners.owned.until(&key, gone).await
     }

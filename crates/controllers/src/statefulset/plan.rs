@@ -31,10 +31,12 @@ pub struct Snapshot<'a> {
 pub enum Action {
     /// Make the pod of an ordinal and its claims.
     Create(u32, Box<Pod>),
-    /// Delete a pod, by place; if it has ended, with its phase.
-    Delete(usize, Option<&'static str>),
-    /// Say who a pod is, by place.
-    Label(usize),
+    /// Delete a pod, by place.
+    Delete(usize),
+    /// Say who the pod of an ordinal is, by place.
+    Label(u32, usize),
+    /// Give the pod of an ordinal, by place, the claims it should have.
+    Store(u32, usize),
     /// Make the claims that the pod of an ordinal, by place, waits for and that are gone.
     Provide(u32, usize),
 }
@@ -127,25 +129,26 @@ impl<'a> View<'a> {
     /// Answers whether the next ordinal may follow.
     fn keep_one(&self, ordinal: u32, i: usize, actions: &mut Vec<Action>) -> bool {
         let pod = &self.s.pods[i];
-        let ended = match pods::phase(pod) {
-            "Failed" => Some("Failed"),
-            "Succeeded" => Some("Succeeded"),
-            _ => None,
-        };
-        if ended.is_some() {
+        if pods::is_terminal(pod) {
             if !self.is_leaving(i) {
-                actions.push(Action::Delete(i, ended));
+                actions.push(Action::Delete(i));
             }
             return false;
         }
-        if !self.is_leaving(i) && !identity::is_labelled(pod) {
-            actions.push(Action::Label(i));
-        }
+        let stays = !self.is_leaving(i);
         let claims = self.s.set.spec.volume_claim_templates.iter().flatten();
-        if !self.is_leaving(i) && pods::phase(pod) == "Pending" && claims.count() > 0 {
+        if stays && pods::phase(pod) == "Pending" && claims.count() > 0 {
             actions.push(Action::Provide(ordinal, i));
         }
-        !self.is_leaving(i) && self.is_available(i)
+        let on = stays && self.is_available(i);
+        if stays && (on || !self.ordered) {
+            if !identity::has_claims(self.s.set, pod, ordinal) {
+                actions.push(Action::Store(ordinal, i));
+            } else if !identity::is_labelled(pod) {
+                actions.push(Action::Label(ordinal, i));
+            }
+        }
+        on
     }
 
     fn new_pod(&self, ordinal: u32) -> Pod {
@@ -176,7 +179,7 @@ impl<'a> View<'a> {
             if self.ordered && !self.is_available(i) && unhealthy != Some(i) {
                 return false;
             }
-            actions.push(Action::Delete(i, None));
+            actions.push(Action::Delete(i));
             if self.ordered {
                 return false;
             }
@@ -202,11 +205,9 @@ impl<'a> View<'a> {
                 continue;
             }
             budget -= usize::from(!free);
-            let ended = actions
-                .iter()
-                .any(|a| matches!(a, Action::Delete(j, _) if *j == i));
-            if !ended {
-                actions.push(Action::Delete(i, None));
+            let delete = Action::Delete(i);
+            if !actions.contains(&delete) {
+                actions.push(delete);
             }
         }
     }

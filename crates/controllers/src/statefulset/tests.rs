@@ -76,13 +76,14 @@ impl World {
                     pod.status.get_or_insert_default().phase = Some("Pending".into());
                     self.pods.push(pod);
                 }
-                Action::Delete(i, _) => {
+                Action::Delete(i) => {
                     let meta = &mut self.pods[i].metadata;
                     told.push(format!("-{}", meta.name.clone().unwrap()));
                     let now = Timestamp::from_second(self.now).unwrap();
                     meta.deletion_timestamp = Some(Time(now));
                 }
-                Action::Label(i) => told.push(format!("!{i}")),
+                Action::Label(ordinal, _) => told.push(format!("!{ordinal}")),
+                Action::Store(ordinal, _) => told.push(format!("#{ordinal}")),
                 Action::Provide(ordinal, _) => told.push(format!("?{ordinal}")),
             }
         }
@@ -147,6 +148,27 @@ fn pods_that_wait_get_their_claims_again() {
     assert_eq!(world.step(), ["?0"]);
     world.kubelets();
     assert_eq!(world.step(), ["+web-1"], "who runs has its claims");
+}
+
+#[test]
+fn adopted_pods_get_their_name_and_claims_once_they_run() {
+    for (policy, waiting) in [("OrderedReady", vec!["?0"]), ("Parallel", vec!["?0", "#0"])] {
+        let mut world = World::new(json!({"replicas": 1, "podManagementPolicy": policy,
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}}]}));
+        world.step();
+        let pod = &mut world.pods[0];
+        pod.metadata.labels = None;
+        pod.spec.get_or_insert_default().volumes = None;
+        assert_eq!(world.step(), waiting, "{policy}");
+        world.kubelets();
+        assert!(world.step().contains(&"#0".to_owned()), "{policy}");
+        let conformed = super::identity::conformed(&world.set, &world.pods[0], 0);
+        world.pods[0].spec = conformed.spec;
+        assert!(world.step().contains(&"!0".to_owned()), "{policy}");
+        world.pods[0].metadata = conformed.metadata;
+        let told = world.step();
+        assert!(!told.iter().any(|t| t == "#0" || t == "!0"), "{told:?}");
+    }
 }
 
 #[test]

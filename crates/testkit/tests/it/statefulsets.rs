@@ -89,8 +89,8 @@ async fn a_set_grows_rolls_and_shrinks_in_order() -> anyhow::Result<()> {
     eventually("the events of the set", || async {
         let all = events.list(&ListParams::default()).await?.items;
         let said = |text: &str| all.iter().any(|e| e.message.as_deref() == Some(text));
-        Ok((said("create Pod web-2 in StatefulSet web successful")
-            && said("delete Pod web-1 in StatefulSet web successful"))
+        Ok((said("Create Pod web-2 in StatefulSet web successful")
+            && said("Delete Pod web-1 in StatefulSet web successful"))
         .then_some(()))
     })
     .await?;

@@ -148,8 +148,8 @@ async fn a_pod_that_failed_is_made_again() -> anyhow::Result<()> {
     .await?;
     rig.until_all("v1/events", "", "to tell of it", |all| {
         all.iter().any(|e| {
-            e["reason"] == "RecreatingFailedPod"
-                && e["message"] == "StatefulSet default/ss is recreating failed Pod ss-0"
+            e["reason"] == "SuccessfulDelete"
+                && e["message"] == "Delete Pod ss-0 in StatefulSet ss successful"
         })
     })
     .await?;
