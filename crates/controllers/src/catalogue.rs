@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use client::{Cache, Caches, Client, Error, Resource};
 use futures::future::BoxFuture;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{APIResource, APIResourceList};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::APIResourceList;
 use tokio::sync::Notify;
 
 use crate::Context;
 
-/// A resource whose objects can be listed, watched and deleted.
+/// A resource whose objects can be deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Served {
     /// Its names in URLs.
@@ -18,6 +18,8 @@ pub struct Served {
     pub kind: String,
     /// Whether its objects live in namespaces.
     pub namespaced: bool,
+    /// Whether its objects can be listed.
+    pub lists: bool,
     /// Whether all objects of a namespace can be deleted at once.
     pub deletes_collections: bool,
 }
@@ -41,27 +43,69 @@ const IGNORED: [&str; 1] = ["events"];
 /// What is served, as far as it is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Catalogue {
-    /// Each resource in the version its group prefers.
+    /// Each resource whose objects can be listed, watched and deleted, in the version its group prefers.
     pub served: Vec<Served>,
+    /// Those whose objects can be deleted, but not followed.
+    pub unseen: Vec<Served>,
     /// Why nobody tells what is in a version of a group: whoever serves it is not there, say. What
-    /// was known of it before is still in `served`.
+    /// was known of it before is still there.
     pub failed: BTreeMap<String, String>,
 }
 
 impl Catalogue {
     /// Whether what is served is said alike in both.
     fn is_like(&self, other: &Self) -> bool {
-        self.served == other.served && self.failed.keys().eq(other.failed.keys())
+        self.serves(other) && self.failed.keys().eq(other.failed.keys())
+    }
+
+    /// Whether the same is served in both.
+    fn serves(&self, other: &Self) -> bool {
+        self.served == other.served && self.unseen == other.unseen
     }
 
     /// Keeps what was known of versions that nobody tells about.
     fn keep(&mut self, before: &Self) {
-        for known in &before.served {
-            let Resource { group, version, .. } = &known.resource;
-            let silent = self.failed.contains_key(&format!("{group}/{version}"));
-            if silent && !self.served.iter().any(|s| s.is_same(known)) {
-                self.served.push(known.clone());
+        keep(&mut self.served, &before.served, &self.failed);
+        keep(&mut self.unseen, &before.unseen, &self.failed);
+    }
+
+    /// Takes note of what a version of a group serves.
+    fn take(&mut self, group: &str, version: &str, list: APIResourceList) {
+        for found in list.resources {
+            if found.name.contains('/') || IGNORED.contains(&found.name.as_str()) {
+                continue;
             }
+            let can = |verb: &str| found.verbs.iter().any(|v| v == verb);
+            let new = Served {
+                resource: Resource {
+                    group: group.to_owned(),
+                    version: version.to_owned(),
+                    plural: found.name.clone(),
+                },
+                kind: found.kind.clone(),
+                namespaced: found.namespaced,
+                lists: can("list"),
+                deletes_collections: can("deletecollection"),
+            };
+            if !can("delete") || self.served.iter().any(|s| s.is_same(&new)) {
+                continue;
+            }
+            if new.lists && can("watch") {
+                self.unseen.retain(|s| !s.is_same(&new));
+                self.served.push(new);
+            } else if !self.unseen.iter().any(|s| s.is_same(&new)) {
+                self.unseen.push(new);
+            }
+        }
+    }
+}
+
+fn keep(now: &mut Vec<Served>, before: &[Served], failed: &BTreeMap<String, String>) {
+    for known in before {
+        let Resource { group, version, .. } = &known.resource;
+        let silent = failed.contains_key(&format!("{group}/{version}"));
+        if silent && !now.iter().any(|s| s.is_same(known)) {
+            now.push(known.clone());
         }
     }
 }
@@ -154,7 +198,7 @@ impl Catalogue {
     pub async fn check(&self, client: &Client) -> kube::Result<Option<BTreeMap<String, String>>> {
         let mut now = discover(client).await?;
         now.keep(self);
-        Ok((now.served == self.served).then_some(now.failed))
+        Ok(now.serves(self).then_some(now.failed))
     }
 }
 
@@ -164,7 +208,7 @@ pub async fn discover(client: &Client) -> kube::Result<Catalogue> {
     let mut known = Catalogue::default();
     for version in client.list_core_api_versions().await?.versions {
         let list = client.list_core_api_resources(&version).await?;
-        take(&mut known.served, "", &version, list);
+        known.take("", &version, list);
     }
     for group in client.list_api_groups().await?.groups {
         let preferred = group.preferred_version.as_ref().or(group.versions.first());
@@ -175,7 +219,7 @@ pub async fn discover(client: &Client) -> kube::Result<Catalogue> {
         for version in std::iter::once(preferred).chain(others) {
             let name = &version.group_version;
             match client.list_api_group_resources(name).await {
-                Ok(list) => take(&mut known.served, &group.name, &version.version, list),
+                Ok(list) => known.take(&group.name, &version.version, list),
                 Err(error) => {
                     let why = Error::from(error).words();
                     known.failed.insert(name.clone(), why);
@@ -184,31 +228,6 @@ pub async fn discover(client: &Client) -> kube::Result<Catalogue> {
         }
     }
     Ok(known)
-}
-
-fn take(all: &mut Vec<Served>, group: &str, version: &str, list: APIResourceList) {
-    for found in list.resources {
-        let known = |s: &Served| s.resource.group == group && s.resource.plural == found.name;
-        if is_usable(&found) && !all.iter().any(known) {
-            all.push(Served {
-                resource: Resource {
-                    group: group.to_owned(),
-                    version: version.to_owned(),
-                    plural: found.name.clone(),
-                },
-                kind: found.kind.clone(),
-                namespaced: found.namespaced,
-                deletes_collections: found.verbs.iter().any(|v| v == "deletecollection"),
-            });
-        }
-    }
-}
-
-fn is_usable(resource: &APIResource) -> bool {
-    let can = |verb: &str| resource.verbs.iter().any(|v| v == verb);
-    !resource.name.contains('/')
-        && !IGNORED.contains(&resource.name.as_str())
-        && ["list", "watch", "delete"].into_iter().all(can)
 }
 
 /// The caches of these resources' metadata, in the same order, started but not awaited.
@@ -245,6 +264,7 @@ mod tests {
             },
             kind: String::new(),
             namespaced: true,
+            lists: true,
             deletes_collections: true,
         };
         let before = Catalogue {
@@ -254,9 +274,52 @@ mod tests {
         let mut now = Catalogue {
             served: vec![served("", "pods")],
             failed: BTreeMap::from([("a/v1".into(), "silence".into())]),
+            ..Catalogue::default()
         };
         now.keep(&before);
         assert_eq!(now.served, [served("", "pods"), served("a", "as")]);
         assert!(!now.is_like(&before));
+    }
+
+    #[test]
+    fn what_can_be_deleted_is_known_even_if_it_cannot_be_followed() {
+        let list = |resources: serde_json::Value| -> APIResourceList {
+            serde_json::from_value(
+                serde_json::json!({"groupVersion": "a/v1", "resources": resources}),
+            )
+            .unwrap()
+        };
+        let named = |name: &str, verbs: &[&str]| {
+            serde_json::json!({"name": name, "singularName": "", "namespaced": true,
+                "kind": "K", "verbs": verbs})
+        };
+        let mut known = Catalogue::default();
+        known.take(
+            "a",
+            "v1",
+            list(serde_json::json!([
+                named("whole", &["list", "watch", "delete"]),
+                named("whole/status", &["get", "delete"]),
+                named("fixed", &["get", "list", "watch"]),
+                named("listed", &["list", "delete"]),
+                named("blind", &["delete", "deletecollection"]),
+            ])),
+        );
+        // What cannot be followed in one version may be in another.
+        known.take(
+            "a",
+            "v2",
+            list(serde_json::json!([named(
+                "listed",
+                &["list", "watch", "delete"]
+            )])),
+        );
+        let names = |all: &[Served]| -> Vec<String> {
+            let name = |s: &Served| format!("{} {}", s.resource.version, s.resource.plural);
+            all.iter().map(name).collect()
+        };
+        assert_eq!(names(&known.served), ["v1 whole", "v2 listed"]);
+        assert_eq!(names(&known.unseen), ["v1 blind"]);
+        assert!(!known.unseen[0].lists && known.unseen[0].deletes_collections);
     }
 }

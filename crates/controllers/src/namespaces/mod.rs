@@ -1,25 +1,28 @@
 //! Empties namespaces that are being deleted, pods first, and then lets them go.
 
-use std::{collections::BTreeMap, time::Duration};
+mod left;
 
-use client::{Cache, Entry, Error, Key, Queue, Reconcile, Requeue, Scope, write};
+use std::time::Duration;
+
+use client::{Cache, Error, Key, Queue, Reconcile, Requeue, Scope, write};
 use futures::future::BoxFuture;
 use k8s_openapi::{
-    api::core::v1::{Namespace, NamespaceCondition},
-    apimachinery::pkg::apis::meta::v1::Time,
+    api::core::v1::Namespace,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 use kube::{
     Api, Resource as _,
     api::{DeleteParams, ListParams, PostParams},
     core::Request,
 };
-use serde::de::IgnoredAny;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, json};
 
 use crate::{
     Context, Controller,
     catalogue::{self, Catalogue, Served},
 };
+use left::{Left, said};
 
 /// The entry of [`crate::ALL`].
 pub const CONTROLLER: Controller = Controller {
@@ -28,6 +31,8 @@ pub const CONTROLLER: Controller = Controller {
 };
 
 const FINALIZER: &str = "kubernetes";
+/// When to look again at what cannot be followed.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// What goes within this time is looked at together: thousands of pods go one by one.
 const GATHER: Duration = Duration::from_millis(100);
 
@@ -74,155 +79,15 @@ async fn follow(context: Context, known: Catalogue) {
     context.work(reconciler, queue).await;
 }
 
-/// What is left in a namespace.
-#[derive(Debug, Default, PartialEq)]
-struct Left {
-    /// Objects by resource, as `pods.` or `deployments.apps`.
-    objects: BTreeMap<String, usize>,
-    /// Objects by finalizer.
-    finalizers: BTreeMap<String, usize>,
+/// An object in a list of any kind.
+#[derive(Deserialize)]
+struct Listed {
+    metadata: ObjectMeta,
 }
 
-impl Left {
-    fn add(&mut self, served: &Served, entries: &[std::sync::Arc<Entry>]) {
-        if entries.is_empty() {
-            return;
-        }
-        let name = format!("{}.{}", served.resource.plural, served.resource.group);
-        *self.objects.entry(name).or_default() += entries.len();
-        for finalizer in entries.iter().flat_map(|e| e.finalizers.iter()) {
-            *self.finalizers.entry(finalizer.to_string()).or_default() += 1;
-        }
-    }
-
-    /// What is to be said; `silent` are versions of groups that nobody tells about.
-    fn conditions(
-        &self,
-        silent: &BTreeMap<String, String>,
-        mut failures: Vec<String>,
-    ) -> Vec<(&'static str, bool, &'static str, String)> {
-        let objects: Vec<String> = self
-            .objects
-            .iter()
-            .map(|(k, n)| format!("{k} has {n} resource instances"))
-            .collect();
-        let finalizers: Vec<String> = self
-            .finalizers
-            .iter()
-            .map(|(k, n)| format!("{k} in {n} resource instances"))
-            .collect();
-        failures.sort_unstable();
-        vec![
-            if silent.is_empty() {
-                (
-                    "NamespaceDeletionDiscoveryFailure",
-                    false,
-                    "ResourcesDiscovered",
-                    "All resources successfully discovered".into(),
-                )
-            } else {
-                let why: Vec<String> = silent
-                    .iter()
-                    .map(|(v, why)| format!("{v}: {why}"))
-                    .collect();
-                (
-                    "NamespaceDeletionDiscoveryFailure",
-                    true,
-                    "DiscoveryFailed",
-                    format!(
-                        "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {}",
-                        silent.len(),
-                        why.join(", ")
-                    ),
-                )
-            },
-            (
-                "NamespaceDeletionGroupVersionParsingFailure",
-                false,
-                "ParsedGroupVersions",
-                "All legacy kube types successfully parsed".into(),
-            ),
-            if failures.is_empty() {
-                (
-                    "NamespaceDeletionContentFailure",
-                    false,
-                    "ContentDeleted",
-                    "All content successfully deleted, may be waiting on finalization".into(),
-                )
-            } else {
-                (
-                    "NamespaceDeletionContentFailure",
-                    true,
-                    "ContentDeletionFailed",
-                    format!(
-                        "Failed to delete all resource types, {} remaining: {}",
-                        failures.len(),
-                        failures.join(", ")
-                    ),
-                )
-            },
-            if objects.is_empty() {
-                (
-                    "NamespaceContentRemaining",
-                    false,
-                    "ContentRemoved",
-                    "All content successfully removed".into(),
-                )
-            } else {
-                (
-                    "NamespaceContentRemaining",
-                    true,
-                    "SomeResourcesRemain",
-                    format!("Some resources are remaining: {}", objects.join(", ")),
-                )
-            },
-            if finalizers.is_empty() {
-                (
-                    "NamespaceFinalizersRemaining",
-                    false,
-                    "ContentHasNoFinalizers",
-                    "All content-preserving finalizers finished".into(),
-                )
-            } else {
-                (
-                    "NamespaceFinalizersRemaining",
-                    true,
-                    "SomeFinalizersRemain",
-                    format!(
-                        "Some content in the namespace has finalizers remaining: {}",
-                        finalizers.join(", ")
-                    ),
-                )
-            },
-        ]
-    }
-}
-
-/// The conditions with these among them; those of others stay as they are.
-fn said(
-    old: &[NamespaceCondition],
-    wanted: Vec<(&'static str, bool, &'static str, String)>,
-    now: Time,
-) -> Vec<NamespaceCondition> {
-    let mut all = old.to_vec();
-    for (kind, holds, reason, message) in wanted {
-        let status = if holds { "True" } else { "False" };
-        let at = all.iter().position(|c| c.type_ == kind);
-        let before = at.map(|i| &all[i]).filter(|c| c.status == status);
-        let since = before.and_then(|c| c.last_transition_time.clone());
-        let new = NamespaceCondition {
-            type_: kind.into(),
-            status: status.into(),
-            reason: Some(reason.into()),
-            message: Some(message),
-            last_transition_time: since.or_else(|| Some(now.clone())),
-        };
-        match at {
-            Some(i) => all[i] = new,
-            None => all.push(new),
-        }
-    }
-    all
+#[derive(Deserialize)]
+struct Listing {
+    items: Option<Vec<Listed>>,
 }
 
 impl Reconcile for Namespaces {
@@ -251,8 +116,10 @@ impl Reconcile for Namespaces {
         if !finalizers.iter().any(|f| f == FINALIZER) {
             return Ok(Requeue::OnChange);
         }
-        let (empty, mut failures) = self.empty(&key.name).await;
-        let left = self.left(&key.name);
+        let mut left = Left::default();
+        let (empty, mut failures) = self.empty(&key.name, &mut left).await;
+        let waits = !left.objects.is_empty();
+        self.count(&key.name, &mut left);
         let words: Vec<String> = failures.iter().map(Error::words).collect();
         let mut silent = self.known.failed.clone();
         if empty && failures.is_empty() {
@@ -273,21 +140,25 @@ impl Reconcile for Namespaces {
         if empty {
             self.finalize(key, namespace, finalizers).await?;
         }
-        Ok(Requeue::OnChange)
+        Ok(match waits {
+            true => Requeue::After(LOOK_AGAIN),
+            false => Requeue::OnChange,
+        })
     }
 }
 
 impl Namespaces {
-    fn left(&self, namespace: &str) -> Left {
-        let mut left = Left::default();
+    /// Adds what the caches show.
+    fn count(&self, namespace: &str, left: &mut Left) {
         for (served, cache) in &self.contents {
-            left.add(served, &cache.entries_in(namespace));
+            let entries = cache.entries_in(namespace);
+            left.add(served, entries.iter().map(|e| &*e.finalizers));
         }
-        left
     }
 
-    /// Deletes what is there; answers whether the server says that nothing is, and what failed.
-    async fn empty(&self, namespace: &str) -> (bool, Vec<Error>) {
+    /// Deletes what is there; answers whether the server says that nothing is, and what failed. Adds to `left`
+    /// what is still there of that which no cache shows.
+    async fn empty(&self, namespace: &str, left: &mut Left) -> (bool, Vec<Error>) {
         let is_pods = |s: &Served| s.resource.group.is_empty() && s.resource.plural == "pods";
         let (pods, others): (Vec<_>, Vec<_>) = self.contents.iter().partition(|(s, _)| is_pods(s));
         let (mut all, mut failures) = (true, Vec::new());
@@ -303,10 +174,55 @@ impl Namespaces {
                 return (all, failures);
             }
         }
-        if let Err(failure) = self.clear_events(namespace).await {
+        for served in self.known.unseen.iter().filter(|s| s.namespaced) {
+            match self.clear_unseen(served, namespace).await {
+                Ok(objects) => {
+                    all &= objects.is_empty();
+                    let finalizers =
+                        |o: &'_ Listed| o.metadata.finalizers.clone().unwrap_or_default();
+                    let finalizers: Vec<Vec<String>> = objects.iter().map(finalizers).collect();
+                    left.add(served, finalizers.iter().map(Vec::as_slice));
+                }
+                Err(failure) => failures.push(failure),
+            }
+        }
+        if all
+            && failures.is_empty()
+            && let Err(failure) = self.clear_events(namespace).await
+        {
             failures.push(failure);
         }
         (all, failures)
+    }
+
+    /// Deletes what is there of a resource that no cache shows, as far as that can be done; answers what is
+    /// there after that.
+    async fn clear_unseen(&self, served: &Served, namespace: &str) -> Result<Vec<Listed>, Error> {
+        let client = &self.context.client;
+        let collection = || Request::new(served.resource.path(namespace));
+        let background = DeleteParams::background();
+        if served.deletes_collections {
+            let request = collection().delete_collection(&background, &ListParams::default())?;
+            client.request::<IgnoredAny>(request).await?;
+        } else {
+            for object in self.list_unseen(served, namespace).await? {
+                let name = object.metadata.name.as_deref().unwrap_or_default();
+                let request = collection().delete(name, &background)?;
+                write::tolerate_missing(client.request::<IgnoredAny>(request).await)?;
+            }
+        }
+        self.list_unseen(served, namespace).await
+    }
+
+    /// What there is of a resource; nothing where nobody can tell.
+    async fn list_unseen(&self, served: &Served, namespace: &str) -> Result<Vec<Listed>, Error> {
+        if !served.lists {
+            return Ok(Vec::new());
+        }
+        let request = Request::new(served.resource.path(namespace));
+        let request = request.list(&ListParams::default())?;
+        let found: Listing = self.context.client.request(request).await?;
+        Ok(found.items.unwrap_or_default())
     }
 
     /// Deletes the events, which nobody watches here, when nothing is left that could cause more.
@@ -404,64 +320,12 @@ impl Namespaces {
 #[cfg(test)]
 mod tests {
     use std::{
+        collections::BTreeMap,
         convert::Infallible,
         sync::{Arc, Mutex},
     };
 
     use super::*;
-
-    #[test]
-    fn what_is_left_is_said_in_upstreams_words() {
-        let none = Left::default().conditions(&BTreeMap::new(), Vec::new());
-        assert!(none.iter().all(|(_, holds, ..)| !holds));
-        let left = Left {
-            objects: BTreeMap::from([("pods.".into(), 2)]),
-            finalizers: BTreeMap::from([("x.io/y".into(), 1)]),
-        };
-        let said: Vec<_> = left
-            .conditions(
-                &BTreeMap::from([(
-                    "m/v1".into(),
-                    "the server is currently unable to handle the request".into(),
-                )]),
-                vec!["no".into()],
-            )
-            .into_iter()
-            .filter(|c| c.1)
-            .map(|c| c.3)
-            .collect();
-        assert_eq!(
-            said,
-            [
-                "Discovery failed for some groups, 1 failing: unable to retrieve the complete list of server APIs: m/v1: the server is currently unable to handle the request",
-                "Failed to delete all resource types, 1 remaining: no",
-                "Some resources are remaining: pods. has 2 resource instances",
-                "Some content in the namespace has finalizers remaining: x.io/y in 1 resource instances",
-            ]
-        );
-    }
-
-    #[test]
-    fn conditions_of_others_stay() {
-        let at = |second| Time(jiff::Timestamp::from_second(second).unwrap());
-        let condition = |kind: &str, status: &str, second| NamespaceCondition {
-            type_: kind.into(),
-            status: status.into(),
-            reason: Some("R".into()),
-            message: Some("m".into()),
-            last_transition_time: Some(at(second)),
-        };
-        let old = [condition("Mine", "True", 1), condition("Kept", "True", 2)];
-        let wanted = vec![
-            ("Kept", true, "R", "m".to_owned()),
-            ("New", false, "R", "m".to_owned()),
-        ];
-        let all = said(&old, wanted, at(9));
-        let expected = [old[0].clone(), old[1].clone(), condition("New", "False", 9)];
-        assert_eq!(all, expected);
-        let turned = said(&all, vec![("Kept", false, "R", "m".to_owned())], at(10));
-        assert_eq!(turned[1], condition("Kept", "False", 10));
-    }
 
     /// A namespace that came after the one of its name that is being deleted keeps what is in it.
     #[tokio::test]
@@ -501,5 +365,83 @@ mod tests {
         controller.reconcile(&Key::cluster("n")).await.unwrap();
         let asked = asked.lock().unwrap();
         assert!(asked.iter().all(|a| a.starts_with("GET ")), "{asked:?}");
+    }
+
+    fn unseen(plural: &str, lists: bool, deletes_collections: bool) -> Served {
+        Served {
+            resource: client::Resource {
+                group: "a".into(),
+                version: "v1".into(),
+                plural: plural.into(),
+            },
+            kind: String::new(),
+            namespaced: true,
+            lists,
+            deletes_collections,
+        }
+    }
+
+    /// What another server keeps may be there without being watched.
+    #[tokio::test]
+    async fn what_cannot_be_followed_is_deleted_all_the_same() {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let seen = asked.clone();
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let path = request.uri().path().to_owned();
+            let what = format!("{} {path}", request.method());
+            let before = seen.lock().unwrap().contains(&what);
+            seen.lock().unwrap().push(what);
+            let items = match path.ends_with("/stay") || path.ends_with("/go") && !before {
+                true => json!([{"metadata": {"name": "x", "finalizers": ["x.io/y"]}}]),
+                false => json!(null),
+            };
+            let body = json!({"metadata": {}, "items": items});
+            async move { Ok::<_, Infallible>(http::Response::new(body.to_string())) }
+        });
+        let context = Context::new(
+            client::in_process(service),
+            Default::default(),
+            Default::default(),
+        );
+        let controller = Namespaces {
+            namespaces: context.caches.get::<Namespace>(Scope::all()),
+            context,
+            contents: Vec::new(),
+            known: Catalogue {
+                unseen: vec![
+                    unseen("go", true, false),
+                    unseen("stay", true, true),
+                    unseen("blind", false, true),
+                ],
+                ..Catalogue::default()
+            },
+        };
+        let mut left = Left::default();
+        let (empty, failures) = controller.empty("n", &mut left).await;
+        assert!(!empty && failures.is_empty(), "{failures:?}");
+        let finalizers = BTreeMap::from([("x.io/y".to_owned(), 1)]);
+        let objects = BTreeMap::from([("stay.a".to_owned(), 1)]);
+        assert_eq!(
+            left,
+            Left {
+                objects,
+                finalizers
+            }
+        );
+        let asked = asked.lock().unwrap();
+        let of_resources = asked.iter().filter(|a| a.contains("/apis/a/v1/"));
+        let start = "/apis/a/v1/namespaces/n";
+        let expected = [
+            format!("GET {start}/go"),
+            format!("DELETE {start}/go/x"),
+            format!("GET {start}/go"),
+            format!("DELETE {start}/stay"),
+            format!("GET {start}/stay"),
+            format!("DELETE {start}/blind"),
+        ];
+        assert_eq!(
+            of_resources.collect::<Vec<_>>(),
+            expected.iter().collect::<Vec<_>>()
+        );
     }
 }
