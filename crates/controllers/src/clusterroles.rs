@@ -3,7 +3,8 @@
 use client::{Cache, Entry, Error, Key, Queue, Reconcile, Requeue, Scope, Selector, write};
 use futures::future::BoxFuture;
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
-use serde_json::json;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
 
 use crate::{Context, Controller};
 
@@ -69,6 +70,20 @@ fn gather(role: &ClusterRole, all: &[ClusterRole]) -> Result<Option<Vec<PolicyRu
     Ok(Some(rules))
 }
 
+/// What this controller has to say about a role: its rules alone. The uid keeps a role that is gone from
+/// coming back.
+fn wanted(role: &ClusterRole, rules: &[PolicyRule]) -> Value {
+    let mut all = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": role.metadata.name, "uid": role.metadata.uid},
+    });
+    if !rules.is_empty() {
+        all["rules"] = json!(rules);
+    }
+    all
+}
+
 impl Reconcile for Roles {
     type Key = Key;
 
@@ -89,15 +104,15 @@ impl Reconcile for Roles {
         if role.rules.as_deref().unwrap_or_default() == rules {
             return Ok(Requeue::OnChange);
         }
-        let patch = json!({
-            "metadata": {"resourceVersion": role.metadata.resource_version},
-            "rules": rules,
-        });
         let api = write::cluster::<ClusterRole>(&self.context.client);
-        let written = write::patch(&api, &key.name, &patch).await?;
-        self.roles
-            .caught_up(written.as_ref().map_or(0, write::revision_of))
-            .await?;
+        let params = PatchParams::apply(CONTROLLER.name).force();
+        let wanted = Patch::Apply(wanted(&role, &rules));
+        match api.patch(&key.name, &params, &wanted).await {
+            Ok(written) => self.roles.caught_up(write::revision_of(&written)).await?,
+            // It is gone, or another one by now, which has a change of its own.
+            Err(e) if client::is_conflict(&e) => {}
+            Err(e) => return Err(e.into()),
+        }
         Ok(Requeue::OnChange)
     }
 }
@@ -105,7 +120,6 @@ impl Reconcile for Roles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::Value;
 
     fn role(name: &str, label: &str, verbs: &[&str]) -> ClusterRole {
         let rules: Vec<Value> = verbs.iter().map(|v| json!({"verbs": [v]})).collect();

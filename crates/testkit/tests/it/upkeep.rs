@@ -101,6 +101,12 @@ async fn roles_gather_and_ended_jobs_go() -> anyhow::Result<()> {
         Ok((rules.len() == 1 && rules[0].verbs == ["get"]).then_some(()))
     })
     .await?;
+    let role = roles.get("whole").await?;
+    let managers = role.metadata.managed_fields.unwrap_or_default();
+    let by = |who: &str| managers.iter().find(|m| m.manager.as_deref() == Some(who));
+    let gathered = by("clusterrole-aggregation-controller");
+    let operation = gathered.and_then(|m| m.operation.as_deref());
+    assert_eq!(operation, Some("Apply"), "{managers:?}");
     let jobs = write::namespaced::<Job>(&client, "default");
     eventually("the job to end and go", || async {
         Ok(jobs.get_opt("brief").await?.is_none().then_some(()))
