@@ -135,11 +135,12 @@ async fn send<K: Resource + Clone>(
     tolerate_missing(api.clone().into_client().request(request).await)
 }
 
-/// Deletes `name` if it still is the object of this uid; fine if it is gone or another one.
+/// Deletes `name` if it still is the object of this uid; fine if it is gone or another one. Answers
+/// whether it was there.
 ///
 /// # Errors
 /// Any failure other than those.
-pub async fn delete<K>(api: &Api<K>, name: &str, uid: Option<&str>) -> kube::Result<()>
+pub async fn delete<K>(api: &Api<K>, name: &str, uid: Option<&str>) -> kube::Result<bool>
 where
     K: Resource + Clone + DeserializeOwned + Debug,
 {
@@ -151,9 +152,9 @@ where
         ..DeleteParams::default()
     };
     match api.delete(name, &params).await {
-        Ok(_) => Ok(()),
-        Err(e) if error::is_not_found(&e) => Ok(()),
-        Err(e) if uid.is_some() && error::is_conflict(&e) => Ok(()),
+        Ok(_) => Ok(true),
+        Err(e) if error::is_not_found(&e) => Ok(false),
+        Err(e) if uid.is_some() && error::is_conflict(&e) => Ok(false),
         Err(e) => Err(e),
     }
 }

@@ -32,6 +32,8 @@ pub struct PodDigest {
     pub created: Option<Timestamp>,
     /// The most that any of its containers was started again.
     pub restarts: i32,
+    /// The most that any container was that runs beside these from before their start.
+    pub sidecar_restarts: i32,
     /// What its deletion is said to cost.
     pub deletion_cost: i32,
 }
@@ -41,7 +43,25 @@ struct View<'a> {
     #[serde(borrow)]
     metadata: Meta<'a>,
     #[serde(borrow, default)]
+    spec: Option<Spec<'a>>,
+    #[serde(borrow, default)]
     status: Option<Status<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec<'a> {
+    #[serde(borrow, default)]
+    init_containers: Option<Vec<InitContainer<'a>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct InitContainer<'a> {
+    #[serde(borrow)]
+    name: std::borrow::Cow<'a, str>,
+    #[serde(borrow, default)]
+    restart_policy: Option<std::borrow::Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -68,6 +88,17 @@ struct Status<'a> {
     conditions: Option<Vec<Condition<'a>>>,
     #[serde(default)]
     container_statuses: Option<Vec<Container>>,
+    #[serde(borrow, default)]
+    init_container_statuses: Option<Vec<InitContainerStatus<'a>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct InitContainerStatus<'a> {
+    #[serde(borrow)]
+    name: std::borrow::Cow<'a, str>,
+    #[serde(default)]
+    restart_count: i32,
 }
 
 #[derive(Deserialize)]
@@ -113,6 +144,14 @@ impl Digest for PodDigest {
             .map(|c| c.last_transition_time.unwrap_or(Timestamp::UNIX_EPOCH));
         let containers = status.container_statuses.into_iter().flatten();
         digest.restarts = containers.map(|c| c.restart_count).max().unwrap_or(0);
+        let init = pod.spec.and_then(|s| s.init_containers).unwrap_or_default();
+        let stays = |name: &str| {
+            let of_name = init.iter().find(|c| c.name == name);
+            of_name.is_some_and(|c| c.restart_policy.as_deref() == Some("Always"))
+        };
+        let before = status.init_container_statuses.into_iter().flatten();
+        let beside = before.filter(|c| stays(&c.name));
+        digest.sidecar_restarts = beside.map(|c| c.restart_count).max().unwrap_or(0);
         Ok(digest)
     }
 }
@@ -242,10 +281,17 @@ mod tests {
 
     #[test]
     fn costs_and_restarts_are_read() {
+        let status = |name: &str, restarts: i32| json!({"name": name, "image": "", "imageID": "", "ready": true, "restartCount": restarts});
         let pod = json!({"metadata": {"name": "a", "annotations": {(DELETION_COST): "-7"}},
-            "status": {"containerStatuses": [{"restartCount": 2}, {"restartCount": 3}]}});
+            "spec": {"containers": [], "initContainers": [{"name": "first"},
+                {"name": "beside", "restartPolicy": "Always"}, {"name": "mesh", "restartPolicy": "Always"}]},
+            "status": {"containerStatuses": [status("a", 2), status("b", 3)],
+                "initContainerStatuses": [status("first", 9), status("beside", 4), status("mesh", 1)]}});
         let entry = client::cache::parse_entry(pod.to_string().as_bytes()).unwrap();
         let digest = entry.digest::<PodDigest>().unwrap();
-        assert_eq!((digest.deletion_cost, digest.restarts), (-7, 3));
+        assert_eq!(digest.deletion_cost, -7);
+        assert_eq!((digest.restarts, digest.sidecar_restarts), (3, 4));
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        assert_eq!(pods::restarts(&pod), (3, 4));
     }
 }

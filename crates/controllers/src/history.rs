@@ -41,6 +41,8 @@ pub struct Present<'a> {
     pub collisions: Option<i32>,
     /// The label of revisions that holds the hash of their template.
     pub hash_label: &'static str,
+    /// The name of a revision, from its owner's and the hash.
+    pub name: fn(&str, &str) -> String,
 }
 
 impl History {
@@ -184,7 +186,7 @@ fn revision<O: Resource<DynamicType = ()>>(
     let name = meta.name.as_deref().unwrap_or_default();
     ControllerRevision {
         metadata: ObjectMeta {
-            name: Some(format!("{name}-{hash}")),
+            name: Some((present.name)(name, &hash)),
             namespace: meta.namespace.clone(),
             labels: Some(labels),
             annotations: meta.annotations.clone(),
@@ -212,6 +214,7 @@ mod tests {
             template: &of_image(image),
             collisions: None,
             hash_label: "hash",
+            name: hash::name,
         };
         revision(&owner, &present, number)
     }

@@ -17,6 +17,9 @@ pub const CONTROLLER: Controller = Controller {
     run,
 };
 
+/// Tries to write a node's part before it is said that it has none.
+const TRIES: u32 = 3;
+
 /// The next part of `cluster` of this prefix length after the `last` one that is not taken; then those before it:
 /// what a node has just given back may still be known to others as that node's.
 fn allocate(
@@ -89,21 +92,37 @@ impl Reconcile for Ipam {
         let taken = self.nodes.list().iter().filter_map(of).collect();
         let prefix = self.context.config.node_cidr_prefix;
         let Some(part) = allocate(cluster, prefix, &taken, *last) else {
-            self.recorder.normal(
-                &node,
-                "CIDRNotAvailable",
-                format!("Node {key} status is now: CIDRNotAvailable"),
-            );
+            self.tell(&node, "CIDRNotAvailable");
             return Err(Error::Other("no addresses are left for the node".into()));
         };
         let patch = json!({"spec": {"podCIDR": part.to_string(), "podCIDRs": [part.to_string()]}});
         let api = write::cluster::<Node>(&self.context.client);
-        let written = write::patch(&api, &key.name, &patch).await?;
+        let mut written = write::patch(&api, &key.name, &patch).await;
+        for _ in 1..TRIES {
+            if written.is_err() {
+                written = write::patch(&api, &key.name, &patch).await;
+            }
+        }
+        let written = match written {
+            Ok(written) => written,
+            Err(error) => {
+                self.tell(&node, "CIDRAssignmentFailed");
+                return Err(error.into());
+            }
+        };
         *last = Some(part);
         self.nodes
             .caught_up(written.as_ref().map_or(0, write::revision_of))
             .await?;
         Ok(Requeue::OnChange)
+    }
+}
+
+impl Ipam {
+    fn tell(&self, node: &Node, what: &str) {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let message = format!("Node {name} status is now: {what}");
+        self.recorder.normal(node, what, message);
     }
 }
 

@@ -29,7 +29,8 @@ pub async fn evict(context: &Context, pod: &Pod, why: (&str, &str)) -> Result<()
     }
     let key = Key::of(pod);
     let api: Api<Pod> = write::namespaced(&context.client, &key.namespace);
-    Ok(write::delete(&api, &key.name, pod.metadata.uid.as_deref()).await?)
+    write::delete(&api, &key.name, pod.metadata.uid.as_deref()).await?;
+    Ok(())
 }
 
 /// The condition of a pod that goes though nobody asked for it; `why`: reason and message.
@@ -171,13 +172,19 @@ impl PodControl {
         let key = Key::of(pod);
         let uid = pod.metadata.uid.as_deref();
         let api = write::namespaced::<Pod>(&self.client, &key.namespace);
-        if let Err(e) = write::delete(&api, &key.name, uid).await {
-            let message = format!("Error deleting: {}", words(&e));
-            self.recorder.warning(owner, "FailedDelete", message);
-            return Err(e.into());
+        match write::delete(&api, &key.name, uid).await {
+            Ok(true) => {
+                let message = format!("Deleted pod: {}", key.name);
+                self.recorder.normal(owner, "SuccessfulDelete", message);
+            }
+            // Somebody else has deleted it.
+            Ok(false) => {}
+            Err(e) => {
+                let message = format!("Error deleting: {}", words(&e));
+                self.recorder.warning(owner, "FailedDelete", message);
+                return Err(e.into());
+            }
         }
-        let message = format!("Deleted pod: {}", key.name);
-        self.recorder.normal(owner, "SuccessfulDelete", message);
         let gone = |e: Option<&Entry>| e.is_none_or(|e| e.deleting || Some(&*e.uid) != uid);
         self.pods.until(&key, gone).await
     }
@@ -263,16 +270,6 @@ pub fn words(error: &kube::Error) -> String {
 
 /// Orders pods by how little would be lost with them: the least first.
 pub fn by_loss(pod: &Pod) -> impl Ord + use<> {
-    let statuses = pod
-        .status
-        .as_ref()
-        .and_then(|s| s.container_statuses.as_ref());
-    let restarts = statuses
-        .into_iter()
-        .flatten()
-        .map(|s| s.restart_count)
-        .max()
-        .unwrap_or(0);
     let phase = match pods::phase(pod) {
         "Pending" => 0,
         "Running" => 2,
@@ -286,7 +283,7 @@ pub fn by_loss(pod: &Pod) -> impl Ord + use<> {
         phase,
         since.is_some(),
         newer(since),
-        std::cmp::Reverse(restarts),
+        std::cmp::Reverse(pods::restarts(pod)),
         newer(created),
         pod.metadata.name.clone(),
     )
@@ -369,6 +366,68 @@ mod tests {
         let body: Value = serde_json::from_str(body).unwrap();
         assert_eq!(body["metadata"]["uid"], "u");
         assert_eq!(body["status"]["conditions"][0]["observedGeneration"], 3);
+    }
+
+    /// The events that told of two deletions, of which the server answered the first with this.
+    async fn told_of(gone: u16) -> Vec<Value> {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let heard = told.clone();
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+            let heard = heard.clone();
+            async move {
+                let (parts, body) = request.into_parts();
+                if parts.uri.query().is_some_and(|q| q.contains("watch=")) {
+                    std::future::pending::<()>().await;
+                }
+                let mut answer = Response::new(json!({"metadata": {}, "items": []}).to_string());
+                if parts.method == Method::POST {
+                    let body = body.collect_bytes().await.unwrap();
+                    heard
+                        .lock()
+                        .unwrap()
+                        .push(serde_json::from_slice(&body).unwrap());
+                } else if parts.method == Method::DELETE && parts.uri.path().ends_with("/first") {
+                    let status = json!({"kind": "Status", "status": "Failure", "code": gone,
+                        "reason": "NotFound", "message": "why"});
+                    *answer.body_mut() = status.to_string();
+                    *answer.status_mut() = gone.try_into().unwrap();
+                }
+                Ok::<_, Infallible>(answer)
+            }
+        });
+        let client = client::in_process(service);
+        let control = PodControl {
+            recorder: Recorder::new(client.clone(), "test", "", Clock::system()),
+            pods: Caches::new(client.clone()).get::<Pod>(Scope::all()),
+            client,
+        };
+        control.pods.synced().await;
+        let pod = |name: &str| -> Pod {
+            let meta = json!({"name": name, "namespace": "n", "uid": name});
+            serde_json::from_value(json!({"metadata": meta})).unwrap()
+        };
+        for doomed in [pod("first"), pod("last")] {
+            control.delete(&pod("owner"), &[&doomed]).await;
+        }
+        // They are written one after another.
+        loop {
+            let told = told.lock().unwrap().clone();
+            if told
+                .iter()
+                .any(|e: &Value| e["message"] == "Deleted pod: last")
+            {
+                return told;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_who_deletes_a_pod_says_so() {
+        assert_eq!(told_of(404).await.len(), 1);
+        let told = told_of(500).await;
+        assert_eq!(told[0]["reason"], "FailedDelete");
+        assert_eq!(told[0]["message"], "Error deleting: why");
     }
 
     /// Else who counts the pods it let go of would find one of them again, as it was, and count it

@@ -23,6 +23,7 @@ use k8s_openapi::api::{
 
 use crate::{
     Context, Controller, claim,
+    deployment::hash,
     history::{self, History, Present},
     owners::{Owner, Owners},
     pod_control::PodControl,
@@ -189,6 +190,7 @@ impl DaemonSets {
             template: &set.spec.template,
             collisions: set.status.as_ref().and_then(|s| s.collision_count),
             hash_label: HASH_LABEL,
+            name: hash::name,
         };
         self.history.record(&self.owners, set, &present, all).await
     }

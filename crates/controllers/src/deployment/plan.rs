@@ -260,7 +260,7 @@ impl Step<'_> {
         annotations.extend(scale::annotations(d));
         ReplicaSet {
             metadata: ObjectMeta {
-                name: Some(format!("{name}-{hash}")),
+                name: Some(hash::name(name, &hash)),
                 namespace: d.metadata.namespace.clone(),
                 labels: Some(labels),
                 annotations: Some(annotations),

@@ -380,13 +380,13 @@ impl Reconcile for Eviction {
 
     async fn reconcile(&self, key: &Key) -> Result<Requeue, Error> {
         let Some(pod) = self.pods.get(key)? else {
-            lock(&self.due).remove(key);
+            self.cancel(key);
             return Ok(Requeue::OnChange);
         };
         let node = self.nodes.get(&Key::cluster(pods::node(&pod)))?;
         let taints = node.and_then(|n| n.spec?.taints).unwrap_or_default();
+        // It goes already: that is told when it has.
         if pod.metadata.deletion_timestamp.is_some() {
-            lock(&self.due).remove(key);
             return Ok(Requeue::OnChange);
         }
         let tolerations = pod
@@ -396,12 +396,14 @@ impl Reconcile for Eviction {
             .unwrap_or_default();
         let now = self.context.now();
         let known = lock(&self.due).get(key).copied().unwrap_or(now);
-        match plan::leave(&taints, &tolerations, known, now) {
+        match plan::leave(&taints, &tolerations, known) {
             Leave::Never => {
-                if lock(&self.due).remove(key).is_some() {
-                    let message = format!("Cancelling deletion of Pod {key}");
-                    self.recorder.normal(&pod, "TaintManagerEviction", message);
-                }
+                self.cancel(key);
+                Ok(Requeue::OnChange)
+            }
+            Leave::Now => {
+                self.cancel(key);
+                self.evict(key, &pod).await?;
                 Ok(Requeue::OnChange)
             }
             Leave::At(at) if at > now => {
@@ -419,9 +421,29 @@ impl Reconcile for Eviction {
 }
 
 impl Eviction {
+    /// Forgets when a pod was to leave, and says so.
+    fn cancel(&self, key: &Key) {
+        if lock(&self.due).remove(key).is_some() {
+            let message = format!("Cancelling deletion of Pod {key}");
+            self.tell(key, message);
+        }
+    }
+
+    /// Tells of a pod, which may be gone.
+    fn tell(&self, key: &Key, message: String) {
+        let pod = ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Pod".into()),
+            namespace: Some(key.namespace.to_string()),
+            name: Some(key.name.to_string()),
+            ..ObjectReference::default()
+        };
+        self.recorder
+            .event(&pod, EventType::Normal, "TaintManagerEviction", message);
+    }
+
     async fn evict(&self, key: &Key, pod: &Pod) -> Result<(), Error> {
-        let message = format!("Marking for deletion Pod {key}");
-        self.recorder.normal(pod, "TaintManagerEviction", message);
+        self.tell(key, format!("Marking for deletion Pod {key}"));
         let why = (
             "DeletionByTaintManager",
             "Taint manager: deleting due to NoExecute taint",

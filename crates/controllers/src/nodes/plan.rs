@@ -206,22 +206,19 @@ fn is_ours(taint: &Taint) -> bool {
 pub enum Leave {
     /// It may stay.
     Never,
+    /// There is a taint that it does not tolerate.
+    Now,
     /// At this time.
     At(Timestamp),
 }
 
 /// Decides about a pod. What it tolerates for a while it tolerates since that is `known`: a pod that
 /// came to a node after the taint has all of its time there.
-pub fn leave(
-    taints: &[Taint],
-    tolerations: &[Toleration],
-    known: Timestamp,
-    now: Timestamp,
-) -> Leave {
+pub fn leave(taints: &[Taint], tolerations: &[Toleration], known: Timestamp) -> Leave {
     let mut shortest: Option<i64> = None;
     for taint in taints.iter().filter(|t| t.effect == "NoExecute") {
         let Some(first) = tolerations.iter().find(|t| tolerates(t, taint)) else {
-            return Leave::At(now);
+            return Leave::Now;
         };
         shortest = match (shortest, first.toleration_seconds) {
             (Some(known), Some(new)) => Some(known.min(new)),
@@ -230,7 +227,7 @@ pub fn leave(
     }
     shortest.map_or(Leave::Never, |seconds| {
         let wait = SignedDuration::from_secs(seconds.max(0));
-        Leave::At(known.saturating_add(wait).unwrap_or(now))
+        Leave::At(known.saturating_add(wait).unwrap_or(Timestamp::MAX))
     })
 }
 
@@ -361,14 +358,14 @@ mod tests {
         let two = taints(json!([unreachable, {"key": "k", "effect": "NoExecute"}]));
         let mild = taints(json!([{"key": "k", "effect": "NoSchedule"}]));
         for (taints, tolerations, expected) in [
-            (one(), json!([]), Leave::At(at(500))),
+            (one(), json!([]), Leave::Now),
             // From when the taint and the pod were seen together, not from when the taint came.
             (one(), json!([for_a_while]), Leave::At(at(750))),
             (one(), json!([forever]), Leave::Never),
             // The first that matches counts.
             (one(), json!([for_a_while, forever]), Leave::At(at(750))),
             (one(), json!([forever, for_a_while]), Leave::Never),
-            (two.clone(), json!([for_a_while]), Leave::At(at(500))),
+            (two.clone(), json!([for_a_while]), Leave::Now),
             (
                 two.clone(),
                 json!([for_a_while, briefly]),
@@ -378,7 +375,7 @@ mod tests {
             (mild, json!([]), Leave::Never),
         ] {
             let tolerations: Vec<Toleration> = serde_json::from_value(tolerations).unwrap();
-            let found = leave(&taints, &tolerations, at(450), at(500));
+            let found = leave(&taints, &tolerations, at(450));
             assert_eq!(found, expected, "{taints:?} {tolerations:?}");
         }
     }

@@ -32,6 +32,9 @@ pub const CONTROLLER: Controller = Controller {
 const GATHER: Duration = Duration::from_millis(10);
 const GATHER_MORE: Duration = Duration::from_micros(20);
 
+const FAILED_CREATE: &str = "FailedCreate";
+const FAILED_DELETE: &str = "FailedDelete";
+
 /// How long to gather changes of the pods of an owner that has so many.
 fn gather(pods: usize) -> Duration {
     GATHER + GATHER_MORE * u32::try_from(pods).unwrap_or(u32::MAX)
@@ -111,7 +114,13 @@ impl<O: Replicated> Reconcile for Replicas<O> {
         };
         let failure = self.act(&owner, key, &owned, act).await;
         let pods = members(self.owners.entries_of(&owner));
-        let reported = failure.as_ref().map(|(reason, e)| (*reason, e.words()));
+        let reported = failure.as_ref().map(|(reason, e)| {
+            let start = match *reason {
+                FAILED_DELETE => "unable to delete pods: ",
+                _ => "",
+            };
+            (*reason, format!("{start}{}", e.words()))
+        });
         let status = plan::status(&set, &pods, reported, self.context.now());
         if let Some(status) = O::status_of(status) {
             self.owners.write_status(&owner, &status).await?;
@@ -159,14 +168,14 @@ impl<O: Replicated> Replicas<O> {
                 let reference = claim::owner_reference(owner);
                 let pod = pods::from_template(template, &key.namespace, &key.name, reference);
                 let (_, failure) = self.control.create(owner, vec![pod; count]).await;
-                failure.map(|e| ("FailedCreate", e))
+                failure.map(|e| (FAILED_CREATE, e))
             }
             Act::Delete(which) => {
                 let doomed = which.into_iter().map(|i| owned[i].entry.clone());
                 let doomed: Vec<Pod> = decode_all(&doomed.collect::<Vec<_>>());
                 let doomed: Vec<&Pod> = doomed.iter().collect();
                 let (_, failure) = self.control.delete(owner, &doomed).await;
-                failure.map(|e| ("FailedDelete", e))
+                failure.map(|e| (FAILED_DELETE, e))
             }
         }
     }

@@ -65,7 +65,7 @@ struct Rank {
     cost: i32,
     crowd: std::cmp::Reverse<usize>,
     ready_age: u32,
-    restarts: std::cmp::Reverse<i32>,
+    restarts: std::cmp::Reverse<(i32, i32)>,
     age: u32,
     uid: Box<str>,
 }
@@ -83,7 +83,7 @@ impl Rank {
             cost: pod.deletion_cost,
             crowd: std::cmp::Reverse(crowd.get(pod.node()).copied().unwrap_or(0)),
             ready_age: magnitude(pod.ready_since, now),
-            restarts: std::cmp::Reverse(pod.restarts),
+            restarts: std::cmp::Reverse((pod.restarts, pod.sidecar_restarts)),
             age: magnitude(pod.created, now),
             uid: pod.entry.uid.clone(),
         }
@@ -126,6 +126,8 @@ pub fn status(
     let current = set.status.clone().unwrap_or_default();
     let mut conditions = current.conditions.unwrap_or_default();
     match failure {
+        // Another failure than the one it tells of does not change it.
+        Some(_) if conditions::find(&conditions, REPLICA_FAILURE).is_some() => {}
         Some((reason, message)) => {
             let verdict = Verdict {
                 kind: REPLICA_FAILURE,
@@ -249,6 +251,25 @@ mod tests {
     }
 
     #[test]
+    fn of_equals_the_one_goes_that_was_started_most_often() {
+        let restarted = |name: &str, own: i32, beside: i32| {
+            let mut pod = pod(name, "n", "Running", None);
+            let status = |name: &str, count: i32| json!({"name": name, "restartCount": count});
+            pod["spec"]["initContainers"] = json!([{"name": "mesh", "restartPolicy": "Always"}]);
+            pod["status"]["containerStatuses"] = json!([status("c", own)]);
+            pod["status"]["initContainerStatuses"] = json!([status("mesh", beside)]);
+            pod
+        };
+        let pods = members([
+            restarted("a", 1, 1),
+            restarted("b", 1, 2),
+            restarted("c", 0, 9),
+        ]);
+        let order = plan(&set(0), &pods, HashMap::new, at(1000));
+        assert_eq!(order, Act::Delete(vec![1, 0, 2]));
+    }
+
+    #[test]
     fn the_status_counts_and_keeps_failures() {
         let mut gone = pod("gone", "n", "Running", None);
         gone["metadata"]["deletionTimestamp"] = json!("1970-01-01T00:00:01Z");
@@ -278,5 +299,11 @@ mod tests {
             next_available(&set, &pods, at(100)),
             Some(SignedDuration::from_secs(5))
         );
+        let mut failing = set.clone();
+        failing.status = Some(s.clone());
+        let other = Some(("FailedDelete", "never".into()));
+        let later = status(&failing, &pods, other, at(200));
+        assert_eq!(later.conditions, s.conditions);
+        assert_eq!(status(&failing, &pods, None, at(200)).conditions, None);
     }
 }

@@ -165,7 +165,7 @@ impl DynamicResources {
             let body = Patch::Merge(&body);
             let freed = api.patch(&key.name, &params, &body).await;
             let deleted = match freed {
-                Err(e) if is_not_found(&e) => Ok(()),
+                Err(e) if is_not_found(&e) => Ok(false),
                 Err(e) => Err(e),
                 Ok(_) => write::delete(&api, &key.name, claim.metadata.uid.as_deref()).await,
             };
