@@ -157,7 +157,8 @@ fn adopted_pods_get_their_name_and_claims_once_they_run() {
             "volumeClaimTemplates": [{"metadata": {"name": "data"}}]}));
         world.step();
         let pod = &mut world.pods[0];
-        pod.metadata.labels = None;
+        let labels = pod.metadata.labels.get_or_insert_default();
+        labels.retain(|key, _| key == super::identity::REVISION_LABEL);
         pod.spec.get_or_insert_default().volumes = None;
         assert_eq!(world.step(), waiting, "{policy}");
         world.kubelets();

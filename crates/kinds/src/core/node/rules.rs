@@ -190,7 +190,7 @@ mod tests {
                     json!({"/spec/taints/1": {"key": "k", "effect": "NoSchedule"},
                         "/spec/taints/2": {"key": "", "value": "a b", "effect": "Never"}}),
                     &[
-                        "metadata.taints[1]: Duplicate value: {\"Key\":\"k\",\"Value\":\"\",\"Effect\":\"NoSchedule\",\"TimeAdded\":null}: taints must be unique by key and effect pair",
+                        "metadata.taints[1]: Duplicate value: {\"Effect\":\"NoSchedule\",\"Key\":\"k\",\"TimeAdded\":null,\"Value\":\"\"}: taints must be unique by key and effect pair",
                         "metadata.taints[2].key: Invalid value: \"\": …",
                         "metadata.taints[2].key: Invalid value: \"\": …",
                         "metadata.taints[2].value: Invalid value: \"a b\": …",
@@ -259,7 +259,7 @@ mod tests {
                 (
                     json!({"/status/addresses/1": {"type": "InternalIP", "address": "10.0.0.1"}}),
                     &[
-                        "status.addresses[1]: Duplicate value: {\"Type\":\"InternalIP\",\"Address\":\"10.0.0.1\"}",
+                        "status.addresses[1]: Duplicate value: {\"Address\":\"10.0.0.1\",\"Type\":\"InternalIP\"}",
                     ],
                 ),
             ],

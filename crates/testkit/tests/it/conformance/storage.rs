@@ -64,14 +64,15 @@ async fn storage_classes() {
 #[tokio::test]
 async fn volume_attributes_classes() {
     let object = json!({"driverName": "e2e-fake-driver", "parameters": {"iops": "100"}});
-    Life::cluster(
+    // Somebody has to see that nobody names it before it goes.
+    let world = World::whole(&[]).await;
+    let classes = Life::cluster(
         "storage.k8s.io/v1",
         "VolumeAttributesClass",
         "volumeattributesclasses",
         object,
-    )
-    .live()
-    .await;
+    );
+    classes.live_in(&world).await;
 }
 
 fn attachment() -> Value {
