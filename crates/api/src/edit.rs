@@ -7,7 +7,8 @@
 use bytes::Bytes;
 use serde_json::Value;
 
-use crate::splice::{nested_end, string_end};
+use crate::brackets::nested_end;
+use crate::splice::string_end;
 
 /// The path of a field from the root of an object.
 pub type Path<'p> = &'p [&'p str];

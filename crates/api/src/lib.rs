@@ -3,6 +3,7 @@
 //! Everything here is data and pure functions: no I/O, no clock, no async runtime. Facts about the
 //! API (`facts/`) are embedded and parsed once, at first use.
 
+mod brackets;
 pub mod cron;
 pub mod custom;
 pub mod discovery;

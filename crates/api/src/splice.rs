@@ -7,6 +7,8 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::brackets::nested_end;
+
 const METADATA: &[u8] = b"\"metadata\":{";
 const RESOURCE_VERSION: &[u8] = b"\"resourceVersion\":\"";
 /// Longest decimal of a revision, with quotes, comma and name around it.
@@ -108,22 +110,6 @@ pub fn metadata_event(kind: &str, value: &[u8], revision: u64, version: &str) ->
     out.extend_from_slice(metadata);
     out.extend_from_slice(b"}}\n");
     Some(out.freeze())
-}
-
-/// Length of the rest of a JSON object or list between these brackets, its closing one included.
-pub(crate) fn nested_end(rest: &[u8], (open, close): (u8, u8)) -> Option<usize> {
-    let (mut depth, mut at) = (1usize, 0);
-    while let Some(byte) = rest.get(at) {
-        at += 1;
-        match *byte {
-            b'"' => at += string_end(&rest[at..])?,
-            b if b == open => depth += 1,
-            b if b == close && depth == 1 => return Some(at),
-            b if b == close => depth -= 1,
-            _ => {}
-        }
-    }
-    None
 }
 
 /// Length of the rest of a JSON string, its closing quote included.

@@ -4,12 +4,12 @@ pub use jiff::Timestamp;
 
 /// RFC 3339 in whole seconds, UTC: the form of `metav1.Time`.
 pub fn format(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    format!("{time:.0}")
 }
 
 /// RFC 3339 with six decimals, UTC: the form of `metav1.MicroTime`.
 pub fn format_micro(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+    format!("{time:.6}")
 }
 
 /// A time as the API writes it; `None` if it is none.
@@ -110,6 +110,9 @@ mod tests {
         let t: Timestamp = "2026-06-15T04:14:53.123456789Z".parse().unwrap();
         assert_eq!(format(t), "2026-06-15T04:14:53Z");
         assert_eq!(format_micro(t), "2026-06-15T04:14:53.123456Z");
+        let late: Timestamp = "1969-12-31T23:59:59.999999999Z".parse().unwrap();
+        assert_eq!(format(late), "1969-12-31T23:59:59Z");
+        assert_eq!(format_micro(late), "1969-12-31T23:59:59.999999Z");
         assert_eq!(age("2026-06-15T04:14:00Z", t), "53s");
         assert_eq!(age("", t), "<unknown>");
     }

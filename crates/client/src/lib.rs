@@ -19,7 +19,7 @@ pub mod queue;
 mod selector;
 pub mod write;
 
-pub use cache::{Cache, Caches, Change, Entry, Owner, Resource, Scope};
+pub use cache::{Cache, Caches, Change, Entry, Owner, Resource, Scope, Word};
 pub use clock::{Clock, Jitter};
 pub use controller::{Reconcile, Requeue, run_workers};
 pub use error::{Error, is_conflict, is_exists, is_forbidden_by_termination, is_not_found};

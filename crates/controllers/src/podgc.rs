@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use client::{Cache, Change, Error, Key, Queue, Reconcile, Requeue, Scope, write};
+use client::{Cache, Change, Error, Key, Queue, Reconcile, Requeue, Scope, Word, write};
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -30,7 +30,10 @@ const ENDED_MAX: usize = 12_500;
 /// A node may vanish and come back within this time.
 const QUARANTINE: SignedDuration = SignedDuration::from_secs(40);
 /// How pods that have ended look in their bytes.
-const PHASES: [&str; 2] = ["\"phase\":\"Succeeded\"", "\"phase\":\"Failed\""];
+static PHASES: [Word; 2] = [
+    Word::new("\"phase\":\"Succeeded\""),
+    Word::new("\"phase\":\"Failed\""),
+];
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// How the node of a pod fares.
@@ -97,7 +100,7 @@ fn noticed(change: &Change, has_node: impl Fn(&str) -> bool, ended: &Ended) -> b
     let over = change
         .new
         .as_ref()
-        .is_some_and(|e| !e.deleting && PHASES.iter().any(|phase| e.mentions(phase)));
+        .is_some_and(|e| !e.deleting && PHASES.iter().any(|phase| e.has(phase)));
     let mut ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
     if over {
         ended.insert(change.key.clone());

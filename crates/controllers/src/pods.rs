@@ -1,5 +1,6 @@
 //! What controllers ask about pods. Pure.
 
+use client::{Entry, Word};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::core::v1::{Pod, PodCondition, PodTemplateSpec},
@@ -8,6 +9,16 @@ use k8s_openapi::{
 
 /// The characters of the longest name.
 pub const NAME_MAX: usize = 253;
+
+/// What a pod mentions that has a claim made for it.
+pub static EPHEMERAL: Word = Word::new("\"ephemeral\"");
+
+/// Whether a pod may name claims, or have some made for it. Most do not: decoding each would cost more than looking for
+/// the words.
+pub fn names_claims(pod: &Entry) -> bool {
+    static CLAIM: Word = Word::new("\"persistentVolumeClaim\"");
+    pod.has(&CLAIM) || pod.has(&EPHEMERAL)
+}
 
 /// The phase; empty where there is none yet.
 pub fn phase(pod: &Pod) -> &str {

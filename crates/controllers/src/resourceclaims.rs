@@ -9,7 +9,9 @@
 
 use std::fmt;
 
-use client::{Cache, Change, Entry, Error, Key, Queue, Reconcile, Recorder, Requeue, Scope, write};
+use client::{
+    Cache, Change, Entry, Error, Key, Queue, Reconcile, Recorder, Requeue, Scope, Word, write,
+};
 use futures::future::BoxFuture;
 use k8s_openapi::{
     api::{
@@ -111,7 +113,9 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
 
 /// Few pods ask for devices: decoding each would cost more than looking for the word.
 pub(crate) fn mentions_claims(pod: &Entry) -> bool {
-    pod.mentions("\"resourceClaims\"") || pod.mentions("\"extendedResourceClaimStatus\"")
+    static CLAIMS: Word = Word::new("\"resourceClaims\"");
+    static EXTENDED: Word = Word::new("\"extendedResourceClaimStatus\"");
+    pod.has(&CLAIMS) || pod.has(&EXTENDED)
 }
 
 /// What a change of a pod concerns: the pod, and the claims it may let go of.

@@ -1,12 +1,13 @@
 //! Reading of a pod what the scheduler looks at. Managed fields and the statuses of containers are half of a pod and
 //! nothing to it, and each pod is read at least twice: when it comes and when it has a node.
 
+use api::fields;
 use client::{Entry, Error};
 use k8s_openapi::{
     api::core::v1::{Pod, PodCondition, PodResourceClaimStatus, PodSpec, PodStatus},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time},
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 
 #[derive(Deserialize)]
 struct Lean {
@@ -45,9 +46,63 @@ struct Status {
     resource_claim_statuses: Option<Vec<PodResourceClaimStatus>>,
 }
 
+impl Lean {
+    /// Reads nothing but these fields, of text as the server stores it; `None`: it is to be read as any other.
+    fn found(text: &[u8]) -> Option<Self> {
+        const PATHS: [fields::Path<'static>; 10] = [
+            &["metadata", "ownerReferences"],
+            &["metadata", "creationTimestamp"],
+            &["metadata", "deletionTimestamp"],
+            &["metadata", "generation"],
+            &["spec"],
+            &["status", "phase"],
+            &["status", "conditions"],
+            &["status", "startTime"],
+            &["status", "nominatedNodeName"],
+            &["status", "resourceClaimStatuses"],
+        ];
+        let [
+            owners,
+            created,
+            deleted,
+            generation,
+            spec,
+            phase,
+            conditions,
+            started,
+            nominated,
+            claims,
+        ] = fields::find(text, &PATHS)?;
+        Some(Self {
+            metadata: Meta {
+                owner_references: read(owners)?,
+                creation_timestamp: read(created)?,
+                deletion_timestamp: read(deleted)?,
+                generation: read(generation)?,
+            },
+            spec: read(spec)?,
+            status: Some(Status {
+                phase: read(phase)?,
+                conditions: read(conditions)?,
+                start_time: read(started)?,
+                nominated_node_name: read(nominated)?,
+                resource_claim_statuses: read(claims)?,
+            }),
+        })
+    }
+}
+
+/// What is written in a field that may be absent; `None`: it could not be read.
+fn read<T: DeserializeOwned>(text: Option<&[u8]>) -> Option<Option<T>> {
+    text.map_or(Some(None), |text| serde_json::from_slice(text).ok())
+}
+
 /// The pod with no more in it than is looked at here.
 pub fn pod(entry: &Entry) -> Result<Pod, Error> {
-    let lean: Lean = entry.view()?;
+    let lean = match Lean::found(entry.bytes()) {
+        Some(lean) => lean,
+        None => entry.view()?,
+    };
     let labels = entry.labels.iter();
     let labels = labels.map(|(k, v)| (k.to_string(), v.to_string()));
     let metadata = ObjectMeta {
@@ -110,11 +165,13 @@ mod tests {
                 "containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0}],
             },
         });
-        let entry = client::cache::parse_entry(object.to_string().as_bytes()).unwrap();
-        let (lean, whole) = (pod(&entry).unwrap(), entry.decode::<Pod>().unwrap());
-        let of = |pod: &Pod| footprint(pod, pod.spec.as_ref().unwrap());
-        assert_eq!(of(&lean), of(&whole));
-        let of = |pod: &Pod| format!("{:?}", PodInfo::of(pod).unwrap());
-        assert_eq!(of(&lean), of(&whole));
+        for text in [object.to_string(), format!("{object:#}")] {
+            let entry = client::cache::parse_entry(text.as_bytes()).unwrap();
+            let (lean, whole) = (pod(&entry).unwrap(), entry.decode::<Pod>().unwrap());
+            let of = |pod: &Pod| footprint(pod, pod.spec.as_ref().unwrap());
+            assert_eq!(of(&lean), of(&whole));
+            let of = |pod: &Pod| format!("{:?}", PodInfo::of(pod).unwrap());
+            assert_eq!(of(&lean), of(&whole));
+        }
     }
 }

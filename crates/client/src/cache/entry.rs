@@ -8,6 +8,7 @@ use std::{
 use crate::Selector;
 use api::fields;
 use bytes::Bytes;
+use memchr::memmem;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{Error, Key};
@@ -59,6 +60,22 @@ pub struct Entry {
     /// Whether the bytes are those of the store, which lack the revision.
     bare: bool,
     digest: OnceLock<Arc<dyn Any + Send + Sync>>,
+}
+
+/// A word to be looked for in many objects, prepared once.
+pub struct Word {
+    text: &'static str,
+    finder: OnceLock<memmem::Finder<'static>>,
+}
+
+impl Word {
+    /// This one.
+    pub const fn new(text: &'static str) -> Self {
+        Self {
+            text,
+            finder: OnceLock::new(),
+        }
+    }
 }
 
 /// What somebody wants to know of many objects again and again, read from each once.
@@ -180,7 +197,14 @@ impl Entry {
     /// Whether the JSON has these bytes somewhere: where few objects do, looking for them is much cheaper than
     /// decoding all.
     pub fn mentions(&self, word: &str) -> bool {
-        memchr::memmem::find(&self.bytes, word.as_bytes()).is_some()
+        memmem::find(&self.bytes, word.as_bytes()).is_some()
+    }
+
+    /// The same of a word that many objects are asked for.
+    pub fn has(&self, word: &Word) -> bool {
+        let prepare = || memmem::Finder::new(word.text);
+        let finder = word.finder.get_or_init(prepare);
+        finder.find(&self.bytes).is_some()
     }
 
     /// The value of a label.

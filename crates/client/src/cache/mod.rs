@@ -27,7 +27,7 @@ use crate::Selector;
 use serde::de::DeserializeOwned;
 
 use crate::{Client, Error, Jitter, Key};
-pub use entry::{Digest, Entry, Owner};
+pub use entry::{Digest, Entry, Owner, Word};
 use watch::Shared;
 pub use watch::Subscription;
 

@@ -240,14 +240,23 @@ fn step(
 }
 
 fn file(element: PathElement, mark: Mark, inner: Comparison, out: &mut Comparison) {
-    let put = |set: &mut Set, member: bool, children: Set| {
-        if member || !children.is_empty() {
-            set.push(element.clone(), member, children);
-        }
+    let all = [
+        (&mut out.removed, Mark::Removed, inner.removed),
+        (&mut out.modified, Mark::Modified, inner.modified),
+        (&mut out.added, Mark::Added, inner.added),
+    ];
+    let mut filed = all
+        .into_iter()
+        .map(|(set, why, children)| (set, mark == why, children))
+        .filter(|(_, member, children)| *member || !children.is_empty());
+    // Nearly always it is one of them, which needs no copy of the element.
+    let Some((set, member, children)) = filed.next() else {
+        return;
     };
-    put(&mut out.removed, mark == Mark::Removed, inner.removed);
-    put(&mut out.modified, mark == Mark::Modified, inner.modified);
-    put(&mut out.added, mark == Mark::Added, inner.added);
+    for (set, member, children) in filed {
+        set.push(element.clone(), member, children);
+    }
+    set.push(element, member, children);
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -268,23 +277,25 @@ fn kind_of(value: &Value) -> Kind {
 type Pair<'v> = (&'v str, Option<&'v Value>, Option<&'v Value>);
 
 /// The keys of two objects, sorted as maps are, with their values in both.
-fn pairs<'v>(old: Option<&'v Value>, new: Option<&'v Value>) -> Vec<Pair<'v>> {
+fn pairs<'v>(old: Option<&'v Value>, new: Option<&'v Value>) -> impl Iterator<Item = Pair<'v>> {
     let fields = |value: Option<&'v Value>| value.and_then(Value::as_object).into_iter().flatten();
     let (mut old, mut new) = (fields(old).peekable(), fields(new).peekable());
-    let mut out: Vec<Pair<'_>> = Vec::with_capacity(8);
-    loop {
+    std::iter::from_fn(move || {
         let order = match (old.peek(), new.peek()) {
             (Some((a, _)), Some((b, _))) => a.cmp(b),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (None, None) => return out,
+            (None, None) => return None,
         };
         let a = old.next_if(|_| order.is_le());
         let b = new.next_if(|_| order.is_ge());
-        if let Some((name, _)) = a.or(b) {
-            out.push((name, a.map(|(_, value)| value), b.map(|(_, value)| value)));
-        }
-    }
+        let (name, _) = a.or(b)?;
+        Some((
+            name.as_str(),
+            a.map(|(_, value)| value),
+            b.map(|(_, value)| value),
+        ))
+    })
 }
 
 fn items(value: Option<&Value>) -> &[Value] {

@@ -47,11 +47,6 @@ pub const CONTROLLER: Controller = Controller {
 const MANAGED: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
-/// Most pods mount no claims: decoding each would cost more than looking for the words.
-fn mounts_claims(entry: &Entry) -> bool {
-    entry.mentions("\"persistentVolumeClaim\"") || entry.mentions("\"ephemeral\"")
-}
-
 /// The pods of a node that mount a volume, by volume.
 type Users = HashMap<String, Vec<Pod>>;
 
@@ -117,7 +112,7 @@ impl Attacher {
         });
         let (to, this) = (queue.clone(), self.clone());
         self.pods.on_change(move |change| {
-            if this.is_idle() || !change.latest().is_some_and(|e| mounts_claims(e)) {
+            if this.is_idle() || !change.latest().is_some_and(|e| pods::names_claims(e)) {
                 return;
             }
             let states = [&change.old, &change.new].into_iter().flatten();
@@ -210,7 +205,7 @@ impl Attacher {
         let mut all: BTreeMap<String, Wanted> = BTreeMap::new();
         let mut users: Users = HashMap::new();
         for entry in self.pods.entries_on(node) {
-            if !mounts_claims(&entry) {
+            if !pods::names_claims(&entry) {
                 continue;
             }
             let pod: Pod = entry.decode()?;

@@ -1,6 +1,6 @@
 //! Takes back what an eviction said of a pod that is still there and is not being deleted.
 
-use client::{Cache, Error, Key, Queue, Reconcile, Requeue, Scope, write};
+use client::{Cache, Error, Key, Queue, Reconcile, Requeue, Scope, Word, write};
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
@@ -19,6 +19,7 @@ pub const CONTROLLER: Controller = Controller {
 };
 
 const TARGET: &str = "DisruptionTarget";
+static MARK: Word = Word::new(TARGET);
 /// A deletion that was announced comes within this time.
 const LIMIT: SignedDuration = SignedDuration::from_mins(2);
 
@@ -36,7 +37,7 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
         pods.on_change(move |change| {
             let staying = change.new.as_ref().filter(|e| !e.deleting);
             // Few pods are announced: decoding each would cost more than looking for the word.
-            if staying.is_some_and(|e| e.mentions(TARGET)) {
+            if staying.is_some_and(|e| e.has(&MARK)) {
                 to.add(change.key.clone());
             }
         });

@@ -11,7 +11,7 @@ use k8s_openapi::{
 };
 use kube::api::PostParams;
 
-use crate::{Context, Controller, claim};
+use crate::{Context, Controller, claim, pods};
 
 /// The entry of [`crate::ALL`].
 pub const CONTROLLER: Controller = Controller {
@@ -34,10 +34,7 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
         let queue = Queue::default();
         let to = queue.clone();
         pods.on_change(move |change| {
-            let asks = change
-                .new
-                .as_ref()
-                .is_some_and(|e| e.mentions("\"ephemeral\""));
+            let asks = change.new.as_ref().is_some_and(|e| e.has(&pods::EPHEMERAL));
             if asks {
                 to.add(change.key.clone());
             }

@@ -73,7 +73,7 @@ impl Users {
 
 /// The claims that a pod names, or would have made for it.
 fn named(pod: &Entry) -> BTreeSet<Key> {
-    if !pod.mentions("\"persistentVolumeClaim\"") && !pod.mentions("\"ephemeral\"") {
+    if !pods::names_claims(pod) {
         return BTreeSet::new();
     }
     let spec = pod.decode::<Pod>().ok().and_then(|p| p.spec);
