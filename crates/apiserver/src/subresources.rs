@@ -7,6 +7,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::ApiServer;
+use crate::admission::pod_topology_labels;
 use crate::auth::{BoundObject, TokenRequest, tokens};
 use crate::call::{PatchType, apply_patch, parse_patch, patch_type, read_body};
 use crate::dispatch::not_allowed;
@@ -165,9 +166,12 @@ impl ApiServer {
             )));
         }
         let asked_uid = meta::uid(&binding).to_owned();
+        let place = pod_topology_labels::of_node(&self.registry, node).await?;
         self.registry
             .edit(&write, BOUND, |pod| {
-                bind(&write, pod, &binding, node, &asked_uid)
+                bind(&write, pod, &binding, node, &asked_uid)?;
+                pod_topology_labels::give(pod, place.clone());
+                Ok(())
             })
             .await?;
         let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
@@ -326,9 +330,11 @@ const BOUND: &[api::edit::Path<'_>] = &[
     &["metadata", "uid"],
     &["metadata", "deletionTimestamp"],
     &["metadata", "annotations"],
+    &["metadata", "labels"],
     &["spec", "nodeName"],
     &["spec", "schedulingGates"],
     &["status", "conditions"],
+    &["status", "nominatedNodeName"],
 ];
 
 fn bind(
@@ -365,12 +371,13 @@ fn bind(
         )));
     }
     meta::set(pod, &["spec", "nodeName"], node.into());
-    for (key, value) in meta::get(binding, &["metadata", "annotations"])
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
-    {
-        meta::object_at(pod, &["metadata", "annotations"]).insert(key.clone(), value.clone());
+    // Where it was to go once other pods have left is of no interest any more.
+    meta::remove(pod, &["status", "nominatedNodeName"]);
+    for field in ["annotations", "labels"] {
+        let given = meta::get(binding, &["metadata", field]).and_then(Value::as_object);
+        for (key, value) in given.into_iter().flatten() {
+            meta::object_at(pod, &["metadata", field]).insert(key.clone(), value.clone());
+        }
     }
     let mut conditions = meta::list_at(pod, &["status", "conditions"]).to_vec();
     conditions.retain(|c| meta::str_at(c, &["type"]) != "PodScheduled");

@@ -5,8 +5,10 @@ use serde_json::Value;
 
 use super::{Admitted, Plugin, Review};
 
-const DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
-const BETA_DEFAULT: &str = "storageclass.beta.kubernetes.io/is-default-class";
+const DEFAULTS: [&str; 2] = [
+    "storageclass.kubernetes.io/is-default-class",
+    "storageclass.beta.kubernetes.io/is-default-class",
+];
 
 /// The plugin.
 pub struct DefaultStorageClass;
@@ -31,7 +33,7 @@ impl Plugin for DefaultStorageClass {
                 .registry
                 .read_all(("storage.k8s.io", "v1", "storageclasses"), "")
                 .await?;
-            if let Some(name) = default_class(&classes) {
+            if let Some(name) = newest_default(&classes, &DEFAULTS) {
                 meta::set(object, &["spec", "storageClassName"], name.into());
             }
             Ok(())
@@ -39,13 +41,9 @@ impl Plugin for DefaultStorageClass {
     }
 }
 
-/// The newest default class; of several of one age the first by name.
-fn default_class(classes: &[Value]) -> Option<&str> {
-    let is_default = |c: &&Value| {
-        [DEFAULT, BETA_DEFAULT]
-            .iter()
-            .any(|a| meta::annotation(c, a) == Some("true"))
-    };
+/// The newest class that one of these annotations makes the default one; of several of one age the first by name.
+pub(super) fn newest_default<'a>(classes: &'a [Value], marks: &[&str]) -> Option<&'a str> {
+    let is_default = |c: &&Value| marks.iter().any(|a| meta::annotation(c, a) == Some("true"));
     let created = |c: &Value| meta::str_at(c, &["metadata", "creationTimestamp"]).to_owned();
     classes
         .iter()
@@ -65,13 +63,14 @@ mod tests {
 
     #[test]
     fn the_newest_default_wins() {
-        let class = |name: &str, created: &str, default: &str| json!({"metadata": {"name": name, "creationTimestamp": created, "annotations": {DEFAULT: default}}});
+        let class = |name: &str, created: &str, default: &str| json!({"metadata": {"name": name, "creationTimestamp": created, "annotations": {(DEFAULTS[0]): default}}});
         let classes = [
             class("a", "2020", "true"),
             class("b", "2021", "true"),
             class("c", "2022", "false"),
         ];
-        assert_eq!(default_class(&classes), Some("b"));
-        assert_eq!(default_class(&classes[2..]), None);
+        assert_eq!(newest_default(&classes, &DEFAULTS), Some("b"));
+        assert_eq!(newest_default(&classes[2..], &DEFAULTS), None);
+        assert_eq!(newest_default(&classes, &DEFAULTS[1..]), None);
     }
 }

@@ -6,10 +6,12 @@
 pub mod admin_access;
 pub mod certificates;
 pub mod claim_resize;
+pub mod default_ingress_class;
 pub mod default_storage_class;
 pub mod default_toleration_seconds;
 pub mod limit_ranger;
 pub mod namespace_lifecycle;
+pub mod pod_topology_labels;
 pub mod priority;
 pub mod runtime_class;
 pub mod service_account;
@@ -133,6 +135,8 @@ impl Chain {
             Box::new(certificates::CertificateRequester),
             Box::new(certificates::SignerPermissions { authorizer }),
             Box::new(certificates::CertificateSubjectRestriction),
+            Box::new(default_ingress_class::DefaultIngressClass),
+            Box::new(pod_topology_labels::PodTopologyLabels),
         ])
     }
 

@@ -80,6 +80,30 @@ async fn claims_get_the_default_class_and_nodes_their_taint() {
 }
 
 #[tokio::test]
+async fn ingresses_get_the_default_class() {
+    let c = cluster().await;
+    for (name, default) in [("other", "false"), ("nginx", "true")] {
+        let class = json!({"metadata": {"name": name, "annotations":
+            {"ingressclass.kubernetes.io/is-default-class": default}}, "spec": {"controller": "a.io/b"}});
+        c.create("/apis/networking.k8s.io/v1/ingressclasses", &class)
+            .await;
+    }
+    let backend = json!({"service": {"name": "s", "port": {"number": 80}}});
+    let ingresses = "/apis/networking.k8s.io/v1/namespaces/default/ingresses";
+    let old = json!({"kubernetes.io/ingress.class": "old"});
+    for (name, annotations, given, expected) in [
+        ("a", json!({}), Value::Null, json!("nginx")),
+        ("b", json!({}), json!("other"), json!("other")),
+        ("c", old, Value::Null, Value::Null),
+    ] {
+        let ingress = json!({"metadata": {"name": name, "annotations": annotations},
+            "spec": {"ingressClassName": given, "defaultBackend": backend}});
+        let made = c.create(ingresses, &ingress).await;
+        assert_eq!(made["spec"]["ingressClassName"], expected, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn storage_is_protected_from_the_moment_it_is_made() {
     let c = cluster().await;
     let size = json!({"storage": "1Gi"});

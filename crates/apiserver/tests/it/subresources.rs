@@ -92,6 +92,39 @@ async fn a_pod_is_bound_once() {
 }
 
 #[tokio::test]
+async fn a_pod_learns_where_its_node_is() {
+    let c = cluster().await;
+    with_account(&c).await;
+    let zone = "topology.kubernetes.io/zone";
+    let node = json!({"metadata": {"name": "n1", "labels": {(zone): "z", "disk": "ssd"}}});
+    c.create("/api/v1/nodes", &node).await;
+    let mut p = pod("p");
+    p["metadata"]["labels"] = json!({"a": "b", (zone): "elsewhere", "c": "d"});
+    c.create(PODS, &p).await;
+    let nominated = json!({"status": {"nominatedNodeName": "n2"}});
+    let one = format!("{PODS}/p");
+    c.merge(&format!("{one}/status"), &nominated).await;
+    let binding = json!({"metadata": {"name": "p", "labels": {"c": "e"}, "annotations": {"f": "g"}},
+        "target": {"kind": "Node", "name": "n1"}});
+    assert_eq!(c.post(&format!("{one}/binding"), &binding).await.code, 201);
+    let bound = c.get(&one).await.body;
+    assert_eq!(
+        bound["metadata"]["labels"],
+        json!({"a": "b", (zone): "z", "c": "e"})
+    );
+    assert_eq!(bound["metadata"]["annotations"], json!({"f": "g"}));
+    assert_eq!(bound["spec"]["nodeName"], "n1");
+    assert!(bound["status"].get("nominatedNodeName").is_none());
+    // One that is made with its node gets them at once, and one with a node that nobody knows none.
+    for (name, node, expected) in [("q", "n1", json!({(zone): "z"})), ("r", "n2", Value::Null)] {
+        let mut placed = pod(name);
+        placed["spec"]["nodeName"] = node.into();
+        let made = c.create(PODS, &placed).await;
+        assert_eq!(made["metadata"]["labels"], expected, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn tokens_are_issued_and_known_again() {
     let c = cluster().await;
     with_account(&c).await;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! claim:   Pending ──> Bound ──> Lost (its volume is gone)
-//! volume:  Available ──> Bound ──> Released ──> deleted (policy Delete) or kept (Retain)
+//! volume:  Available ──> Bound ──> Released ──> deleted (policy Delete), emptied (Recycle) or kept (Retain)
 //! ```
 //!
 //! A binding is written in four steps (volume's reference, volume's phase, claim's volume, claim's
@@ -15,6 +15,7 @@ mod folders;
 mod plan;
 mod protection;
 mod provision;
+mod recycle;
 mod release;
 mod users;
 
@@ -78,22 +79,31 @@ fn run(context: Context) -> BoxFuture<'static, ()> {
         claims.synced().await;
         pods.synced().await;
         provision::ensure_class(&context).await;
+        let to = queue.clone();
+        pods.on_change(move |change| {
+            if let Some(volume) = recycle::told_by(change) {
+                to.add(volume);
+            }
+        });
         let open = Open::default();
         let (to, waiting) = (queue.clone(), open.clone());
+        let (known, all) = (claims.clone(), volumes.clone());
         let users = Users::follow(pods, move |claim| {
             if waiting.has(&claim) {
                 to.add(claim);
+            } else if !known.contains(&claim) {
+                volumes_of(&all, &claim)
+                    .into_iter()
+                    .for_each(|key| to.add(key));
             }
         });
         let (to, all, noted) = (queue.clone(), volumes.clone(), open.clone());
         claims.on_change(move |change| {
             noted.note(change);
             to.add(change.key.clone());
-            for volume in all.list() {
-                if plan::volume_ref(&volume).is_some_and(|r| claim_key(r) == change.key) {
-                    to.add(Key::of(&volume));
-                }
-            }
+            volumes_of(&all, &change.key)
+                .into_iter()
+                .for_each(|key| to.add(key));
         });
         let (to, unsettled) = (queue.clone(), open.clone());
         volumes.on_change(move |change| {
@@ -160,6 +170,13 @@ fn claims_of(change: &Change) -> Vec<Key> {
         .filter_map(|e| e.decode::<PersistentVolume>().ok())
         .filter_map(|v| plan::volume_ref(&v).map(claim_key))
         .collect()
+}
+
+/// The volumes that refer to a claim.
+fn volumes_of(all: &Cache<PersistentVolume>, claim: &Key) -> Vec<Key> {
+    let refers =
+        |v: &&PersistentVolume| plan::volume_ref(v).is_some_and(|r| claim_key(r) == *claim);
+    all.list().iter().filter(refers).map(Key::of).collect()
 }
 
 fn claim_key(reference: &ObjectReference) -> Key {

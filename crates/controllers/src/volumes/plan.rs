@@ -279,7 +279,8 @@ fn storage(list: Option<&BTreeMap<String, Text>>) -> Quantity {
         .unwrap_or_default()
 }
 
-fn capacity(volume: &PersistentVolume) -> Quantity {
+/// How much a volume holds.
+pub fn capacity(volume: &PersistentVolume) -> Quantity {
     storage(volume.spec.as_ref().and_then(|s| s.capacity.as_ref()))
 }
 

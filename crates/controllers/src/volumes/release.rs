@@ -16,22 +16,33 @@ use super::{
     provision,
 };
 
+/// The reason of events about volumes that cannot be deleted.
+const FAILED: &str = "VolumeFailedDelete";
+
 /// What is to be done about a volume.
 #[derive(Debug, PartialEq, Eq)]
 enum VolumeAct {
     /// Report this phase, if it is another one.
     Phase(&'static str),
-    /// Its claim is gone: report that, and delete it if that is its policy.
-    Release {
-        /// Whether its data and itself are to be deleted.
-        delete: bool,
-    },
+    /// Its claim is gone: report that, and do with it as its policy says.
+    Release(Reclaim),
     /// Its claim has to be looked at first.
     AskClaim,
     /// It and its claim, which is bound to nothing yet, are of different modes.
     Mismatch,
     /// Its claim is bound elsewhere: it is free again, unless a user has reserved it.
     Unbind,
+}
+
+/// What becomes of a volume without its claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reclaim {
+    /// It stays as it is.
+    Retain,
+    /// Its data and itself are deleted.
+    Delete,
+    /// It is emptied for the next claim.
+    Recycle,
 }
 
 /// Decides about a volume, given the claim of the name it refers to.
@@ -47,9 +58,13 @@ fn decide(volume: &PersistentVolume, claim: Option<&PersistentVolumeClaim>) -> V
     }
     let spec = volume.spec.as_ref();
     let policy = spec.and_then(|s| s.persistent_volume_reclaim_policy.as_deref());
-    let delete = policy == Some("Delete");
+    let reclaim = match policy {
+        Some("Delete") => Reclaim::Delete,
+        Some("Recycle") => Reclaim::Recycle,
+        _ => Reclaim::Retain,
+    };
     let Some(claim) = claim.filter(|c| c.metadata.uid == reference.uid) else {
-        return VolumeAct::Release { delete };
+        return VolumeAct::Release(reclaim);
     };
     let wanted = claim.spec.as_ref();
     let named = wanted.and_then(|s| s.volume_name.as_deref());
@@ -64,13 +79,15 @@ fn decide(volume: &PersistentVolume, claim: Option<&PersistentVolumeClaim>) -> V
         }
         name if Some(name) == volume.metadata.name.as_deref() => VolumeAct::Phase("Bound"),
         // It was made for this claim, and for no other.
-        _ if delete && has(&volume.metadata, PROVISIONED_BY) => VolumeAct::Release { delete },
+        _ if reclaim == Reclaim::Delete && has(&volume.metadata, PROVISIONED_BY) => {
+            VolumeAct::Release(reclaim)
+        }
         _ => VolumeAct::Unbind,
     }
 }
 
 /// What makes a volume free whose claim is bound elsewhere: one that a user has reserved stays so.
-fn unbound(volume: &PersistentVolume) -> Value {
+pub(super) fn unbound(volume: &PersistentVolume) -> Value {
     let version = &volume.metadata.resource_version;
     if has(&volume.metadata, BOUND_BY_CONTROLLER) {
         let annotations = json!({BOUND_BY_CONTROLLER: null});
@@ -121,7 +138,7 @@ impl Binder {
             None => None,
         };
         let mut act = decide(&volume, claim.as_ref());
-        if matches!(act, VolumeAct::Release { .. }) && !is_released(&volume) {
+        if matches!(act, VolumeAct::Release(_)) && !is_released(&volume) {
             // Data is at stake, and the cache may not show a claim yet that was made just now.
             let claim = self.claim_by_now(claim_key.as_ref()).await?;
             act = decide(&volume, claim.as_ref());
@@ -139,10 +156,12 @@ impl Binder {
                     Box::pin(self.claim(&claim)).await?;
                 }
             }
-            VolumeAct::Release { delete } => {
+            VolumeAct::Release(reclaim) => {
                 self.volume_phase(key, &volume, "Released").await?;
-                if delete {
-                    self.delete(key, &volume).await?;
+                match reclaim {
+                    Reclaim::Retain => {}
+                    Reclaim::Delete => self.delete(key, &volume).await?,
+                    Reclaim::Recycle => return self.recycle(key, &volume).await,
                 }
             }
         }
@@ -172,7 +191,7 @@ impl Binder {
         self.recorder.warning(claim, "VolumeMismatch", of_claim);
     }
 
-    async fn volume_phase(
+    pub(super) async fn volume_phase(
         &self,
         key: &Key,
         volume: &PersistentVolume,
@@ -195,12 +214,12 @@ impl Binder {
             Ok(true) => {}
             Ok(false) => {
                 if let Some(why) = undeletable(volume) {
-                    self.fail(key, volume, &why).await?;
+                    self.fail(key, volume, FAILED, &why).await?;
                 }
                 return Ok(());
             }
             Err(error) => {
-                self.fail(key, volume, &error.to_string()).await?;
+                self.fail(key, volume, FAILED, &error.to_string()).await?;
                 return Err(error);
             }
         }
@@ -209,8 +228,14 @@ impl Binder {
         Ok(())
     }
 
-    /// Says once why a volume cannot be deleted.
-    async fn fail(&self, key: &Key, volume: &PersistentVolume, why: &str) -> Result<(), Error> {
+    /// Says once why a volume cannot be deleted or emptied.
+    pub(super) async fn fail(
+        &self,
+        key: &Key,
+        volume: &PersistentVolume,
+        reason: &str,
+        why: &str,
+    ) -> Result<(), Error> {
         let status = volume.status.as_ref();
         let told = status.and_then(|s| Some((s.phase.as_deref()?, s.message.as_deref()?)));
         if told == Some(("Failed", why)) {
@@ -219,7 +244,7 @@ impl Binder {
         let api: Api<PersistentVolume> = write::cluster(&self.context.client);
         let patch = json!({"status": {"phase": "Failed", "message": why}});
         let written = write::patch_status(&api, &key.name, &patch).await?;
-        self.recorder.warning(volume, "VolumeFailedDelete", why);
+        self.recorder.warning(volume, reason, why);
         let revision = written.as_ref().map_or(0, write::revision_of);
         self.volumes.caught_up(revision).await
     }
@@ -262,11 +287,15 @@ mod tests {
         );
         assert_eq!(
             decide(&bound("Retain"), None),
-            VolumeAct::Release { delete: false }
+            VolumeAct::Release(Reclaim::Retain)
         );
         assert_eq!(
             decide(&bound("Delete"), None),
-            VolumeAct::Release { delete: true }
+            VolumeAct::Release(Reclaim::Delete)
+        );
+        assert_eq!(
+            decide(&bound("Recycle"), None),
+            VolumeAct::Release(Reclaim::Recycle)
         );
         assert_eq!(
             decide(&bound("Retain"), Some(&pvc(json!({})))),
@@ -282,7 +311,7 @@ mod tests {
         let mut made = bound("Delete");
         made.metadata.annotations = Some([(PROVISIONED_BY.to_owned(), "p".to_owned())].into());
         let act = decide(&made, Some(&elsewhere));
-        assert_eq!(act, VolumeAct::Release { delete: true });
+        assert_eq!(act, VolumeAct::Release(Reclaim::Delete));
         let reserved = unbound(&bound("Retain"));
         assert_eq!(reserved["spec"]["claimRef"], json!({"uid": null}));
         let mut ours = bound("Retain");

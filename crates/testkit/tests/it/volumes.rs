@@ -244,3 +244,64 @@ async fn attributes_stay_while_a_claim_names_them() -> anyhow::Result<()> {
     rig.delete(CLAIMS, "c", Value::Null).await?;
     rig.until_gone(CLASSES, "gold").await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_is_emptied_by_a_pod_and_free_again() -> anyhow::Result<()> {
+    const VOLUMES: &str = "v1/persistentvolumes";
+    const PODS: &str = "v1/pods";
+    let rig = Rig::start(&[]).await?;
+    let mut volume = json!({"apiVersion": "v1", "kind": "PersistentVolume",
+        "metadata": {"name": "pv"}, "spec": {"storageClassName": "manual",
+            "capacity": {"storage": "20Gi"}, "accessModes": ["ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Recycle", "hostPath": {"path": "/mnt/data"}}});
+    let phase = |phase: &'static str| move |v: &Value| v["status"]["phase"] == phase;
+    rig.create(VOLUMES, volume.clone()).await?;
+    rig.create(CLAIMS, claim("c", "manual")).await?;
+    rig.until(VOLUMES, "pv", "to be bound", phase("Bound"))
+        .await?;
+    rig.delete(CLAIMS, "c", Value::Null).await?;
+    let name = "recycler-for-pv";
+    for (ended, then) in [("Failed", "Failed"), ("Succeeded", "Available")] {
+        let of_pod = |p: &Value| p["status"]["phase"] == "Pending";
+        rig.until(PODS, name, "to empty the volume", of_pod).await?;
+        let status = json!({"status": {"phase": ended, "message": "why"}});
+        rig.merge(PODS, &format!("{name}/status"), status).await?;
+        rig.until(VOLUMES, "pv", "to tell", phase(then)).await?;
+    }
+    rig.until(VOLUMES, "pv", "to be free", |v| {
+        v["spec"]["claimRef"].is_null()
+    })
+    .await?;
+    rig.until_gone(PODS, name).await?;
+    // Nobody knows how to empty what a driver keeps.
+    volume["metadata"]["name"] = "far".into();
+    volume["spec"]["storageClassName"] = "far".into();
+    volume["spec"]["hostPath"] = Value::Null;
+    volume["spec"]["nfs"] = Value::Null;
+    volume["spec"]["iscsi"] =
+        json!({"targetPortal": "10.0.0.1:3260", "iqn": "iqn.2026-01.com.a:b", "lun": 0});
+    rig.create(VOLUMES, volume).await?;
+    rig.create(CLAIMS, claim("d", "far")).await?;
+    rig.until(VOLUMES, "far", "to be bound", phase("Bound"))
+        .await?;
+    rig.delete(CLAIMS, "d", Value::Null).await?;
+    rig.until(VOLUMES, "far", "to fail", phase("Failed"))
+        .await?;
+    rig.until_all("v1/events", "", "to tell of all", |all| {
+        let told = |reason: &str, message: &str| {
+            all.iter()
+                .any(|e| e["reason"] == reason && e["message"] == message)
+        };
+        told("VolumeRecycled", "Volume recycled")
+            && told(
+                "VolumeFailedRecycle",
+                "Recycle failed: failed to recycle volume: why",
+            )
+            && told(
+                "VolumeFailedRecycle",
+                "No recycler plugin found for the volume!",
+            )
+    })
+    .await?;
+    Ok(())
+}

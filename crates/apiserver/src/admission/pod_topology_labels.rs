@@ -1,0 +1,60 @@
+//! Pods carry the labels that say where their node is, so that their containers can be told.
+
+use api::meta;
+use serde_json::{Map, Value};
+
+use super::{Admitted, Plugin, Review};
+use crate::registry::{Fail, Registry};
+
+/// What of a node's labels its pods get.
+const TOPOLOGY: [&str; 2] = [
+    "topology.kubernetes.io/zone",
+    "topology.kubernetes.io/region",
+];
+const NODES: (&str, &str, &str) = ("", "v1", "nodes");
+const LABELS: [&str; 2] = ["metadata", "labels"];
+
+/// The plugin: for pods that are made with a node. The others get theirs with the node.
+pub struct PodTopologyLabels;
+
+impl Plugin for PodTopologyLabels {
+    fn name(&self) -> &'static str {
+        "PodTopologyLabels"
+    }
+
+    fn handles(&self, review: &Review<'_>) -> bool {
+        review.creates("", "pods")
+    }
+
+    fn mutate<'a>(&'a self, review: &'a Review<'a>, object: &'a mut Value) -> Admitted<'a> {
+        Box::pin(async move {
+            let node = meta::str_at(object, &["spec", "nodeName"]);
+            if !node.is_empty() {
+                let labels = of_node(review.registry, node).await?;
+                give(object, labels);
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The labels that pods of a node get; none of a node that nobody knows.
+///
+/// # Errors
+/// When it cannot be read.
+pub async fn of_node(registry: &Registry, node: &str) -> Result<Map<String, Value>, Fail> {
+    let found = registry.read_part(NODES, "", node, &[&LABELS]).await?;
+    let labels = found.and_then(|node| meta::get(&node, &LABELS).cloned());
+    let Some(Value::Object(mut labels)) = labels else {
+        return Ok(Map::new());
+    };
+    labels.retain(|key, _| TOPOLOGY.contains(&key.as_str()));
+    Ok(labels)
+}
+
+/// Gives a pod labels, whatever it had of these names.
+pub fn give(pod: &mut Value, labels: Map<String, Value>) {
+    if !labels.is_empty() {
+        meta::object_at(pod, &LABELS).extend(labels);
+    }
+}
