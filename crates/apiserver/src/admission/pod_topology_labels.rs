@@ -1,18 +1,18 @@
 //! Pods carry the labels that say where their node is, so that their containers can be told.
 
-use api::meta;
+use api::{fields, meta};
 use serde_json::{Map, Value};
 
 use super::{Admitted, Plugin, Review};
 use crate::registry::{Fail, Registry};
 
-/// What of a node's labels its pods get.
-const TOPOLOGY: [&str; 2] = [
-    "topology.kubernetes.io/zone",
-    "topology.kubernetes.io/region",
-];
 const NODES: (&str, &str, &str) = ("", "v1", "nodes");
 const LABELS: [&str; 2] = ["metadata", "labels"];
+/// What of a node's labels its pods get.
+const TOPOLOGY: [fields::Path<'static>; 2] = [
+    &["metadata", "labels", "topology.kubernetes.io/zone"],
+    &["metadata", "labels", "topology.kubernetes.io/region"],
+];
 
 /// The plugin: for pods that are made with a node. The others get theirs with the node.
 pub struct PodTopologyLabels;
@@ -43,13 +43,12 @@ impl Plugin for PodTopologyLabels {
 /// # Errors
 /// When it cannot be read.
 pub async fn of_node(registry: &Registry, node: &str) -> Result<Map<String, Value>, Fail> {
-    let found = registry.read_part(NODES, "", node, &[&LABELS]).await?;
-    let labels = found.and_then(|node| meta::get(&node, &LABELS).cloned());
-    let Some(Value::Object(mut labels)) = labels else {
-        return Ok(Map::new());
-    };
-    labels.retain(|key, _| TOPOLOGY.contains(&key.as_str()));
-    Ok(labels)
+    let found = registry.read_part(NODES, "", node, &TOPOLOGY).await?;
+    let labels = found.as_ref().and_then(|node| meta::get(node, &LABELS));
+    Ok(labels
+        .and_then(Value::as_object)
+        .cloned()
+        .unwrap_or_default())
 }
 
 /// Gives a pod labels, whatever it had of these names.
