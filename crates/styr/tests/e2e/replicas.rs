@@ -137,8 +137,7 @@ fn a_pod_that_the_node_refuses_is_made_again_until_it_fits() {
         "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
     cluster.eventually(PATIENCE, &["get", "events"], |out| {
         let out = words(out);
-        out.contains(refused)
-            && out.contains("StatefulSet default/ss is recreating failed Pod ss-0")
+        out.contains(refused) && out.contains("Delete Pod ss-0 in StatefulSet ss successful")
     });
     cluster.kubectl(&["delete", "pod", "first"]);
     cluster.eventually(PATIENCE, &["get", "pods"], |out| {
