@@ -110,6 +110,8 @@ pub struct ClaimSpec {
     pub lost: bool,
     /// The node that its volume is made for.
     pub node: Option<String>,
+    /// The version of the object that this is.
+    pub version: Option<String>,
 }
 
 fn bytes(list: Option<&BTreeMap<String, Text>>) -> i64 {
@@ -142,6 +144,7 @@ impl ClaimSpec {
             },
             lost: phase.as_deref() == Some("Lost"),
             node: annotations.get(SELECTED_NODE).cloned(),
+            version: claim.metadata.resource_version,
         }
     }
 

@@ -234,8 +234,9 @@ fn best<'a>(
                 .as_ref()
                 .is_some_and(|s| suits(s, spec) && capacity(v) >= request)
         })
-        .filter(|v| node.is_none_or(|n| reaches(v, n)))
         .collect();
+    // Wherever it is: one that was made for the claim while it was to be on another node is its volume, and the pod has
+    // to go there.
     let reserved = fitting
         .iter()
         .find(|v| volume_ref(v).is_some_and(|r| refers_to(r, claim)))
@@ -247,6 +248,7 @@ fn best<'a>(
         let phase = v.status.as_ref().and_then(|s| s.phase.as_deref());
         volume_ref(v).is_none()
             && phase == Some("Available")
+            && node.is_none_or(|n| reaches(v, n))
             && selector
                 .as_ref()
                 .is_none_or(|s| s.matches(v.metadata.labels.as_ref()))
@@ -470,6 +472,12 @@ mod tests {
             ClaimAct::Bind(_)
         ));
         assert_eq!(of(&late, Some(&node("x")), all), ClaimAct::Provision);
+        // Another node was chosen after the volume had been made for the claim.
+        let reference = json!({"namespace": "n", "name": "c", "uid": "u"});
+        let mut made = local.clone();
+        made.spec.get_or_insert_default().claim_ref = serde_json::from_value(reference).ok();
+        let act = of(&late, Some(&node("x")), std::slice::from_ref(&made));
+        assert_eq!(act, ClaimAct::Bind(Box::new(made)));
         assert_eq!(of(&soon, None, &[]), ClaimAct::Provision);
         assert!(matches!(
             claim(&pvc(json!({})), None, &[], None, Consumers::default()),

@@ -264,7 +264,9 @@ impl VolumeBinding {
 
     async fn select_node(&self, key: &Key, claim: &ClaimSpec, node: &str) -> Result<(), Error> {
         let api = write::namespaced::<PersistentVolumeClaim>(&self.client, &key.namespace);
-        let patch = json!({"metadata": {"uid": claim.uid, "annotations": {SELECTED_NODE: node}}});
+        // A node may have been chosen meanwhile, for which the volume is being made already.
+        let patch = json!({"metadata": {"uid": claim.uid, "resourceVersion": claim.version,
+            "annotations": {SELECTED_NODE: node}}});
         let written = write::patch(&api, &key.name, &patch).await?;
         let revision = written.as_ref().map_or(0, write::revision_of);
         self.claims.caught_up(revision).await
